@@ -12,5 +12,22 @@
 //! * `discovery`, `openapi`, `table`: what the server says of its resources;
 //! * `gc`, `namespaces`, `crd`: the server's own controllers (owner references, namespace deletion, CRD life cycle);
 //! * `tls`: certificates and kubeconfigs.
+//!
+//! What the server calls in the modules that describe it and that keep it in order:
+//! ```text
+//! builtin::resources() -> Vec<Resource>                                   // start-up: cheap, schemas lazy (SchemaCell)
+//! crd::resources_of(&Value /* the CRD */, Origin) -> Result<Vec<Resource>, String>   // also for virtual resources
+//! crd::load(&Objects) -> Result<(), Status>                               // start-up: registers the stored CRDs
+//! crd::run(Objects) / gc::run(Objects) / namespaces::run(Objects)         // async, until dropped
+//! namespaces::ensure_defaults(&Objects) -> Result<(), Status>             // the four usual ones
+//! discovery::Discovery::default().serve(&Resources, &http::request::Parts) -> Result<http::Response<Bytes>, Status>
+//! openapi::OpenApi::default().serve(&Arc<Resources>, &http::request::Parts) -> Result<http::Response<Bytes>, Status>
+//!     // GET under /api, /apis (not a resource's own path) and /openapi; ETag and 304 are theirs, gzip and HEAD the caller's
+//! table::column_definitions(&Resource) -> Value                           // the array
+//! table::cells(&Resource, object: &Value, now: jiff::Timestamp) -> Vec<Value>
+//! ```
 
+pub mod auth;
+pub mod objects;
 pub mod registry;
+pub mod status;

@@ -3,10 +3,15 @@
 //! An entry is immutable once registered; a changed CRD replaces its entry. Readers take an `Arc` of the whole registry, so
 //! a request sees one state of it.
 
-use std::sync::Arc;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 
+use pullpiri_apply::error::FieldError;
 use pullpiri_apply::schema::Schema;
 use serde_json::Value;
+
+use crate::status::GroupResource;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -53,6 +58,80 @@ pub struct Scale {
     pub label_selector_path: Option<String>,
 }
 
+/// The schema of a resource: published form on demand, structural form and CEL programs compiled once, at first use.
+pub struct SchemaCell {
+    /// Yields the published OpenAPI v3 schema. Called rarely (compilation, `/openapi`), so that it isn't kept in memory parsed.
+    published: Box<dyn Fn() -> Arc<Value> + Send + Sync>,
+    structural: OnceLock<Result<Arc<Schema>, String>>,
+}
+
+impl fmt::Debug for SchemaCell {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SchemaCell").field("compiled", &self.structural.get().is_some()).finish_non_exhaustive()
+    }
+}
+
+impl SchemaCell {
+    #[must_use]
+    pub fn new(published: impl Fn() -> Arc<Value> + Send + Sync + 'static) -> Self {
+        Self { published: Box::new(published), structural: OnceLock::new() }
+    }
+
+    /// The schema as published (`openAPIV3Schema`), for `/openapi`. Not cached here.
+    #[must_use]
+    pub fn published(&self) -> Arc<Value> {
+        (self.published)()
+    }
+}
+
+/// What a kind does beyond the generic rules. Every hook has the generic behaviour as its default.
+pub trait Strategy: fmt::Debug + Send + Sync {
+    /// Before an object is created, after decoding and defaulting (Secret: `stringData` becomes `data`; Namespace: `spec.finalizers`).
+    fn prepare_for_create(&self, _object: &mut Value) {}
+
+    /// Before an object is replaced (by update, patch or apply) through the main resource.
+    fn prepare_for_update(&self, _object: &mut Value, _old: &Value) {}
+
+    /// Rules beyond metadata and schema. `old` is set on updates.
+    fn validate(&self, _object: &Value, _old: Option<&Value>) -> Vec<FieldError> {
+        Vec::new()
+    }
+
+    /// `Warning` headers for an accepted object.
+    fn warnings(&self, _object: &Value) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// Whether something other than `metadata.finalizers` holds a deleted object (Namespace: `spec.finalizers`).
+    fn holds(&self, _object: &Value) -> bool {
+        false
+    }
+
+    /// A deletion begins and finalizers hold the object (Namespace: `status.phase: Terminating`).
+    fn deletion_begins(&self, _object: &mut Value) {}
+
+    /// The object's `/finalize` subresource (Namespace): takes over `spec.finalizers` from `object` and nothing else.
+    fn has_finalize(&self) -> bool {
+        false
+    }
+
+    /// Field selector values beyond metadata.name and metadata.namespace, by label (`involvedObject.name`). `None`: not selectable.
+    fn selectable_fields(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// Whether a plain delete without options orphans or deletes in the background; the latter for all but old kinds.
+    fn deletes_in_background(&self) -> bool {
+        true
+    }
+}
+
+/// The strategy of custom resources: nothing beyond the generic rules.
+#[derive(Debug)]
+pub struct Custom;
+
+impl Strategy for Custom {}
+
 /// One version of one resource.
 #[derive(Debug)]
 pub struct Resource {
@@ -73,14 +152,17 @@ pub struct Resource {
     pub columns: Vec<Column>,
     /// JSON paths (`.spec.nodeName`) that field selectors may name, beside metadata.name and metadata.namespace.
     pub selectable_fields: Vec<String>,
-    pub schema: Arc<Schema>,
-    /// The same schema as published (OpenAPI v3 form, without `x-kubernetes-validations`' compiled part), for `/openapi`.
-    pub published_schema: Arc<Value>,
+    /// Parsed and compiled at first use.
+    pub schema: SchemaCell,
     /// Whether `metadata.generation` counts changes of everything but metadata and status (custom resources do).
     pub counts_generation: bool,
     pub upsert_on_update: UpsertOnUpdate,
     /// Set by `spec.versions[].deprecated`; sent as a `Warning` header.
     pub deprecation_warning: Option<String>,
+    /// Whether this version is the one that is stored. Every object of a group and plural is kept once, in this version's form.
+    pub storage: bool,
+    /// What only this kind does (built-in kinds); custom resources have [`Custom`].
+    pub strategy: &'static dyn Strategy,
 }
 
 impl Resource {
@@ -89,4 +171,112 @@ impl Resource {
     pub fn api_version(&self) -> String {
         if self.group.is_empty() { self.version.clone() } else { format!("{}/{}", self.group, self.version) }
     }
+
+    /// `scenarios.pullpiri.io`, as messages name it.
+    #[must_use]
+    pub fn group_resource(&self) -> GroupResource<'_> {
+        GroupResource { group: &self.group, plural: &self.plural }
+    }
+
+    #[must_use]
+    pub fn is_namespaced(&self) -> bool {
+        self.scope == Scope::Namespaced
+    }
+}
+
+/// Every resource at one moment. Immutable.
+#[derive(Debug, Default)]
+pub struct Resources {
+    /// Grows with every change of the registry: the key of caches made from a snapshot (discovery, OpenAPI).
+    pub generation: u64,
+    /// By (group, plural, version).
+    by_name: BTreeMap<(String, String, String), Arc<Resource>>,
+}
+
+impl Resources {
+    /// In order of group, plural and version.
+    pub fn iter(&self) -> impl Iterator<Item = &Arc<Resource>> {
+        self.by_name.values()
+    }
+
+    #[must_use]
+    pub fn get(&self, group: &str, version: &str, plural: &str) -> Option<&Arc<Resource>> {
+        self.by_name.get(&(group.to_owned(), plural.to_owned(), version.to_owned()))
+    }
+
+    /// The version of a resource that is stored.
+    #[must_use]
+    pub fn stored(&self, group: &str, plural: &str) -> Option<&Arc<Resource>> {
+        let from = (group.to_owned(), plural.to_owned(), String::new());
+        self.by_name
+            .range(from..)
+            .take_while(|((g, p, _), _)| g == group && p == plural)
+            .map(|(_, resource)| resource)
+            .find(|resource| resource.storage)
+    }
+
+    /// By kind, as owner references name their owners.
+    #[must_use]
+    pub fn by_kind(&self, group: &str, version: &str, kind: &str) -> Option<&Arc<Resource>> {
+        self.by_name.values().find(|r| r.group == group && r.version == version && r.kind == kind)
+    }
+
+    #[must_use]
+    pub fn has_group_version(&self, group: &str, version: &str) -> bool {
+        self.by_name.values().any(|r| r.group == group && r.version == version)
+    }
+}
+
+/// The registry: a snapshot that is replaced whole.
+#[derive(Debug, Default)]
+pub struct Registry {
+    current: RwLock<Arc<Resources>>,
+}
+
+impl Registry {
+    #[must_use]
+    pub fn new(resources: impl IntoIterator<Item = Resource>) -> Self {
+        let registry = Self::default();
+        registry.change(|by_name| {
+            for resource in resources {
+                insert(by_name, Arc::new(resource));
+            }
+        });
+        registry
+    }
+
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Resources> {
+        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Puts these entries in the place of every entry of `origin`; an empty list removes them.
+    pub fn replace(&self, origin: &Origin, resources: Vec<Resource>) {
+        self.change(|by_name| {
+            by_name.retain(|_, resource| resource.origin != *origin);
+            for resource in resources {
+                insert(by_name, Arc::new(resource));
+            }
+        });
+    }
+
+    /// Adds entries beside those that are there (start-up).
+    pub fn extend(&self, resources: Vec<Resource>) {
+        self.change(|by_name| {
+            for resource in resources {
+                insert(by_name, Arc::new(resource));
+            }
+        });
+    }
+
+    fn change(&self, edit: impl FnOnce(&mut BTreeMap<(String, String, String), Arc<Resource>>)) {
+        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
+        let mut by_name = current.by_name.clone();
+        edit(&mut by_name);
+        *current = Arc::new(Resources { generation: current.generation + 1, by_name });
+    }
+}
+
+fn insert(by_name: &mut BTreeMap<(String, String, String), Arc<Resource>>, resource: Arc<Resource>) {
+    by_name.insert((resource.group.clone(), resource.plural.clone(), resource.version.clone()), resource);
 }
