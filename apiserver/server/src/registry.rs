@@ -120,6 +120,18 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// Set when this kind is another view of a kind that is stored (Event of events.k8s.io: of core Event): the group and plural
+    /// under whose keys its objects are kept. Both directions of the conversion include `apiVersion`.
+    fn view_of(&self) -> Option<(&'static str, &'static str)> {
+        None
+    }
+
+    /// Turns an object as this kind shows it into its stored form. Called only when [`Self::view_of`] is set.
+    fn to_stored(&self, _object: &mut Value) {}
+
+    /// Turns a stored object into the form that this kind shows.
+    fn from_stored(&self, _object: &mut Value) {}
+
     /// Whether a plain delete without options orphans or deletes in the background; the latter for all but old kinds.
     fn deletes_in_background(&self) -> bool {
         true
@@ -146,6 +158,8 @@ pub struct Resource {
     pub categories: Vec<String>,
     pub scope: Scope,
     pub origin: Origin,
+    /// Its CRD is being deleted: objects can be read and deleted, no longer created or changed.
+    pub terminating: bool,
     /// `/status` exists: writes to the main resource ignore `.status` and the other way round.
     pub has_status: bool,
     pub scale: Option<Scale>,
