@@ -1,0 +1,58 @@
+//! Condition types and reasons: constants, so that status writers, tests and docs agree.
+//!
+//! Types are few and positive. Reasons are CamelCase and listed in docs/conditions.md.
+
+/// Condition types.
+pub mod kind {
+    /// The object does what it is for.
+    pub const READY: &str = "Ready";
+    /// Something is under way.
+    pub const PROGRESSING: &str = "Progressing";
+    /// Something works less well than declared; the message says what.
+    pub const DEGRADED: &str = "Degraded";
+    /// Package: every model has a node.
+    pub const PLACED: &str = "Placed";
+    /// Package: everything it names exists.
+    pub const RESOLVED: &str = "Resolved";
+    /// ModelInstance: the node accepted the newest generation.
+    pub const ACCEPTED: &str = "Accepted";
+}
+
+/// Reasons, by the condition they stand on.
+pub mod reason {
+    pub const AS_DECLARED: &str = "AsDeclared";
+    pub const STOPPED: &str = "Stopped";
+    pub const STARTING: &str = "Starting";
+    pub const STOPPING: &str = "Stopping";
+    pub const UPDATING: &str = "Updating";
+    pub const CONTAINER_FAILED: &str = "ContainerFailed";
+    pub const CONTAINER_EXITED: &str = "ContainerExited";
+    pub const CRASH_LOOP_BACK_OFF: &str = "CrashLoopBackOff";
+    pub const IMAGE_MISSING: &str = "ImageMissing";
+    pub const RUNTIME_MISSING: &str = "RuntimeMissing";
+    pub const RUNTIME_ERROR: &str = "RuntimeError";
+    pub const VOLUME_MISSING: &str = "VolumeMissing";
+    pub const INVALID_TEMPLATE: &str = "InvalidTemplate";
+    pub const CANNOT_HONOUR: &str = "CannotHonour";
+    pub const STALE_EPOCH: &str = "StaleEpoch";
+
+    pub const MODEL_NOT_FOUND: &str = "ModelNotFound";
+    pub const VOLUME_NOT_FOUND: &str = "VolumeNotFound";
+    pub const NETWORK_NOT_FOUND: &str = "NetworkNotFound";
+    pub const NODE_NOT_FOUND: &str = "NodeNotFound";
+    pub const NODE_NOT_READY: &str = "NodeNotReady";
+    pub const NO_NODE_MATCHES: &str = "NoNodeMatches";
+    pub const SCHEDULE_UNSUPPORTED: &str = "ScheduleUnsupported";
+    pub const POLICY_UNSUPPORTED: &str = "PolicyUnsupported";
+    pub const NO_CLAIM: &str = "NoClaim";
+
+    pub const WAITING_FOR_SIGNAL: &str = "WaitingForSignal";
+    pub const CONDITION_NOT_MET: &str = "ConditionNotMet";
+    pub const CONDITION_INVALID: &str = "ConditionInvalid";
+    pub const CLAIMED: &str = "Claimed";
+    pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
+    pub const COMPLETED: &str = "Completed";
+
+    pub const HEARTBEAT: &str = "Heartbeat";
+    pub const HEARTBEAT_LOST: &str = "HeartbeatLost";
+}

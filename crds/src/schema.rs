@@ -1,0 +1,37 @@
+//! What the derives can't say about a CRD: the published order of things and the schema of unions.
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use schemars::{Schema, SchemaGenerator, json_schema};
+
+/// Label on every CRD, so that an operator can tell ours from others.
+const PART_OF: (&str, &str) = ("app.kubernetes.io/part-of", "pullpiri");
+
+pub(crate) fn finish(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    crd.metadata.labels.get_or_insert_default().insert(PART_OF.0.to_owned(), PART_OF.1.to_owned());
+    crd
+}
+
+/// A scenario's condition: one term, or a list that must hold in all its items.
+///
+/// A structural schema has no union of an object and a list, but a node without a type may carry both `properties`
+/// (checked when the value is an object) and `items` (checked when it is a list), given `x-kubernetes-preserve-unknown-fields`
+/// (apiextensions-apiserver, schema/validation.go). Scalars are refused by bounds that nothing meets.
+pub(crate) fn one_or_all_terms(generator: &mut SchemaGenerator) -> Schema {
+    let term = crate::scenario::Term::json_schema_inline(generator);
+    let properties = term.get("properties").cloned().unwrap_or_default();
+    let required = term.get("required").cloned().unwrap_or_default();
+    json_schema!({
+        "description": "When the action is taken: one comparison, or a list of comparisons that must all hold. Absent or null: at once.",
+        "nullable": true,
+        "x-kubernetes-preserve-unknown-fields": true,
+        "properties": properties,
+        "required": required,
+        "items": term,
+        "minItems": 1,
+        "maxItems": 32,
+        // No string, however short, and no number meets these.
+        "pattern": "^\\b$",
+        "minimum": 1,
+        "maximum": 0,
+    })
+}
