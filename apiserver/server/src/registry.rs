@@ -5,11 +5,12 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock};
+use std::sync::{Arc, OnceLock};
 
 use pullpiri_apply::error::FieldError;
 use pullpiri_apply::schema::Schema;
 use serde_json::Value;
+use tokio::sync::watch;
 
 use crate::status::GroupResource;
 
@@ -171,6 +172,9 @@ pub struct Resource {
     /// Whether `metadata.generation` counts changes of everything but metadata and status (custom resources do).
     pub counts_generation: bool,
     pub upsert_on_update: UpsertOnUpdate,
+    /// Objects stored at or before this revision were written under an older schema (or another version): they are pruned and
+    /// defaulted again when read. The CRD's own revision; 0 for kinds whose schema never changes (built-in, virtual).
+    pub since: u64,
     /// Set by `spec.versions[].deprecated`; sent as a `Warning` header.
     pub deprecation_warning: Option<String>,
     /// Whether this version is the one that is stored. Every object of a group and plural is kept once, in this version's form.
@@ -242,9 +246,15 @@ impl Resources {
 }
 
 /// The registry: a snapshot that is replaced whole.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Registry {
-    current: RwLock<Arc<Resources>>,
+    current: watch::Sender<Arc<Resources>>,
+}
+
+impl Default for Registry {
+    fn default() -> Self {
+        Self { current: watch::Sender::new(Arc::default()) }
+    }
 }
 
 impl Registry {
@@ -261,7 +271,13 @@ impl Registry {
 
     #[must_use]
     pub fn snapshot(&self) -> Arc<Resources> {
-        Arc::clone(&self.current.read().unwrap_or_else(PoisonError::into_inner))
+        Arc::clone(&self.current.borrow())
+    }
+
+    /// Sees every later snapshot (or the latest of several).
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Arc<Resources>> {
+        self.current.subscribe()
     }
 
     /// Puts these entries in the place of every entry of `origin`; an empty list removes them.
@@ -284,10 +300,11 @@ impl Registry {
     }
 
     fn change(&self, edit: impl FnOnce(&mut BTreeMap<(String, String, String), Arc<Resource>>)) {
-        let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
-        let mut by_name = current.by_name.clone();
-        edit(&mut by_name);
-        *current = Arc::new(Resources { generation: current.generation + 1, by_name });
+        self.current.send_modify(|current| {
+            let mut by_name = current.by_name.clone();
+            edit(&mut by_name);
+            *current = Arc::new(Resources { generation: current.generation + 1, by_name });
+        });
     }
 }
 
