@@ -18,6 +18,7 @@ pub mod network;
 pub mod node;
 pub mod package;
 pub mod policy;
+pub mod quantity;
 pub mod scenario;
 pub mod schedule;
 pub mod signal;

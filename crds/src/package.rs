@@ -22,10 +22,26 @@ use crate::scenario::Transition;
     status = "PackageStatus",
     derive = "PartialEq",
     doc = "A vehicle service: its Models, where they run, and when.",
-    printcolumn(name = "Desired", type_ = "string", json_path = ".status.desired", description = "Whether it should run"),
-    printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "Where the package stands"),
+    printcolumn(
+        name = "Desired",
+        type_ = "string",
+        json_path = ".status.desired",
+        description = "Whether it should run"
+    ),
+    printcolumn(
+        name = "State",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "Where the package stands"
+    ),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.ready", description = "Running models of all"),
-    printcolumn(name = "Claim", type_ = "string", json_path = ".status.claim", description = "The Claim that decides", priority = 1),
+    printcolumn(
+        name = "Claim",
+        type_ = "string",
+        json_path = ".status.claim",
+        description = "The Claim that decides",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]

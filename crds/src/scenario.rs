@@ -19,8 +19,18 @@ use serde::{Deserialize, Serialize};
     derive = "PartialEq",
     doc = "A vehicle scenario: when a condition over signals becomes true, an action is taken on a Package.",
     printcolumn(name = "Action", type_ = "string", json_path = ".spec.action", description = "What is done"),
-    printcolumn(name = "Target", type_ = "string", json_path = ".spec.target", description = "The Package it is done to"),
-    printcolumn(name = "State", type_ = "string", json_path = ".status.state", description = "Where the scenario stands"),
+    printcolumn(
+        name = "Target",
+        type_ = "string",
+        json_path = ".spec.target",
+        description = "The Package it is done to"
+    ),
+    printcolumn(
+        name = "State",
+        type_ = "string",
+        json_path = ".status.state",
+        description = "Where the scenario stands"
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
