@@ -121,6 +121,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
         &[]
     }
 
+    /// The value behind one of [`Self::selectable_fields`], empty when there is none.
+    fn selectable_value<'a>(&self, object: &'a Value, label: &str) -> &'a str {
+        label.split('.').try_fold(object, |at, key| at.get(key)).and_then(Value::as_str).unwrap_or_default()
+    }
+
     /// Set when this kind is another view of a kind that is stored (Event of events.k8s.io: of core Event): the group and plural
     /// under whose keys its objects are kept. Both directions of the conversion include `apiVersion`.
     fn view_of(&self) -> Option<(&'static str, &'static str)> {
