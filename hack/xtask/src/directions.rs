@@ -26,6 +26,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
         &["pullpiri-crds", "pullpiri-state", "pullpiri-node-core", "pullpiri-node-host", "pullpiri-node-adapters"],
     ),
     ("xtask", &["pullpiri-crds"]),
+    ("demo-service", &[]),
 ];
 
 /// The binary and the tests across processes may use everything.

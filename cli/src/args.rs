@@ -1,0 +1,263 @@
+//! The command line. Others script against it: names and meanings stay.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Orchestrates the services of a software-defined vehicle.
+#[derive(Parser, Debug)]
+#[command(name = "pullpiri", version, about, long_about = None, after_help = "\
+Examples:
+  pullpiri up --data-dir /var/lib/pullpiri              an API server, controllers and a node in one process
+  kubectl --kubeconfig /var/lib/pullpiri/kubeconfig.yaml get pullpiri -A
+  pullpiri convert bms-eco.yaml | kubectl apply -f -    published manifests become resources
+  pullpiri signal set PowertrainTransmissionCurrentGear=P")]
+pub(crate) struct Cli {
+    /// How log lines look. RUST_LOG filters them (default: info).
+    #[arg(long, global = true, value_enum, default_value_t = LogFormat::Text)]
+    pub(crate) log_format: LogFormat,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum LogFormat {
+    Json,
+    Text,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Run API server, controllers and node runtime in one process
+    Up(Up),
+    /// Run the API server alone
+    Apiserver(Apiserver),
+    /// Run the controllers alone, against any Kubernetes API server
+    Controllers(Controllers),
+    /// Run this ECU's node runtime and join a control plane
+    Node(Node),
+    /// Turn published Pullpiri manifests into resources, as YAML on stdout
+    Convert(Convert),
+    /// Print the CustomResourceDefinitions as YAML
+    Crds,
+    /// Read or set vehicle signals
+    Signal(SignalArgs),
+    /// The node's image store
+    Image(ImageArgs),
+    /// Issue a client certificate for a node or a person, as a kubeconfig on stdout
+    Kubeconfig(Kubeconfig),
+    /// Print a shell's completion script
+    #[command(after_help = "Example:\n  pullpiri completion bash > /etc/bash_completion.d/pullpiri")]
+    Completion {
+        #[arg(value_enum)]
+        shell: Shell,
+    },
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shell {
+    Bash,
+    Zsh,
+    Fish,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Serving {
+    /// Where state is kept: the store, certificates, images, logs
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// Address to serve the Kubernetes API on; may be repeated, and the certificates follow
+    #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6443")]
+    pub(crate) listen: Vec<SocketAddr>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Workloads {
+    /// The node's default runtime adapter
+    #[arg(long, value_enum, default_value_t = RuntimeChoice::Auto)]
+    pub(crate) runtime: RuntimeChoice,
+    /// Podman's REST socket
+    #[arg(long, value_name = "SOCKET", default_value = "/run/podman/podman.sock")]
+    pub(crate) podman_socket: PathBuf,
+    /// Stop this node's workloads on SIGTERM instead of leaving them running
+    #[arg(long)]
+    pub(crate) stop_workloads: bool,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RuntimeChoice {
+    /// oci where it works, else podman
+    Auto,
+    /// The OCI runtime inside this binary
+    Oci,
+    /// Podman's REST socket
+    Podman,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  pullpiri up --data-dir /var/lib/pullpiri --listen 127.0.0.1:6443 --listen 10.0.0.1:6443 --node ZONE")]
+pub(crate) struct Up {
+    #[command(flatten)]
+    pub(crate) serving: Serving,
+    /// This ECU's name (default: the host's name); registered in lower case
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node: Option<String>,
+    #[command(flatten)]
+    pub(crate) workloads: Workloads,
+    /// Serve Prometheus metrics over plain HTTP on this address
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  pullpiri apiserver --data-dir /var/lib/pullpiri")]
+pub(crate) struct Apiserver {
+    #[command(flatten)]
+    pub(crate) serving: Serving,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "Example:\n  pullpiri controllers --kubeconfig /etc/pullpiri/controllers.yaml --metrics-listen 127.0.0.1:9091")]
+pub(crate) struct Controllers {
+    /// Default: $KUBECONFIG, ~/.kube/config or the pod's service account
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+    /// Serve Prometheus metrics over plain HTTP on this address
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Example:
+  pullpiri kubeconfig --data-dir /var/lib/pullpiri --user system:node:HPC --group system:nodes \\
+      --server https://10.0.0.1:6443 > hpc.yaml
+  pullpiri node --kubeconfig hpc.yaml --name HPC --data-dir /var/lib/pullpiri-node")]
+pub(crate) struct Node {
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: PathBuf,
+    /// This ECU's name; registered in lower case
+    #[arg(long, value_name = "NAME")]
+    pub(crate) name: String,
+    /// Where state is kept: images, pods, logs, the ledger
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) workloads: Workloads,
+    /// Serve Prometheus metrics over plain HTTP on this address
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+A folder with a package.yaml is a scope: its Models, Networks and Volumes get the package's name as prefix.
+
+Examples:
+  pullpiri convert bms-eco.yaml | kubectl apply -f -
+  pullpiri convert --strict manifests/")]
+pub(crate) struct Convert {
+    /// Files, or folders whose *.yaml and *.yml files are read
+    #[arg(required = true, value_name = "FILE|DIR")]
+    pub(crate) paths: Vec<PathBuf>,
+    /// Treat every guess as an error
+    #[arg(long)]
+    pub(crate) strict: bool,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SignalArgs {
+    #[command(subcommand)]
+    pub(crate) verb: SignalVerb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum SignalVerb {
+    /// Set fields of signals
+    #[command(after_help = "\
+Without a field, the field or fields that scenarios read of the topic are set.
+
+Examples:
+  pullpiri signal set PowertrainTransmissionCurrentGear=P
+  pullpiri signal set 'PowertrainTransmissionCurrentGear#gear=P' 'Vehicle.Speed#value=31.5'")]
+    Set {
+        /// TOPIC[#FIELD]=VALUE
+        #[arg(required = true, value_name = "TOPIC[#FIELD]=VALUE")]
+        assignments: Vec<String>,
+        #[command(flatten)]
+        connection: Connection,
+    },
+    /// Print fields of signals
+    #[command(after_help = "Example:\n  pullpiri signal get PowertrainTransmissionCurrentGear#gear")]
+    Get {
+        /// TOPIC[#FIELD]
+        #[arg(required = true, value_name = "TOPIC[#FIELD]")]
+        topics: Vec<String>,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Connection {
+    /// Default: $KUBECONFIG or ~/.kube/config
+    #[arg(long, value_name = "FILE")]
+    pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ImageArgs {
+    #[command(subcommand)]
+    pub(crate) verb: ImageVerb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ImageVerb {
+    /// Load an OCI or docker archive, also while the node runs
+    #[command(after_help = "Example:\n  podman save --format oci-archive localhost/blis:1.0 -o blis.tar\n  pullpiri image load blis.tar --data-dir /var/lib/pullpiri")]
+    Load {
+        archive: PathBuf,
+        #[arg(long, value_name = "DIR")]
+        data_dir: PathBuf,
+    },
+    /// Write an OCI archive that holds files of this machine and nothing else
+    #[command(after_help = "\
+Example:
+  pullpiri image build --reference localhost/blis:1.0 --file target/release/blis:/blis --entrypoint /blis --output blis.tar")]
+    Build {
+        /// The image's name, e.g. localhost/blis:1.0
+        #[arg(long)]
+        reference: String,
+        /// HOST_PATH:IMAGE_PATH; may be repeated
+        #[arg(long = "file", value_name = "HOST:IMAGE", required = true)]
+        files: Vec<String>,
+        /// The entrypoint's words
+        #[arg(long, num_args = 1.., required = true, allow_hyphen_values = true)]
+        entrypoint: Vec<String>,
+        #[arg(long, value_name = "FILE")]
+        output: PathBuf,
+    },
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pullpiri kubeconfig --data-dir /var/lib/pullpiri --user alice --group system:masters --server https://127.0.0.1:6443
+  pullpiri kubeconfig --data-dir /var/lib/pullpiri --user system:node:HPC --group system:nodes --server https://10.0.0.1:6443")]
+pub(crate) struct Kubeconfig {
+    /// The API server's data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) data_dir: PathBuf,
+    /// The certificate's common name
+    #[arg(long)]
+    pub(crate) user: String,
+    /// The certificate's organisation; may be repeated
+    #[arg(long)]
+    pub(crate) group: Vec<String>,
+    /// The API server's URL as the user reaches it
+    #[arg(long, value_name = "URL")]
+    pub(crate) server: String,
+}

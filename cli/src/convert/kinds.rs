@@ -1,0 +1,308 @@
+//! From a published document to an object of ours, kind by kind. Structure only: whether the fields exist and hold what they should is
+//! checked against our schemas afterwards, so a field that nobody here mentions is either ours already or an error.
+
+use std::collections::BTreeMap;
+
+use pullpiri_crds::names::{PUBLISHED_NAME, rfc1123};
+
+use super::names::{Kind, Names, Resolved, Scope, name_here};
+use super::report::Reporter;
+use super::tree::{Content, Entry, Node};
+
+/// The annotation on a Package or Policy that keeps the published spellings of the nodes it names, as JSON by their names here.
+pub(crate) const PUBLISHED_NODES: &str = "pullpiri.io/published-nodes";
+/// The annotation on a Model that keeps the published spellings of its containers, as JSON by their names here.
+pub(crate) const PUBLISHED_CONTAINERS: &str = "pullpiri.io/published-containers";
+
+/// What a transformation knows beside its document.
+#[derive(Debug)]
+pub(crate) struct Context<'a> {
+    pub(crate) names: &'a Names,
+    pub(crate) scope: Option<&'a Scope>,
+}
+
+/// The object that a published document becomes. Problems go to `report`; the result then doesn't count.
+pub(crate) fn convert(kind: Kind, root: &Node, context: &Context<'_>, report: &mut Reporter<'_>) -> Node {
+    let mut metadata = metadata(kind, root, context, report);
+    let mut spec = spec_of(kind, root);
+    for entry in root.entries() {
+        if !["apiVersion", "kind", "metadata", "spec"].contains(&entry.key.as_str()) && !entry.value.is_null() {
+            report.error(entry.line, format!("{}: a {} has no such field", entry.key, kind.as_str()));
+        }
+    }
+    match kind {
+        Kind::Scenario => reference(&mut spec, "spec", "target", Kind::Package, context, report),
+        Kind::Package => package(&mut spec, &mut metadata, context, report),
+        Kind::Model => model(&mut spec, &mut metadata, report),
+        Kind::Schedule => spec = schedule(&spec, report),
+        Kind::Policy => policy(&mut spec, &mut metadata, report),
+        Kind::Volume | Kind::Network => {}
+    }
+    let line = root.line;
+    Node::map(
+        line,
+        vec![
+            entry("apiVersion", Node::text(line, format!("{}/{}", pullpiri_crds::GROUP, pullpiri_crds::VERSION))),
+            entry("kind", Node::text(line, kind.as_str())),
+            entry("metadata", metadata),
+            entry("spec", spec),
+        ],
+    )
+}
+
+fn entry(key: &str, value: Node) -> Entry {
+    Entry { key: key.to_owned(), line: value.line, value }
+}
+
+/// `spec: null` and an absent spec are an empty one.
+fn spec_of(kind: Kind, root: &Node) -> Node {
+    let empty = match kind {
+        Kind::Schedule => Content::List(Vec::new()),
+        _ => Content::Map(Vec::new()),
+    };
+    match root.get("spec") {
+        Some(spec) if !spec.is_null() => spec.clone(),
+        Some(null) => Node { line: null.line, content: empty },
+        None => Node { line: root.line, content: empty },
+    }
+}
+
+fn metadata(kind: Kind, root: &Node, context: &Context<'_>, report: &mut Reporter<'_>) -> Node {
+    let Some(published) = root.get("metadata") else {
+        return Node::map(root.line, Vec::new());
+    };
+    let mut metadata = Node::map(published.line, Vec::new());
+    for Entry { key, line, value } in published.entries() {
+        match key.as_str() {
+            _ if value.is_null() => {}
+            "name" => {
+                let text = value.as_text().unwrap_or_default();
+                if let Some(name) = name_here(context.scope, kind, text) {
+                    if rfc1123(text).as_deref() != Some(text) {
+                        annotate(&mut metadata, PUBLISHED_NAME, text);
+                    }
+                    metadata.set("name", Node::text(value.line, name));
+                }
+            }
+            "annotations" => {
+                for annotation in value.entries() {
+                    let text = annotation.value.as_text().unwrap_or_default();
+                    annotate(&mut metadata, &annotation.key, text);
+                }
+            }
+            "label" => {
+                report.warn(*line, "metadata.label: read as metadata.labels");
+                metadata.set("labels", texts(value));
+            }
+            "labels" => metadata.set("labels", texts(value)),
+            "namespace" => metadata.set("namespace", value.clone()),
+            other => report.error(*line, format!("metadata.{other}: expected name, namespace, labels or annotations")),
+        }
+    }
+    metadata
+}
+
+/// A map whose values are text, however they were written.
+fn texts(node: &Node) -> Node {
+    let entries = node.entries().iter().map(|entry| Entry {
+        value: Node::text(entry.value.line, entry.value.as_text().unwrap_or_default()),
+        ..entry.clone()
+    });
+    Node::map(node.line, entries.collect())
+}
+
+fn annotate(metadata: &mut Node, key: &str, text: &str) {
+    let line = metadata.line;
+    if metadata.get("annotations").is_none() {
+        metadata.set("annotations", Node::map(line, Vec::new()));
+    }
+    if let Some(annotations) = metadata.get_mut("annotations") {
+        annotations.set(key, Node::text(line, text));
+    }
+}
+
+/// Keeps changed spellings as one annotation.
+fn annotate_spellings(metadata: &mut Node, key: &str, spellings: &BTreeMap<String, String>) {
+    if !spellings.is_empty() {
+        annotate(metadata, key, &serde_json::json!(spellings).to_string());
+    }
+}
+
+/// Rewrites the reference `holder.key` to the name that its object has here.
+fn reference(holder: &mut Node, path: &str, key: &str, kind: Kind, context: &Context<'_>, report: &mut Reporter<'_>) {
+    let Some(value) = holder.get(key) else { return };
+    let line = value.line;
+    let Some(published) = value.as_text().map(str::to_owned) else { return };
+    let name = match context.names.resolve(context.scope, kind, &published) {
+        Some(Resolved::Exact(name)) => name,
+        Some(Resolved::Close { published: meant, name }) => {
+            report.warn(line, format!("{path}.{key}: no {} is called {published:?}; read as {meant:?}", kind.as_str()));
+            name
+        }
+        Some(Resolved::Unknown(name)) => {
+            report.warn(line, format!("{path}.{key}: the {} {published:?} is not among the given manifests", kind.as_str()));
+            name
+        }
+        None => {
+            report.error(line, format!("{path}.{key}: {published:?} has no letter or digit to make a name of"));
+            return;
+        }
+    };
+    holder.set(key, Node::text(line, name));
+}
+
+/// Rewrites a node's name; the published spelling goes to `spellings`.
+fn node_name(node: &mut Node, path: &str, spellings: &mut BTreeMap<String, String>, report: &mut Reporter<'_>) {
+    let Some(published) = node.as_text().map(str::to_owned) else { return };
+    match rfc1123(&published) {
+        Some(name) => {
+            if name != published {
+                spellings.insert(name.clone(), published);
+            }
+            *node = Node::text(node.line, name);
+        }
+        None => report.error(node.line, format!("{path}: {published:?} has no letter or digit to make a name of")),
+    }
+}
+
+fn package(spec: &mut Node, metadata: &mut Node, context: &Context<'_>, report: &mut Reporter<'_>) {
+    let mut spellings = BTreeMap::new();
+    if let Some(models) = spec.get_mut("models") {
+        for (at, model) in models.items_mut().iter_mut().enumerate() {
+            let path = format!("spec.models[{at}]");
+            reference(model, &path, "name", Kind::Model, context, report);
+            if let Some(node) = model.get_mut("node") {
+                node_name(node, &format!("{path}.node"), &mut spellings, report);
+            }
+            if let Some(resources) = model.get_mut("resources") {
+                let path = format!("{path}.resources");
+                reference(resources, &path, "volume", Kind::Volume, context, report);
+                reference(resources, &path, "network", Kind::Network, context, report);
+            }
+        }
+    }
+    reference(spec, "spec", "policy", Kind::Policy, context, report);
+    reference(spec, "spec", "schedule", Kind::Schedule, context, report);
+    annotate_spellings(metadata, PUBLISHED_NODES, &spellings);
+}
+
+fn model(spec: &mut Node, metadata: &mut Node, report: &mut Reporter<'_>) {
+    let mut spellings = BTreeMap::new();
+    if let Some(containers) = spec.get_mut("containers") {
+        for (at, container) in containers.items_mut().iter_mut().enumerate() {
+            if let Some(name) = container.get_mut("name") {
+                node_name(name, &format!("spec.containers[{at}].name"), &mut spellings, report);
+            }
+        }
+    }
+    annotate_spellings(metadata, PUBLISHED_CONTAINERS, &spellings);
+}
+
+fn policy(spec: &mut Node, metadata: &mut Node, report: &mut Reporter<'_>) {
+    let mut spellings = BTreeMap::new();
+    if let Some(nodes) = spec.get_mut("placement").and_then(|placement| placement.get_mut("availableNodes")) {
+        for (at, node) in nodes.items_mut().iter_mut().enumerate() {
+            node_name(node, &format!("spec.placement.availableNodes[{at}]"), &mut spellings, report);
+        }
+    }
+    annotate_spellings(metadata, PUBLISHED_NODES, &spellings);
+}
+
+/// A published schedule is a list of tasks in microseconds and CPU bit masks.
+fn schedule(spec: &Node, report: &mut Reporter<'_>) -> Node {
+    if matches!(spec.content, Content::Map(_)) {
+        return spec.clone();
+    }
+    let tasks = spec.items().iter().enumerate().map(|(at, task)| published_task(at, task, report)).collect();
+    Node::map(spec.line, vec![entry("tasks", Node { line: spec.line, content: Content::List(tasks) })])
+}
+
+fn published_task(at: usize, task: &Node, report: &mut Reporter<'_>) -> Node {
+    let mut converted = Node::map(task.line, Vec::new());
+    for Entry { key, line, value } in task.entries() {
+        if value.is_null() {
+            continue;
+        }
+        let path = format!("spec[{at}].{key}");
+        let number = |report: &mut Reporter<'_>| {
+            let given = value.as_text().and_then(|text| text.parse::<u64>().ok());
+            if given.is_none() {
+                report.error(*line, format!("{path}: {} is not a whole number that isn't negative", value.describe()));
+            }
+            given
+        };
+        let field = match key.as_str() {
+            "name" | "priority" | "policy" => Some((key.as_str(), value.clone())),
+            "node_id" => {
+                let mut node = value.clone();
+                node_name(&mut node, &path, &mut BTreeMap::new(), report);
+                Some(("node", node))
+            }
+            "period" => number(report).map(|us| ("period", Node::text(*line, microseconds(us)))),
+            "runtime" => number(report).map(|us| ("wcet", Node::text(*line, microseconds(us)))),
+            "deadline" => number(report).map(|us| ("deadline", Node::text(*line, microseconds(us)))),
+            "release_time" => number(report).map(|us| ("offset", Node::text(*line, microseconds(us)))),
+            "cpu_affinity" => number(report).and_then(|mask| {
+                let list = cpu_list(mask);
+                if list.is_none() {
+                    report.error(*line, format!("{path}: the mask 0 leaves no CPU"));
+                }
+                list.map(|list| ("cpus", Node::text(*line, list)))
+            }),
+            "max_dmiss" => Some(("missBudget", value.clone())),
+            _ => {
+                report.error(*line, format!("{path}: a published task has no such field"));
+                None
+            }
+        };
+        if let Some((key, value)) = field {
+            converted.set(key, value);
+        }
+    }
+    converted
+}
+
+/// The shortest duration text: `10ms`, `500us`.
+fn microseconds(us: u64) -> String {
+    match us {
+        0 => "0s".to_owned(),
+        _ if us % 1_000_000 == 0 => format!("{}s", us / 1_000_000),
+        _ if us % 1_000 == 0 => format!("{}ms", us / 1_000),
+        _ => format!("{us}us"),
+    }
+}
+
+/// A bit mask as a Linux CPU list (`0,2-3`); `None` for the empty one.
+fn cpu_list(mask: u64) -> Option<String> {
+    let mut ranges: Vec<(u32, u32)> = Vec::new();
+    for cpu in (0..u64::BITS).filter(|cpu| mask & (1 << cpu) != 0) {
+        match ranges.last_mut() {
+            Some((_, last)) if *last + 1 == cpu => *last = cpu,
+            _ => ranges.push((cpu, cpu)),
+        }
+    }
+    let texts: Vec<String> =
+        ranges.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") }).collect();
+    (!texts.is_empty()).then(|| texts.join(","))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn masks_become_lists() {
+        assert_eq!(cpu_list(4_026_531_840).as_deref(), Some("28-31"));
+        assert_eq!(cpu_list(0b1101).as_deref(), Some("0,2-3"));
+        assert_eq!(cpu_list(u64::MAX).as_deref(), Some("0-63"));
+        assert_eq!(cpu_list(0), None);
+    }
+
+    #[test]
+    fn microseconds_become_durations() {
+        assert_eq!(microseconds(10_000), "10ms");
+        assert_eq!(microseconds(500), "500us");
+        assert_eq!(microseconds(2_000_000), "2s");
+        assert_eq!(microseconds(0), "0s");
+    }
+}
