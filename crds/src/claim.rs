@@ -42,6 +42,9 @@ pub struct ClaimSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub scenario: Option<String>,
+    /// The generation of that Scenario which it follows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scenario_generation: Option<i64>,
     /// The signal values that led to it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]

@@ -45,6 +45,15 @@ pub mod reason {
     pub const SCHEDULE_UNSUPPORTED: &str = "ScheduleUnsupported";
     pub const POLICY_UNSUPPORTED: &str = "PolicyUnsupported";
     pub const NO_CLAIM: &str = "NoClaim";
+    pub const ALL_RESOLVED: &str = "AllResolved";
+    pub const ALL_PLACED: &str = "AllPlaced";
+    pub const VOLUME_CONFLICT: &str = "VolumeConflict";
+    pub const NAME_TAKEN: &str = "NameTaken";
+    pub const NODE_UNSCHEDULABLE: &str = "NodeUnschedulable";
+    pub const MODELS_EXITED: &str = "ModelsExited";
+    pub const MODELS_FAILED: &str = "ModelsFailed";
+    pub const NOT_PLACED: &str = "NotPlaced";
+    pub const REPLACING: &str = "Replacing";
 
     pub const WAITING_FOR_SIGNAL: &str = "WaitingForSignal";
     pub const CONDITION_NOT_MET: &str = "ConditionNotMet";
@@ -52,6 +61,13 @@ pub mod reason {
     pub const CLAIMED: &str = "Claimed";
     pub const TARGET_NOT_FOUND: &str = "TargetNotFound";
     pub const COMPLETED: &str = "Completed";
+    pub const CONDITION_MET: &str = "ConditionMet";
+    pub const NOT_COMPARABLE: &str = "NotComparable";
+    pub const CLAIM_NAME_TAKEN: &str = "ClaimNameTaken";
+    pub const CLAIM_WITHDRAWN: &str = "ClaimWithdrawn";
+    pub const OVERRIDDEN: &str = "Overridden";
+    pub const POLICY_ALLOWED: &str = "PolicyAllowed";
+    pub const POLICY_DENIED: &str = "PolicyDenied";
 
     pub const HEARTBEAT: &str = "Heartbeat";
     pub const HEARTBEAT_LOST: &str = "HeartbeatLost";

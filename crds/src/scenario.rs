@@ -143,14 +143,18 @@ pub struct ScenarioStatus {
     pub observed_generation: Option<i64>,
     #[serde(default)]
     pub state: ScenarioState,
-    /// The last truth of the condition on record; an edge is False → True against it. Unknown: a signal has no value yet.
+    /// The last known truth of the condition: True or False; Unknown only while it was never known. An edge is a True that finds no True on
+    /// record; a signal without a value doesn't change the record.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub truth: Option<Truth>,
+    /// Since when `truth` is on record, or, if later, when the last edge was acted on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub truth_since: Option<MicroTime>,
     /// The Claim this scenario wrote.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub claim: Option<String>,
-    /// The values of the last evaluation.
+    /// The values that the truth on record comes from.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub values: Vec<ObservedValue>,
