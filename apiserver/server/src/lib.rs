@@ -28,6 +28,10 @@
 //! ```
 
 pub mod auth;
+pub mod builtin;
+pub mod crd;
+pub mod discovery;
 pub mod objects;
 pub mod registry;
 pub mod status;
+pub mod table;

@@ -1,0 +1,269 @@
+//! The built-in kinds: what a cluster without Pods needs (Namespace, ConfigMap, Secret, ServiceAccount, Event, Lease, CRD).
+//!
+//! Start-up makes only the entries. Their schemas are built when somebody asks ([`schema`]), and what a kind does beyond the
+//! generic rules is its strategy, one module each. Names, short names, categories and behaviour are kube-apiserver's (1.37).
+
+pub mod config_map;
+pub mod event;
+pub mod lease;
+pub mod namespace;
+pub mod schema;
+pub mod secret;
+
+use serde_json::Value;
+
+use crate::crd;
+use crate::registry::{Origin, Resource, SchemaCell, Scope, Strategy, UpsertOnUpdate};
+use schema::Root;
+
+/// What differs between two built-in kinds.
+struct Kind {
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    short_names: &'static [&'static str],
+    categories: &'static [&'static str],
+    scope: Scope,
+    has_status: bool,
+    counts_generation: bool,
+    upsert: UpsertOnUpdate,
+    root: Root,
+    strategy: &'static dyn Strategy,
+}
+
+/// Every built-in resource.
+#[must_use]
+pub fn resources() -> Vec<Resource> {
+    let kinds = [
+        Kind {
+            group: "",
+            kind: "Namespace",
+            plural: "namespaces",
+            singular: "namespace",
+            short_names: &["ns"],
+            categories: &[],
+            scope: Scope::Cluster,
+            has_status: true,
+            counts_generation: false,
+            upsert: UpsertOnUpdate::Refuse,
+            root: Root::Namespace,
+            strategy: &namespace::NamespaceStrategy,
+        },
+        Kind {
+            group: "",
+            kind: "ConfigMap",
+            plural: "configmaps",
+            singular: "configmap",
+            short_names: &["cm"],
+            categories: &[],
+            scope: Scope::Namespaced,
+            has_status: false,
+            counts_generation: false,
+            upsert: UpsertOnUpdate::Refuse,
+            root: Root::ConfigMap,
+            strategy: &config_map::ConfigMapStrategy,
+        },
+        Kind {
+            group: "",
+            kind: "Secret",
+            plural: "secrets",
+            singular: "secret",
+            short_names: &[],
+            categories: &[],
+            scope: Scope::Namespaced,
+            has_status: false,
+            counts_generation: false,
+            upsert: UpsertOnUpdate::Refuse,
+            root: Root::Secret,
+            strategy: &secret::SecretStrategy,
+        },
+        Kind {
+            group: "",
+            kind: "ServiceAccount",
+            plural: "serviceaccounts",
+            singular: "serviceaccount",
+            short_names: &["sa"],
+            categories: &[],
+            scope: Scope::Namespaced,
+            has_status: false,
+            counts_generation: false,
+            upsert: UpsertOnUpdate::Refuse,
+            root: Root::ServiceAccount,
+            strategy: &Plain,
+        },
+        Kind {
+            group: "",
+            kind: "Event",
+            plural: "events",
+            singular: "event",
+            short_names: &["ev"],
+            categories: &[],
+            scope: Scope::Namespaced,
+            has_status: false,
+            counts_generation: false,
+            upsert: UpsertOnUpdate::Create,
+            root: Root::CoreEvent,
+            strategy: &event::CoreEventStrategy,
+        },
+        Kind {
+            group: "events.k8s.io",
+            kind: "Event",
+            plural: "events",
+            singular: "event",
+            short_names: &["ev"],
+            categories: &[],
+            scope: Scope::Namespaced,
+            has_status: false,
+            counts_generation: false,
+            upsert: UpsertOnUpdate::Create,
+            root: Root::Event,
+            strategy: &event::EventStrategy,
+        },
+        Kind {
+            group: "coordination.k8s.io",
+            kind: "Lease",
+            plural: "leases",
+            singular: "lease",
+            short_names: &[],
+            categories: &[],
+            scope: Scope::Namespaced,
+            has_status: false,
+            counts_generation: false,
+            upsert: UpsertOnUpdate::Create,
+            root: Root::Lease,
+            strategy: &lease::LeaseStrategy,
+        },
+        Kind {
+            group: "apiextensions.k8s.io",
+            kind: "CustomResourceDefinition",
+            plural: "customresourcedefinitions",
+            singular: "customresourcedefinition",
+            short_names: &["crd", "crds"],
+            categories: &["api-extensions"],
+            scope: Scope::Cluster,
+            has_status: true,
+            counts_generation: true,
+            upsert: UpsertOnUpdate::Refuse,
+            root: Root::CustomResourceDefinition,
+            strategy: &crd::strategy::CrdStrategy,
+        },
+    ];
+    kinds.into_iter().map(resource).collect()
+}
+
+fn resource(kind: Kind) -> Resource {
+    let strings = |of: &[&str]| of.iter().map(|&s| s.to_owned()).collect();
+    Resource {
+        group: kind.group.to_owned(),
+        version: "v1".to_owned(),
+        kind: kind.kind.to_owned(),
+        list_kind: format!("{}List", kind.kind),
+        plural: kind.plural.to_owned(),
+        singular: kind.singular.to_owned(),
+        short_names: strings(kind.short_names),
+        categories: strings(kind.categories),
+        scope: kind.scope,
+        origin: Origin::BuiltIn,
+        terminating: false,
+        has_status: kind.has_status,
+        scale: None,
+        columns: Vec::new(),
+        selectable_fields: Vec::new(),
+        schema: SchemaCell::new(move || schema::structural(kind.root)),
+        counts_generation: kind.counts_generation,
+        upsert_on_update: kind.upsert,
+        since: 0,
+        deprecation_warning: None,
+        storage: true,
+        strategy: kind.strategy,
+    }
+}
+
+/// A built-in kind with no rules of its own beyond dropping nulls.
+#[derive(Debug)]
+pub struct Plain;
+
+impl Strategy for Plain {
+    fn prepare_for_create(&self, object: &mut Value) {
+        drop_nulls(object);
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, _old: &Value) {
+        drop_nulls(object);
+    }
+}
+
+/// Removes null fields at any depth: a typed field that is null is an absent one (Go decodes it so), and clients send
+/// `creationTimestamp: null` and `conditions: null` all the time.
+pub(crate) fn drop_nulls(value: &mut Value) {
+    match value {
+        Value::Object(map) => {
+            map.retain(|_, child| !child.is_null());
+            map.values_mut().for_each(drop_nulls);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
+        _ => {}
+    }
+}
+
+/// The string at a dotted path, empty when it isn't there.
+pub(crate) fn text<'a>(object: &'a Value, path: &[&str]) -> &'a str {
+    path.iter().try_fold(object, |at, key| at.get(key)).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Sets `parent.key`, making the parent when it isn't there.
+pub(crate) fn set(object: &mut Value, path: &[&str], value: Value) {
+    let mut at = object;
+    for key in path {
+        if !at.is_object() {
+            *at = Value::Object(serde_json::Map::new());
+        }
+        let Value::Object(map) = at else { return };
+        at = map.entry((*key).to_owned()).or_insert(Value::Null);
+    }
+    *at = value;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn nulls_go_at_any_depth_and_nothing_else() {
+        let mut object = json!({"a": null, "b": {"c": null, "d": [{"e": null, "f": 0}]}, "g": "", "h": []});
+        drop_nulls(&mut object);
+        assert_eq!(object, json!({"b": {"d": [{"f": 0}]}, "g": "", "h": []}));
+    }
+
+    #[test]
+    fn set_makes_what_lies_between() {
+        let mut object = json!({"metadata": {"name": "x"}, "status": null});
+        set(&mut object, &["metadata", "labels", "a"], json!("b"));
+        set(&mut object, &["status", "phase"], json!("Active"));
+        assert_eq!(
+            object,
+            json!({"metadata": {"name": "x", "labels": {"a": "b"}}, "status": {"phase": "Active"}})
+        );
+    }
+
+    #[test]
+    fn entries_are_cheap_and_complete() {
+        let resources = resources();
+        let names: Vec<String> = resources.iter().map(|r| format!("{}/{}", r.api_version(), r.plural)).collect();
+        assert_eq!(
+            names,
+            [
+                "v1/namespaces",
+                "v1/configmaps",
+                "v1/secrets",
+                "v1/serviceaccounts",
+                "v1/events",
+                "events.k8s.io/v1/events",
+                "coordination.k8s.io/v1/leases",
+                "apiextensions.k8s.io/v1/customresourcedefinitions",
+            ]
+        );
+    }
+}

@@ -1,0 +1,113 @@
+//! Columns of the built-in kinds, as `pkg/printers/internalversion` of Kubernetes 1.37 has them.
+
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::age::since;
+use super::{AGE, NAME};
+use crate::builtin::text;
+use crate::registry::{Origin, Resource};
+
+struct Definition(&'static str, &'static str, &'static str, u8);
+
+fn definitions(columns: &[Definition]) -> Value {
+    let columns = columns.iter().map(|Definition(name, kind, description, priority)| {
+        let format = if *name == "Name" { "name" } else { "" };
+        json!({"name": name, "type": kind, "format": format, "description": description, "priority": priority})
+    });
+    Value::Array(columns.collect())
+}
+
+pub(super) fn columns(resource: &Resource) -> Option<Value> {
+    if resource.origin != Origin::BuiltIn {
+        return None;
+    }
+    let name = || Definition("Name", "string", NAME, 0);
+    let aged = || Definition("Age", "string", AGE, 0);
+    Some(match resource.kind.as_str() {
+        "Namespace" => definitions(&[name(), Definition("Status", "string", "The status of the namespace", 0), aged()]),
+        "ConfigMap" => definitions(&[name(), Definition("Data", "string", "How many keys it holds.", 0), aged()]),
+        "Secret" => definitions(&[
+            name(),
+            Definition("Type", "string", "Says which keys the data has and who reads them.", 0),
+            Definition("Data", "string", "How many keys it holds.", 0),
+            aged(),
+        ]),
+        "ServiceAccount" => definitions(&[name(), aged()]),
+        "Lease" => definitions(&[name(), Definition("Holder", "string", "Who holds the lease.", 0), aged()]),
+        "Event" => definitions(&[
+            Definition("Last Seen", "string", "When it was last recorded.", 0),
+            Definition("Type", "string", "Normal or Warning.", 0),
+            Definition("Reason", "string", "Why it happened, as one word.", 0),
+            Definition("Object", "string", "What it is about.", 0),
+            Definition("Subobject", "string", "The part of the object that it is about.", 1),
+            Definition("Source", "string", "Who reports it.", 1),
+            Definition("Message", "string", "What happened, for people.", 0),
+            Definition("First Seen", "string", "When it was first recorded.", 1),
+            Definition("Count", "string", "How many times it happened.", 1),
+            Definition("Name", "string", NAME, 1),
+        ]),
+        _ => definitions(&[name(), Definition("Created At", "date", AGE, 0)]),
+    })
+}
+
+fn count(object: &Value, bags: &[&str]) -> usize {
+    bags.iter().map(|bag| object.get(*bag).and_then(Value::as_object).map_or(0, serde_json::Map::len)).sum()
+}
+
+/// `None` for a kind without columns of its own.
+pub(super) fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Option<Vec<Value>> {
+    let name = json!(text(object, &["metadata", "name"]));
+    let created = text(object, &["metadata", "creationTimestamp"]);
+    let age = json!(since(Some(created), now));
+    Some(match resource.kind.as_str() {
+        "Namespace" => vec![name, json!(text(object, &["status", "phase"])), age],
+        "ConfigMap" => vec![name, json!(count(object, &["data", "binaryData"])), age],
+        "Secret" => vec![name, json!(text(object, &["type"])), json!(count(object, &["data"])), age],
+        "ServiceAccount" => vec![name, age],
+        "Lease" => vec![name, json!(text(object, &["spec", "holderIdentity"])), age],
+        "Event" if resource.strategy.view_of().is_some() => {
+            let mut core = object.clone();
+            resource.strategy.to_stored(&mut core);
+            event(&core, now)
+        }
+        "Event" => event(object, now),
+        _ => vec![name, json!(created)],
+    })
+}
+
+fn event(event: &Value, now: Timestamp) -> Vec<Value> {
+    let at = |path: &[&str]| {
+        let time = text(event, path);
+        (!time.is_empty()).then(|| since(Some(time), now))
+    };
+    let either = |a: &[&str], b: &[&str]| {
+        let first = text(event, a);
+        if first.is_empty() { text(event, b) } else { first }
+    };
+    let first = at(&["firstTimestamp"]).unwrap_or_else(|| since(Some(text(event, &["eventTime"])), now));
+    let mut last = at(&["lastTimestamp"]).unwrap_or_else(|| first.clone());
+    let mut count = event.get("count").and_then(Value::as_i64).filter(|&count| count != 0).unwrap_or(1);
+    if let Some(series) = event.get("series") {
+        last = since(Some(text(series, &["lastObservedTime"])), now);
+        count = series.get("count").and_then(Value::as_i64).unwrap_or_default();
+    }
+    let kind = text(event, &["involvedObject", "kind"]).to_lowercase();
+    let name = text(event, &["involvedObject", "name"]);
+    let object = if name.is_empty() { kind } else { format!("{kind}/{name}") };
+    let component = either(&["source", "component"], &["reportingComponent"]);
+    let instance = either(&["source", "host"], &["reportingInstance"]);
+    let source = if instance.is_empty() { component.to_owned() } else { format!("{component}, {instance}") };
+    vec![
+        json!(last),
+        json!(text(event, &["type"])),
+        json!(text(event, &["reason"])),
+        json!(object),
+        json!(text(event, &["involvedObject", "fieldPath"])),
+        json!(source),
+        json!(text(event, &["message"]).trim()),
+        json!(first),
+        json!(count),
+        json!(text(event, &["metadata", "name"])),
+    ]
+}
