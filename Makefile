@@ -1,0 +1,29 @@
+# Pullpiri in three commands: make run, make test, make bench. Each installs only what is missing.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+.PHONY: help run test bench soak fuzz crds fmt
+
+help: ## list the targets
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## play a published vehicle scenario on two nodes, live, until Ctrl-C
+	@hack/run.sh
+
+test: ## every check and every test that this machine can run
+	@hack/test.sh
+
+bench: ## measure what docs/promises.md promises; writes target/bench.json
+	@hack/bench.sh
+
+soak: ## the crash and power-cut suites, long
+	@hack/soak.sh
+
+fuzz: ## the property tests with 100 times the cases
+	@PROPTEST_CASES=$${PROPTEST_CASES:-25600} cargo test --workspace --lib --tests --exclude pullpiri-e2e
+
+crds: ## regenerate crds/yaml from the types
+	@cargo xtask crdgen
+
+fmt: ## format everything
+	@cargo fmt --all

@@ -1,0 +1,55 @@
+#!/usr/bin/env bash
+# Every check and every test that this machine can run. What it can't, a test says: `skipped: <reason>`. The log of all tests is in target/test.log.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. hack/tools.sh
+began=${SECONDS}
+export CARGO_TERM_COLOR=never
+
+step "format"
+cargo fmt --all --check
+
+step "dependency directions and generated CRDs"
+cargo xtask directions
+cargo xtask crdgen --check
+
+step "clippy"
+cargo clippy --quiet --workspace --all-targets -- -D warnings
+
+if cargo deny --version > /dev/null 2>&1; then
+    step "cargo-deny"
+    cargo deny --log-level error check bans licenses sources
+else
+    echo "skipped: no cargo-deny (cargo install cargo-deny)" | tee target/skipped-checks
+fi
+
+step "building"
+PULLPIRI_DEMO_SERVICE=$(static_demo)
+export PULLPIRI_DEMO_SERVICE
+cargo build --quiet --workspace
+export PULLPIRI_BIN=${CARGO_TARGET_DIR:-${ROOT}/target}/debug/pullpiri
+cargo test --quiet --workspace --no-run
+
+step "tests (log: target/test.log)"
+log=target/test.log
+status=0
+cargo test --workspace --no-fail-fast -- --show-output > "${log}" 2>&1 || status=$?
+awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
+     /Running|Doc-tests/ { target = $0 }
+     /^test .* FAILED$/ { print "  FAILED " $2 " (" target ")" }
+     END { printf "%d %d %d\n", passed, failed, ignored > "target/test.counts" }' "${log}"
+skipped=$(grep -cE '^\s*skipped: ' "${log}" || true)
+read -r passed failed ignored < target/test.counts
+if [ "${status}" -ne 0 ]; then
+    grep -nE 'panicked at|^error' "${log}" | head -n 40 || true
+    tail -n 120 "${log}"
+fi
+if [ "${skipped}" -gt 0 ]; then
+    echo "What this machine can't prove:"
+    grep -hE '^\s*skipped: ' "${log}" | sort | uniq -c | sort -rn
+fi
+[ -f target/skipped-checks ] && cat target/skipped-checks && rm -f target/skipped-checks
+verdict=passed
+[ "${status}" -eq 0 ] || verdict=FAILED
+echo "make test ${verdict}: ${passed} tests passed, ${failed} failed, ${ignored} ignored, ${skipped} skipped for what this machine lacks, in $((SECONDS - began)) s"
+exit "${status}"
