@@ -1,0 +1,401 @@
+//! The cgroup tree: version 1, version 2, or both side by side.
+//!
+//! Our groups are `pullpiri/<pod>/<container>` in every hierarchy that has controllers, and nobody else's are touched. In hierarchies
+//! that only track processes (systemd's named one, an empty version 2 beside version 1) the pod's supervisor sits in `pullpiri/<pod>`
+//! and its containers stay with it, so that a service manager that stops the agent's unit doesn't stop the pods. Under pure version 2 a
+//! group with child groups may hold no process: there the supervisor's own group is [`SUPERVISOR`] below the pod's.
+//!
+//! The root is a parameter and the layout is read off the files in it, so that each of the three is tested on a directory.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use crate::process::Pidfd;
+use crate::{Result, SysError};
+
+/// Where the tree is mounted on every distribution.
+pub const DEFAULT_ROOT: &str = "/sys/fs/cgroup";
+/// The group above all of ours.
+pub const PARENT: &str = "pullpiri";
+/// The supervisor's group within the pod's. Container names hold no underscore.
+pub const SUPERVISOR: &str = "_supervisor";
+
+/// How long a group's processes may take to vanish after SIGKILL: longer means one is stuck in the kernel.
+const KILL_DEADLINE: Duration = Duration::from_secs(10);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Layout {
+    /// Version 2 alone.
+    Unified,
+    /// Controllers on version 1, with version 2 beside them.
+    Hybrid,
+    /// Version 1 alone.
+    Legacy,
+}
+
+/// The hierarchies of this machine.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroups {
+    layout: Layout,
+    /// Version 1: the mount of each controller. Version 2: empty.
+    controllers: BTreeMap<String, PathBuf>,
+    /// The version 2 mount.
+    unified: Option<PathBuf>,
+    /// systemd's named hierarchy.
+    named: Option<PathBuf>,
+}
+
+impl Cgroups {
+    /// Reads which hierarchies there are below `root`.
+    pub fn probe(root: &Path) -> Result<Self> {
+        let attempted = || format!("looking for cgroups in {}", root.display());
+        if root.join("cgroup.controllers").exists() {
+            return Ok(Self {
+                layout: Layout::Unified,
+                controllers: BTreeMap::new(),
+                unified: Some(root.to_owned()),
+                named: None,
+            });
+        }
+        let mut found = Self { layout: Layout::Legacy, controllers: BTreeMap::new(), unified: None, named: None };
+        for entry in std::fs::read_dir(root).map_err(|e| SysError::io(attempted(), e))? {
+            let entry = entry.map_err(|e| SysError::io(attempted(), e))?;
+            // `cpu` is often a link to `cpu,cpuacct`, which is found itself.
+            let is_directory = entry.file_type().map_err(|e| SysError::io(attempted(), e))?.is_dir();
+            let path = entry.path();
+            if !is_directory || !path.join("cgroup.procs").exists() {
+                continue;
+            }
+            let name = entry.file_name();
+            match name.to_str() {
+                Some("systemd") => found.named = Some(path),
+                Some(_) if path.join("cgroup.controllers").exists() => {
+                    found.layout = Layout::Hybrid;
+                    found.unified = Some(path);
+                }
+                Some(name) => {
+                    for controller in name.split(',') {
+                        found.controllers.insert(controller.to_owned(), path.clone());
+                    }
+                }
+                None => {}
+            }
+        }
+        if found.controllers.is_empty() && found.unified.is_none() {
+            return Err(SysError::io(
+                attempted(),
+                std::io::Error::other("no cgroup hierarchy is mounted there".to_owned()),
+            ));
+        }
+        Ok(found)
+    }
+
+    #[must_use]
+    pub const fn layout(&self) -> Layout {
+        self.layout
+    }
+
+    /// Whether a controller can be used for our groups.
+    #[must_use]
+    pub fn has_controller(&self, name: &str) -> bool {
+        if self.layout != Layout::Unified {
+            return self.controllers.contains_key(name);
+        }
+        let Some(root) = &self.unified else { return false };
+        std::fs::read_to_string(root.join("cgroup.controllers"))
+            .is_ok_and(|list| list.split_ascii_whitespace().any(|c| c == name))
+    }
+
+    /// The directory of `group` for one controller, whether or not it exists.
+    #[must_use]
+    pub fn controller_path(&self, controller: &str, group: &str) -> Option<PathBuf> {
+        let mount = match self.layout {
+            Layout::Unified => self.unified.as_ref(),
+            Layout::Hybrid | Layout::Legacy => self.controllers.get(controller),
+        };
+        mount.map(|m| m.join(group))
+    }
+
+    /// The mounts of all hierarchies, each once.
+    fn mounts(&self) -> BTreeSet<&Path> {
+        self.controllers.values().chain(&self.unified).chain(&self.named).map(PathBuf::as_path).collect()
+    }
+
+    /// Moves this process, a pod's supervisor, out of the agent's groups as far as a service manager uses them to find processes.
+    pub fn enter_as_supervisor(&self, pod_group: &str) -> Result<()> {
+        let inside = match self.layout {
+            Layout::Unified => self.unified.as_ref().map(|m| m.join(pod_group).join(SUPERVISOR)),
+            Layout::Hybrid | Layout::Legacy => None,
+        };
+        let tracking = match self.layout {
+            Layout::Unified => [None, None],
+            Layout::Hybrid | Layout::Legacy => [self.unified.as_ref(), self.named.as_ref()],
+        };
+        let groups = inside.into_iter().chain(tracking.into_iter().flatten().map(|m| m.join(pod_group)));
+        for group in groups {
+            let attempted = || format!("entering cgroup {}", group.display());
+            std::fs::create_dir_all(&group).map_err(|e| SysError::io(attempted(), e))?;
+            // Zero stands for the writer.
+            std::fs::write(group.join("cgroup.procs"), "0").map_err(|e| SysError::io(attempted(), e))?;
+        }
+        Ok(())
+    }
+
+    /// Every process in the group and below it, in any hierarchy.
+    pub fn processes(&self, group: &str) -> Result<BTreeSet<i32>> {
+        let mut found = BTreeSet::new();
+        for mount in self.mounts() {
+            collect(&mount.join(group), &mut found)?;
+        }
+        Ok(found)
+    }
+
+    /// Kills every process in the group and below it and waits until they are gone, but for `except`.
+    pub fn kill(&self, group: &str, except: Option<i32>) -> Result<()> {
+        let deadline = Instant::now() + KILL_DEADLINE;
+        // Processes may fork while they are being killed, hence the rounds.
+        loop {
+            let mut doomed = self.processes(group)?;
+            if let Some(pid) = except {
+                doomed.remove(&pid);
+            }
+            let mut waiting = Vec::new();
+            for pid in doomed {
+                // One that is gone by now is what was wanted.
+                if let Ok(pidfd) = Pidfd::open(Pid::from_raw(pid)) {
+                    pidfd.send_signal(Signal::SIGKILL)?;
+                    waiting.push((pid, pidfd));
+                }
+            }
+            if waiting.is_empty() {
+                return Ok(());
+            }
+            for (pid, pidfd) in waiting {
+                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
+                if !pidfd.wait_ended(u16::try_from(left).unwrap_or(u16::MAX))? {
+                    return Err(SysError::io(
+                        format!("killing cgroup {group}"),
+                        std::io::Error::new(
+                            std::io::ErrorKind::TimedOut,
+                            format!("process {pid} is still there {} s after SIGKILL", KILL_DEADLINE.as_secs()),
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Removes the group and those below it from every hierarchy. They must be empty of processes.
+    pub fn remove(&self, group: &str) -> Result<()> {
+        for mount in self.mounts() {
+            remove_tree(&mount.join(group))?;
+        }
+        Ok(())
+    }
+
+    /// How many processes of the group the kernel has killed for want of memory; `None` where no memory controller counts that.
+    #[must_use]
+    pub fn oom_kills(&self, group: &str) -> Option<u64> {
+        let file = match self.layout {
+            Layout::Unified => "memory.events",
+            Layout::Hybrid | Layout::Legacy => "memory.oom_control",
+        };
+        let text = std::fs::read_to_string(self.controller_path("memory", group)?.join(file)).ok()?;
+        text.lines().find_map(|l| l.strip_prefix("oom_kill "))?.trim().parse().ok()
+    }
+}
+
+/// The group of a pod.
+#[must_use]
+pub fn pod_group(pod: &str) -> String {
+    format!("{PARENT}/{pod}")
+}
+
+/// The group of a container.
+#[must_use]
+pub fn container_group(pod: &str, container: &str) -> String {
+    format!("{PARENT}/{pod}/{container}")
+}
+
+fn collect(group: &Path, into: &mut BTreeSet<i32>) -> Result<()> {
+    let attempted = || format!("listing the processes of cgroup {}", group.display());
+    match std::fs::read_to_string(group.join("cgroup.procs")) {
+        Ok(text) => into.extend(text.lines().filter_map(|l| l.trim().parse::<i32>().ok()).filter(|p| *p > 0)),
+        // It may go away at any time (ENODEV once it is being removed); version 2 answers EOPNOTSUPP for threaded groups.
+        Err(e) if is_gone(&e) || e.raw_os_error() == Some(libc::EOPNOTSUPP) => {}
+        Err(e) => return Err(SysError::io(attempted(), e)),
+    }
+    for child in children(group).map_err(|e| SysError::io(attempted(), e))? {
+        collect(&child, into)?;
+    }
+    Ok(())
+}
+
+fn remove_tree(group: &Path) -> Result<()> {
+    let attempted = || format!("removing cgroup {}", group.display());
+    for child in children(group).map_err(|e| SysError::io(attempted(), e))? {
+        remove_tree(&child)?;
+    }
+    let deadline = Instant::now() + Duration::from_secs(2);
+    loop {
+        match std::fs::remove_dir(group) {
+            Ok(()) => return Ok(()),
+            Err(e) if is_gone(&e) => return Ok(()),
+            // A dead process leaves its groups a moment after its pidfd says so; no descriptor tells of that moment.
+            Err(e) if e.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            Err(e) => return Err(SysError::io(attempted(), e)),
+        }
+    }
+}
+
+fn children(group: &Path) -> std::io::Result<Vec<PathBuf>> {
+    let entries = match std::fs::read_dir(group) {
+        Ok(entries) => entries,
+        Err(e) if is_gone(&e) => return Ok(Vec::new()),
+        Err(e) => return Err(e),
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            found.push(entry.path());
+        }
+    }
+    Ok(found)
+}
+
+fn is_gone(error: &std::io::Error) -> bool {
+    error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for (path, text) in files {
+            let path = dir.path().join(path);
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn the_three_layouts_are_told_apart() {
+        let unified = tree(&[("cgroup.controllers", "cpu memory pids\n"), ("cgroup.procs", "")]);
+        let found = Cgroups::probe(unified.path()).unwrap();
+        assert_eq!(found.layout(), Layout::Unified);
+        assert!(found.has_controller("memory") && !found.has_controller("rdma"));
+        assert_eq!(found.controller_path("memory", "pullpiri/p"), Some(unified.path().join("pullpiri/p")));
+
+        let hybrid = tree(&[
+            ("cpu,cpuacct/cgroup.procs", ""),
+            ("memory/cgroup.procs", ""),
+            ("systemd/cgroup.procs", ""),
+            ("unified/cgroup.procs", ""),
+            ("unified/cgroup.controllers", "hugetlb"),
+            ("not-a-hierarchy/file", ""),
+        ]);
+        std::os::unix::fs::symlink("cpu,cpuacct", hybrid.path().join("cpu")).unwrap();
+        let found = Cgroups::probe(hybrid.path()).unwrap();
+        assert_eq!(found.layout(), Layout::Hybrid);
+        assert!(found.has_controller("cpu") && found.has_controller("cpuacct") && found.has_controller("memory"));
+        assert!(!found.has_controller("systemd") && !found.has_controller("not-a-hierarchy"));
+        assert_eq!(found.controller_path("cpuacct", "g"), Some(hybrid.path().join("cpu,cpuacct/g")));
+        assert_eq!(found.mounts().len(), 4);
+
+        let legacy = tree(&[("cpu/cgroup.procs", ""), ("pids/cgroup.procs", "")]);
+        assert_eq!(Cgroups::probe(legacy.path()).unwrap().layout(), Layout::Legacy);
+
+        let none = tree(&[("readme", "")]);
+        assert!(Cgroups::probe(none.path()).unwrap_err().to_string().contains("no cgroup hierarchy"));
+        assert!(Cgroups::probe(Path::new("/no/such/root")).is_err());
+    }
+
+    #[test]
+    fn processes_are_those_of_all_hierarchies_and_child_groups() {
+        let dir = tree(&[
+            ("cpu/cgroup.procs", "1\n"),
+            ("cpu/pullpiri/p/cgroup.procs", ""),
+            ("cpu/pullpiri/p/c/cgroup.procs", "11\n12\n"),
+            ("pids/cgroup.procs", "1\n"),
+            ("pids/pullpiri/p/c/cgroup.procs", "12\n13\n0\n"),
+            ("pids/pullpiri/other/cgroup.procs", "99\n"),
+        ]);
+        let found = Cgroups::probe(dir.path()).unwrap();
+        assert_eq!(found.processes("pullpiri/p").unwrap(), BTreeSet::from([11, 12, 13]));
+        assert_eq!(found.processes("pullpiri/absent").unwrap(), BTreeSet::new());
+    }
+
+    #[test]
+    fn oom_kills_are_read_from_either_version() {
+        let v1 = tree(&[
+            ("memory/cgroup.procs", ""),
+            ("memory/g/memory.oom_control", "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n"),
+        ]);
+        assert_eq!(Cgroups::probe(v1.path()).unwrap().oom_kills("g"), Some(3));
+        let v2 = tree(&[
+            ("cgroup.controllers", "memory"),
+            ("g/memory.events", "low 0\nhigh 0\nmax 9\noom 4\noom_kill 2\noom_group_kill 0\n"),
+        ]);
+        let v2_found = Cgroups::probe(v2.path()).unwrap();
+        assert_eq!(v2_found.oom_kills("g"), Some(2));
+        assert_eq!(v2_found.oom_kills("absent"), None);
+    }
+
+    #[test]
+    fn the_supervisor_of_a_unified_pod_has_a_leaf_of_its_own() {
+        let v2 = tree(&[("cgroup.controllers", "memory"), ("cgroup.procs", "")]);
+        Cgroups::probe(v2.path()).unwrap().enter_as_supervisor("pullpiri/p").unwrap();
+        assert_eq!(std::fs::read_to_string(v2.path().join("pullpiri/p/_supervisor/cgroup.procs")).unwrap(), "0");
+        let hybrid = tree(&[
+            ("cpu/cgroup.procs", ""),
+            ("systemd/cgroup.procs", ""),
+            ("unified/cgroup.procs", ""),
+            ("unified/cgroup.controllers", ""),
+        ]);
+        Cgroups::probe(hybrid.path()).unwrap().enter_as_supervisor("pullpiri/p").unwrap();
+        assert!(hybrid.path().join("systemd/pullpiri/p/cgroup.procs").exists());
+        assert!(hybrid.path().join("unified/pullpiri/p/cgroup.procs").exists());
+        assert!(!hybrid.path().join("cpu/pullpiri").exists());
+    }
+
+    #[test]
+    fn a_real_group_is_killed_and_removed() {
+        let cgroups = match Cgroups::probe(Path::new(DEFAULT_ROOT)) {
+            Ok(cgroups) => cgroups,
+            Err(e) => {
+                println!("skipped: {e}");
+                return;
+            }
+        };
+        let group = pod_group(&format!("host-test-{}", std::process::id()));
+        let Some(path) = cgroups.controller_path("pids", &group) else {
+            println!("skipped: no pids controller");
+            return;
+        };
+        if let Err(e) = std::fs::create_dir_all(&path) {
+            println!("skipped: cgroups can't be made here: {e}");
+            return;
+        }
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        std::fs::write(path.join("cgroup.procs"), child.id().to_string()).unwrap();
+        let pid = i32::try_from(child.id()).unwrap();
+        assert_eq!(cgroups.processes(&group).unwrap(), BTreeSet::from([pid]));
+        cgroups.kill(&group, Some(pid)).unwrap();
+        assert!(child.try_wait().unwrap().is_none(), "the excepted process lives");
+        cgroups.kill(&group, None).unwrap();
+        assert!(child.wait().unwrap().code().is_none());
+        cgroups.remove(&group).unwrap();
+        assert!(!path.exists());
+        cgroups.remove(&group).unwrap();
+    }
+}

@@ -1,0 +1,136 @@
+//! Mounts that only their own mount namespace sees.
+
+use std::path::Path;
+
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+
+use crate::{Result, SysError};
+
+/// Moves this process into a mount namespace of its own. Mounts made on the host still arrive; ours never leave.
+pub fn enter_private() -> Result<()> {
+    unshare(CloneFlags::CLONE_NEWNS).map_err(|e| SysError::errno("creating a mount namespace", e))?;
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
+        .map_err(|e| SysError::errno("making the mount namespace private", e))
+}
+
+/// The layers of a root file system. `lower` is topmost first and relative to the working directory, because mount options are limited
+/// to one page.
+#[derive(Clone, Copy, Debug)]
+pub struct Overlay<'a> {
+    pub lower: &'a [String],
+    pub upper: &'a Path,
+    pub work: &'a Path,
+}
+
+/// Mounts an overlay at `target`.
+///
+/// Where the kernel knows it (5.10), the option `volatile` is set: the upper layer is thrown away with the container, and without it the
+/// last unmount would sync a whole file system while the container's death waits to be seen.
+pub fn overlay(overlay: &Overlay<'_>, target: &Path) -> Result<()> {
+    let attempted = || format!("mounting an overlay of {} layers on {}", overlay.lower.len(), target.display());
+    for path in overlay.lower.iter().map(Path::new).chain([overlay.upper, overlay.work]) {
+        // A colon separates layers, a comma options.
+        if path.as_os_str().as_encoded_bytes().iter().any(|b| matches!(b, b':' | b',' | b'\\')) {
+            let problem = format!("{} has a colon, comma or backslash in its path", path.display());
+            return Err(SysError::io(attempted(), std::io::Error::other(problem)));
+        }
+    }
+    let base = format!(
+        "lowerdir={},upperdir={},workdir={}",
+        overlay.lower.join(":"),
+        overlay.upper.display(),
+        overlay.work.display()
+    );
+    // The kernel reads at most one page of options and cuts the rest off.
+    if base.len() + ",volatile".len() >= 4096 {
+        let problem = format!("the options take {} bytes, 4096 are allowed: too many layers", base.len());
+        return Err(SysError::io(attempted(), std::io::Error::other(problem)));
+    }
+    let volatile = format!("{base},volatile");
+    match mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(volatile.as_str())) {
+        Err(Errno::EINVAL) => mount(Some("overlay"), target, Some("overlay"), MsFlags::empty(), Some(base.as_str()))
+            .map_err(|e| SysError::errno(attempted(), e)),
+        other => other.map_err(|e| SysError::errno(attempted(), e)),
+    }
+}
+
+/// Makes `target` another view of `source`.
+pub fn bind(source: &Path, target: &Path) -> Result<()> {
+    mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .map_err(|e| SysError::errno(format!("binding {} to {}", source.display(), target.display()), e))
+}
+
+/// Whether this kernel has a file system, by its name in `/proc/filesystems`.
+pub fn kernel_has(file_system: &str) -> Result<bool> {
+    let path = "/proc/filesystems";
+    let list = std::fs::read_to_string(path).map_err(|e| SysError::io(format!("reading {path}"), e))?;
+    Ok(list.lines().any(|l| l.split_ascii_whitespace().next_back() == Some(file_system)))
+}
+
+/// Mount points at or below `directory`, as this process sees them.
+pub fn mounts_below(directory: &Path) -> Result<Vec<std::path::PathBuf>> {
+    let path = "/proc/self/mountinfo";
+    let text = std::fs::read(path).map_err(|e| SysError::io(format!("reading {path}"), e))?;
+    Ok(text
+        .split(|b| *b == b'\n')
+        .filter_map(|line| line.split(|b| *b == b' ').nth(4))
+        .map(unescape)
+        .filter(|p| p.starts_with(directory))
+        .collect())
+}
+
+/// Spaces, tabs, newlines and backslashes are written as three octal digits.
+fn unescape(field: &[u8]) -> std::path::PathBuf {
+    use std::os::unix::ffi::OsStringExt;
+    let mut out = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let Some((&byte, tail)) = rest.split_first() {
+        let octal = (byte == b'\\').then(|| tail.get(..3)).flatten().and_then(|digits| {
+            let text = std::str::from_utf8(digits).ok()?;
+            u8::from_str_radix(text, 8).ok()
+        });
+        if let Some(value) = octal {
+            out.push(value);
+            rest = tail.get(3..).unwrap_or_default();
+        } else {
+            out.push(byte);
+            rest = tail;
+        }
+    }
+    std::ffi::OsString::from_vec(out).into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mount_points_are_unescaped() {
+        for (from, to) in [(r"/a\040b", "/a b"), (r"/a\134b", r"/a\b"), ("/plain", "/plain"), (r"/end\04", r"/end\04")]
+        {
+            assert_eq!(unescape(from.as_bytes()), Path::new(to));
+        }
+    }
+
+    #[test]
+    fn the_kernel_has_proc() {
+        assert!(kernel_has("proc").unwrap());
+        assert!(!kernel_has("no-such-file-system").unwrap());
+        assert_eq!(
+            mounts_below(Path::new("/proc")).unwrap().first().map(std::path::PathBuf::as_path),
+            Some(Path::new("/proc"))
+        );
+    }
+
+    #[test]
+    fn overlay_options_that_would_be_misread_are_refused() {
+        let lower = vec!["a:b".to_owned()];
+        let bad = Overlay { lower: &lower, upper: Path::new("/u"), work: Path::new("/w") };
+        assert!(overlay(&bad, Path::new("/t")).unwrap_err().to_string().contains("colon"));
+        let many: Vec<String> = (0..200).map(|i| format!("{i:032}")).collect();
+        let long = Overlay { lower: &many, upper: Path::new("/u"), work: Path::new("/w") };
+        assert!(overlay(&long, Path::new("/t")).unwrap_err().to_string().contains("too many layers"));
+    }
+}

@@ -1,0 +1,277 @@
+//! Processes: fork, pidfds, names, and telling a process from another that was given its id later.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::signal::Signal;
+use nix::sys::stat::Mode;
+use nix::unistd::{ForkResult, Pid};
+
+use crate::{Result, SysError};
+
+/// The exit code of a forked child whose function panicked.
+pub const PANIC_EXIT_CODE: i32 = 101;
+
+/// Forks; the child runs `child` and exits with what it returns, without running the parent's exit handlers.
+///
+/// Refused in a process with more than one thread: the child would inherit locks (the allocator's among them) that nobody releases.
+pub fn fork(child: impl FnOnce() -> i32) -> Result<Pid> {
+    let threads = thread_count()?;
+    if threads != 1 {
+        return Err(SysError::io(
+            "forking",
+            std::io::Error::other(format!("the process has {threads} threads, a fork needs exactly one")),
+        ));
+    }
+    // SAFETY: this process has one thread, as was just read from the kernel, so the child's copy of every lock is in a consistent
+    // state and it may allocate.
+    #[allow(unsafe_code)]
+    let forked = unsafe { nix::unistd::fork() };
+    match forked.map_err(|e| SysError::errno("forking", e))? {
+        ForkResult::Parent { child } => Ok(child),
+        ForkResult::Child => {
+            let code = catch_unwind(AssertUnwindSafe(child)).unwrap_or(PANIC_EXIT_CODE);
+            exit_now(code)
+        }
+    }
+}
+
+/// Exits at once: no destructors, no exit handlers, which belong to the parent.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: _exit has no preconditions and doesn't return.
+    #[allow(unsafe_code)]
+    unsafe {
+        libc::_exit(code)
+    }
+}
+
+/// How many threads this process has.
+pub fn thread_count() -> Result<usize> {
+    let attempted = "counting the threads of this process";
+    let entries = std::fs::read_dir("/proc/self/task").map_err(|e| SysError::io(attempted, e))?;
+    Ok(entries.count())
+}
+
+/// A reference to one process that stays valid when its id is reused.
+#[derive(Debug)]
+pub struct Pidfd(OwnedFd);
+
+impl Pidfd {
+    pub fn open(pid: Pid) -> Result<Self> {
+        // SAFETY: pidfd_open takes two integers and returns a new descriptor or -1.
+        #[allow(unsafe_code)]
+        let fd = unsafe { libc::syscall(libc::SYS_pidfd_open, pid.as_raw(), 0) };
+        let fd = RawFd::try_from(fd).unwrap_or(-1);
+        if fd < 0 {
+            return Err(SysError::last(format!("opening process {pid}")));
+        }
+        // SAFETY: the kernel just made this descriptor for us; nobody else owns it.
+        #[allow(unsafe_code)]
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        Ok(Self(fd))
+    }
+
+    /// Takes a descriptor that another process sent.
+    #[must_use]
+    pub fn from_fd(fd: OwnedFd) -> Self {
+        Self(fd)
+    }
+
+    /// Sends a signal; a process that is gone is no error.
+    pub fn send_signal(&self, signal: Signal) -> Result<()> {
+        self.send_raw(signal as i32)
+    }
+
+    /// As [`send_signal`](Self::send_signal), with any number: images may name real-time signals.
+    pub fn send_raw(&self, signal: i32) -> Result<()> {
+        // SAFETY: the descriptor is a live pidfd, the siginfo pointer may be null and the flags are 0.
+        #[allow(unsafe_code)]
+        let sent = unsafe {
+            libc::syscall(
+                libc::SYS_pidfd_send_signal,
+                self.0.as_raw_fd(),
+                signal,
+                std::ptr::null::<libc::siginfo_t>(),
+                0,
+            )
+        };
+        if sent == 0 {
+            return Ok(());
+        }
+        let error = SysError::last(format!("sending signal {signal}"));
+        if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
+    }
+
+    /// Waits until the process has ended, at most `milliseconds`; whether it has.
+    pub fn wait_ended(&self, milliseconds: u16) -> Result<bool> {
+        let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
+        loop {
+            match poll(&mut fds, PollTimeout::from(milliseconds)) {
+                Ok(ready) => return Ok(ready > 0),
+                Err(nix::errno::Errno::EINTR) => {}
+                Err(e) => return Err(SysError::errno("waiting for a process to end", e)),
+            }
+        }
+    }
+
+    /// The process' id in this PID namespace; `None` once it has been reaped.
+    pub fn pid(&self) -> Result<Option<i32>> {
+        let path = format!("/proc/self/fdinfo/{}", self.0.as_raw_fd());
+        let info = std::fs::read_to_string(&path).map_err(|e| SysError::io(format!("reading {path}"), e))?;
+        let pid = info.lines().find_map(|l| l.strip_prefix("Pid:")).and_then(|p| p.trim().parse::<i32>().ok());
+        Ok(pid.filter(|p| *p > 0))
+    }
+
+    #[must_use]
+    pub fn into_fd(self) -> OwnedFd {
+        self.0
+    }
+}
+
+impl AsFd for Pidfd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Pidfd {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+/// When a process started, in clock ticks since boot: with its id, it names one process of this boot.
+pub fn start_ticks(pid: i32) -> Result<u64> {
+    let path = format!("/proc/{pid}/stat");
+    let stat = std::fs::read_to_string(&path).map_err(|e| SysError::io(format!("reading {path}"), e))?;
+    parse_start_ticks(&stat).ok_or_else(|| {
+        SysError::io(format!("reading {path}"), std::io::Error::other("no start time in field 22".to_owned()))
+    })
+}
+
+/// The name in field 2 is in parentheses and may hold spaces and parentheses itself: fields count from the last `)`.
+fn parse_start_ticks(stat: &str) -> Option<u64> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    // After the name comes field 3; the start time is field 22.
+    rest.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Every process whose nearest living ancestor is this one inherits to us, not to process 1.
+pub fn set_child_subreaper() -> Result<()> {
+    nix::sys::prctl::set_child_subreaper(true).map_err(|e| SysError::errno("becoming a child subreaper", e))
+}
+
+/// The name that `ps` shows, cut to 15 bytes by the kernel.
+pub fn set_name(name: &CStr) -> Result<()> {
+    nix::sys::prctl::set_name(name).map_err(|e| SysError::errno("naming this process", e))
+}
+
+/// Leaves the session and thereby the terminal's signals.
+pub fn new_session() -> Result<()> {
+    nix::unistd::setsid().map(drop).map_err(|e| SysError::errno("starting a session", e))
+}
+
+/// Points stdin, stdout and stderr at `/dev/null`.
+pub fn detach_stdio() -> Result<()> {
+    let attempted = "pointing stdio at /dev/null";
+    let null = open("/dev/null", OFlag::O_RDWR, Mode::empty()).map_err(|e| SysError::errno(attempted, e))?;
+    nix::unistd::dup2_stdin(&null).map_err(|e| SysError::errno(attempted, e))?;
+    nix::unistd::dup2_stdout(&null).map_err(|e| SysError::errno(attempted, e))?;
+    nix::unistd::dup2_stderr(&null).map_err(|e| SysError::errno(attempted, e))?;
+    if null.as_raw_fd() <= 2 {
+        // It took the place of a closed stdio descriptor and must stay.
+        std::mem::forget(null);
+    }
+    Ok(())
+}
+
+/// Takes ownership of a descriptor that the process was started with (as a re-executed zygote is), and keeps it from children.
+///
+/// Fails if the number isn't open.
+pub fn inherit_fd(number: RawFd) -> Result<OwnedFd> {
+    let attempted = || format!("taking over descriptor {number}");
+    // SAFETY: fcntl on a number that isn't open fails with EBADF and changes nothing.
+    #[allow(unsafe_code)]
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(SysError::last(attempted()));
+    }
+    // SAFETY: it is open, was inherited over exec, and by contract of the caller's start protocol belongs to no other object here.
+    #[allow(unsafe_code)]
+    let fd = unsafe { OwnedFd::from_raw_fd(number) };
+    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|e| SysError::errno(attempted(), e))?;
+    Ok(fd)
+}
+
+/// Gives memory that the allocator holds back to the kernel.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    {
+        // SAFETY: malloc_trim takes a number and touches only free memory of the allocator.
+        #[allow(unsafe_code)]
+        let _ = unsafe { libc::malloc_trim(0) };
+    }
+}
+
+/// The proportional set size of a process in bytes: its private memory plus its share of what others map too.
+pub fn pss_bytes(pid: i32) -> Result<u64> {
+    let path = format!("/proc/{pid}/smaps_rollup");
+    let text = std::fs::read_to_string(&path).map_err(|e| SysError::io(format!("reading {path}"), e))?;
+    let kib = text
+        .lines()
+        .find_map(|l| l.strip_prefix("Pss:"))
+        .and_then(|v| v.trim().trim_end_matches("kB").trim().parse::<u64>().ok())
+        .ok_or_else(|| SysError::io(format!("reading {path}"), std::io::Error::other("no Pss line".to_owned())))?;
+    Ok(kib.saturating_mul(1024))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn start_time_is_found_behind_awkward_names() {
+        let rest = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
+        for name in ["sh", "a b", "x) y (", "))"] {
+            assert_eq!(parse_start_ticks(&format!("12 ({name}) {rest}")), Some(4242), "{name}");
+        }
+        assert_eq!(parse_start_ticks("12 (sh) S 1"), None);
+        assert_eq!(parse_start_ticks(""), None);
+    }
+
+    #[test]
+    fn a_process_has_a_stable_start_time() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(start_ticks(pid).unwrap(), start_ticks(pid).unwrap());
+        assert!(start_ticks(i32::MAX).is_err());
+    }
+
+    #[test]
+    fn a_fork_is_refused_in_a_threaded_process() {
+        // The test harness runs this on a thread of its own.
+        let error = fork(|| 0).unwrap_err().to_string();
+        assert!(error.contains("threads"), "{error}");
+    }
+
+    #[test]
+    fn a_pidfd_sees_its_process_end() {
+        let mut child = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
+        let pidfd = Pidfd::open(pid).unwrap();
+        assert_eq!(pidfd.pid().unwrap(), Some(pid.as_raw()));
+        assert!(!pidfd.wait_ended(0).unwrap());
+        pidfd.send_signal(Signal::SIGKILL).unwrap();
+        assert!(pidfd.wait_ended(10_000).unwrap());
+        child.wait().unwrap();
+        pidfd.send_signal(Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn pss_of_this_process_is_read() {
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert!(pss_bytes(pid).unwrap() > 0);
+    }
+}
