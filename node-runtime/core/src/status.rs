@@ -1,0 +1,397 @@
+//! What the API server is told of an instance: a function of the snapshot and of what is remembered, computed whole each time.
+//!
+//! Only `lastTransitionTime` and `history` look at the status before. Times are cut to what an object's fields can hold, so that a
+//! status that comes back equals the one that was sent.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use pullpiri_crds::condition::{kind, reason};
+use pullpiri_crds::instance::{ContainerState, ContainerStatus, Phase};
+use pullpiri_crds::model::RestartPolicy;
+use pullpiri_crds::scenario::Transition;
+use pullpiri_crds::{ModelInstance, ModelInstanceStatus};
+
+use crate::decide::{Desired, is_finished};
+use crate::memory::{ContainerMemory, FailureKind, FailureMemory, Memory, Run};
+use crate::restart::{Backoff, wanted};
+use crate::runtime::{ContainerStateObserved, PodObserved, Timestamp};
+
+/// As many transitions as the schema allows.
+const HISTORY: usize = 16;
+/// As many characters as the schema allows in a container's message, and enough for a condition's.
+const MESSAGE: usize = 1024;
+
+/// Why an instance that should run isn't started.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Blocked {
+    pub reason: &'static str,
+    pub message: String,
+    /// Nothing but another template or node would help.
+    pub refused: bool,
+}
+
+pub(crate) struct Facts<'a> {
+    pub now: Timestamp,
+    pub accepted: &'a ModelInstance,
+    pub object: Option<&'a ModelInstance>,
+    pub desired: Desired,
+    /// The object is of an epoch below one that was seen.
+    pub stale: bool,
+    pub pod: Option<&'a PodObserved>,
+    pub blocked: Option<&'a Blocked>,
+    pub degraded: &'a [String],
+    pub backoff: &'a Backoff,
+}
+
+/// The reason that stands on conditions and Events for a failed operation.
+#[must_use]
+pub const fn failure_reason(kind: FailureKind) -> &'static str {
+    match kind {
+        FailureKind::ImageMissing => reason::IMAGE_MISSING,
+        FailureKind::RuntimeMissing => reason::RUNTIME_MISSING,
+        FailureKind::Volume => reason::VOLUME_MISSING,
+        FailureKind::Refused | FailureKind::Failed => reason::RUNTIME_ERROR,
+    }
+}
+
+/// How one container stands.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Stand {
+    /// Never started, or stopped on purpose.
+    Idle,
+    Runs,
+    /// Ended, and will be started again.
+    Waits,
+    /// Ended for good.
+    Over,
+}
+
+fn stand(container: Option<&ContainerMemory>, policy: RestartPolicy, desired: Desired) -> Stand {
+    let Some(container) = container else { return Stand::Idle };
+    match &container.run {
+        None => Stand::Idle,
+        Some(Run { exit: None, .. }) => Stand::Runs,
+        Some(_) if is_finished(container, policy) || desired != Desired::Run => Stand::Over,
+        Some(_) => Stand::Waits,
+    }
+}
+
+struct Computation<'a> {
+    facts: &'a Facts<'a>,
+    memory: &'a Memory,
+    policy: RestartPolicy,
+}
+
+pub(crate) fn compute(facts: &Facts<'_>, memory: &Memory) -> ModelInstanceStatus {
+    let policy = facts.accepted.spec.template.spec.restart_policy.unwrap_or_default();
+    Computation { facts, memory, policy }.run()
+}
+
+impl Computation<'_> {
+    fn run(&self) -> ModelInstanceStatus {
+        let containers: Vec<ContainerStatus> =
+            self.facts.accepted.spec.template.spec.containers.iter().map(|c| self.container(&c.name)).collect();
+        let phase = self.phase();
+        let restarts = containers.iter().filter_map(|container| container.restarts).sum();
+        let runs = self.memory.containers.values().filter_map(|container| container.run.as_ref());
+        let started_at = runs.filter(|run| run.exit.is_none()).map(|run| run.started_at).min();
+        let conditions = self.conditions(phase);
+        let previous = &self.memory.status;
+        let mut history = previous.history.clone();
+        if phase != previous.phase {
+            let ready = conditions.iter().find(|condition| condition.type_ == kind::READY);
+            history.push(Transition {
+                from: previous.phase.as_str().to_owned(),
+                to: phase.as_str().to_owned(),
+                at: self.facts.now.micro_time(),
+                reason: ready.map(|ready| ready.reason.clone()).unwrap_or_default(),
+            });
+            let excess = history.len().saturating_sub(HISTORY);
+            history.drain(..excess);
+        }
+        ModelInstanceStatus {
+            observed_generation: self.facts.accepted.metadata.generation,
+            phase,
+            runtime: self.facts.pod.map(|pod| pod.adapter).or(self.memory.adapter),
+            restarts: Some(restarts),
+            started_at: started_at.map(Timestamp::micro_time),
+            containers,
+            history,
+            conditions,
+        }
+    }
+
+    fn stand(&self, name: &str) -> Stand {
+        stand(self.memory.containers.get(name), self.policy, self.facts.desired)
+    }
+
+    fn stands(&self) -> impl Iterator<Item = (&str, Stand)> {
+        self.facts.accepted.spec.template.spec.containers.iter().map(|c| (c.name.as_str(), self.stand(&c.name)))
+    }
+
+    fn phase(&self) -> Phase {
+        let stands: Vec<Stand> = self.stands().map(|(_, stand)| stand).collect();
+        if stands.contains(&Stand::Runs) {
+            // Before every container has been started it isn't running yet; while it is stopped it still is.
+            let starting = self.facts.desired == Desired::Run && stands.contains(&Stand::Idle);
+            return if starting { Phase::Pending } else { Phase::Running };
+        }
+        if self.facts.desired != Desired::Run || stands.contains(&Stand::Idle) {
+            return Phase::Pending;
+        }
+        if stands.contains(&Stand::Waits) {
+            let held_up = self.facts.pod.is_none() && (self.facts.blocked.is_some() || self.pod_failure().is_some());
+            return if held_up { Phase::Pending } else { Phase::Running };
+        }
+        let exits = self.memory.containers.values().filter_map(|container| container.last_exit.as_ref());
+        if exits.map(|exit| exit.code).any(|code| code != 0) { Phase::Failed } else { Phase::Succeeded }
+    }
+
+    fn pod_failure(&self) -> Option<&FailureMemory> {
+        self.memory.failures.get("")
+    }
+
+    /// The wait before the container's restart, in seconds; `None` if it doesn't loop.
+    fn crash_loop(&self, name: &str) -> Option<u64> {
+        let container = self.memory.containers.get(name)?;
+        let delay = self.facts.backoff.delay(container.streak);
+        (self.stand(name) == Stand::Waits && !delay.is_zero()).then_some(delay.as_secs())
+    }
+
+    fn container(&self, name: &str) -> ContainerStatus {
+        let empty = ContainerMemory::default();
+        let container = self.memory.containers.get(name).unwrap_or(&empty);
+        let run = container.run.as_ref();
+        let exit = container.last_exit.as_ref();
+        let stand = self.stand(name);
+        let state = match stand {
+            Stand::Runs => ContainerState::Running,
+            Stand::Over => ContainerState::Terminated,
+            Stand::Idle if exit.is_some() && self.facts.desired != Desired::Run => ContainerState::Terminated,
+            Stand::Idle | Stand::Waits => ContainerState::Waiting,
+        };
+        let failure = self.memory.failures.get(name).or_else(|| self.pod_failure());
+        let exit_reason = |code: i32, oom: bool| match (code, oom) {
+            (_, true) => "OOMKilled",
+            (0, false) => "Completed",
+            (_, false) => "Error",
+        };
+        let (reason, message) = match (state, failure, self.crash_loop(name)) {
+            (ContainerState::Running, _, _) => (None, None),
+            (ContainerState::Terminated, _, _) => (exit.map(|e| exit_reason(e.code, e.oom_killed).to_owned()), None),
+            (ContainerState::Waiting, Some(failure), _) => {
+                (Some(failure_reason(failure.failure.kind).to_owned()), Some(cut(&failure.failure.message)))
+            }
+            (ContainerState::Waiting, None, Some(seconds)) => (
+                Some(reason::CRASH_LOOP_BACK_OFF.to_owned()),
+                Some(format!("is restarted {seconds} s after it ended")),
+            ),
+            (ContainerState::Waiting, None, None) => match self.facts.blocked {
+                Some(blocked) => (Some(blocked.reason.to_owned()), Some(cut(&blocked.message))),
+                None if self.facts.desired == Desired::Run => (Some(reason::STARTING.to_owned()), None),
+                None => (Some(reason::STOPPED.to_owned()), None),
+            },
+        };
+        ContainerStatus {
+            name: name.to_owned(),
+            state,
+            restarts: Some(i64::from(container.restarts)),
+            pid: run.map(|run| i64::from(run.pid)).filter(|pid| *pid > 0 && stand == Stand::Runs),
+            container_id: run.map(|run| run.container_id.clone()).filter(|id| !id.is_empty()),
+            image_id: run.map(|run| run.image_id.clone()).filter(|id| !id.is_empty()),
+            started_at: run.map(|run| run.started_at.micro_time()),
+            finished_at: exit.map(|exit| exit.finished_at.micro_time()),
+            exit_code: exit.map(|exit| exit.code),
+            reason,
+            message,
+        }
+    }
+
+    fn conditions(&self, phase: Phase) -> Vec<Condition> {
+        let ready = self.ready(phase);
+        vec![
+            self.condition(kind::ACCEPTED, self.accepted()),
+            self.condition(kind::READY, ready),
+            self.condition(kind::PROGRESSING, self.progressing()),
+            self.condition(kind::DEGRADED, self.degraded()),
+        ]
+    }
+
+    fn condition(&self, type_: &str, (holds, reason, message): (bool, &str, String)) -> Condition {
+        let status = if holds { "True" } else { "False" };
+        let previous = self.memory.status.conditions.iter().find(|condition| condition.type_ == type_);
+        let since = previous.filter(|previous| previous.status == status).map(|p| p.last_transition_time.clone());
+        let observed = self.facts.object.unwrap_or(self.facts.accepted);
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: reason.to_owned(),
+            message: cut(&message),
+            observed_generation: observed.metadata.generation,
+            last_transition_time: since.unwrap_or_else(|| self.facts.now.time()),
+        }
+    }
+
+    fn accepted(&self) -> (bool, &'static str, String) {
+        if self.facts.stale {
+            let given = self.facts.object.map_or(0, |object| object.spec.epoch);
+            let message = format!("epoch {given} is below {}, which this node has seen; the newest that was accepted stays", self.memory.epoch);
+            return (false, reason::STALE_EPOCH, message);
+        }
+        match self.facts.blocked {
+            Some(blocked) if blocked.refused => (false, blocked.reason, blocked.message.clone()),
+            _ => (true, reason::AS_DECLARED, "this node acts on the newest generation".to_owned()),
+        }
+    }
+
+    fn ready(&self, phase: Phase) -> (bool, &'static str, String) {
+        match (self.facts.desired, self.facts.pod) {
+            (Desired::Run, _) => {}
+            (Desired::Stop | Desired::Gone, Some(_)) => return (false, reason::STOPPING, "its containers are being stopped".to_owned()),
+            (Desired::Stop | Desired::Gone, None) => {
+                return match self.facts.blocked {
+                    Some(blocked) => (false, blocked.reason, blocked.message.clone()),
+                    None => (false, reason::STOPPED, "run is false".to_owned()),
+                };
+            }
+        }
+        match phase {
+            Phase::Succeeded => return (false, reason::COMPLETED, "every container ended with 0".to_owned()),
+            Phase::Failed => return (false, reason::CONTAINER_FAILED, self.describe(Stand::Over)),
+            Phase::Pending | Phase::Running | Phase::Unknown => {}
+        }
+        let stands: Vec<Stand> = self.stands().map(|(_, stand)| stand).collect();
+        if stands.contains(&Stand::Runs) && stands.iter().all(|stand| matches!(stand, Stand::Runs | Stand::Over)) {
+            return (true, reason::AS_DECLARED, "every container runs".to_owned());
+        }
+        if let Some(blocked) = self.facts.blocked {
+            return (false, blocked.reason, blocked.message.clone());
+        }
+        if let Some(failure) = self.memory.failures.values().next() {
+            return (false, failure_reason(failure.failure.kind), failure.failure.message.clone());
+        }
+        if self.stands().any(|(name, _)| self.crash_loop(name).is_some()) {
+            return (false, reason::CRASH_LOOP_BACK_OFF, self.describe(Stand::Waits));
+        }
+        if stands.contains(&Stand::Waits) {
+            return (false, reason::CONTAINER_EXITED, self.describe(Stand::Waits));
+        }
+        (false, reason::STARTING, "its containers are being started".to_owned())
+    }
+
+    /// The containers that stand so, with their exit codes.
+    fn describe(&self, which: Stand) -> String {
+        let line = |(name, _): (&str, Stand)| {
+            let container = self.memory.containers.get(name)?;
+            let code = container.last_exit.as_ref()?.code;
+            let wait = self.crash_loop(name).map(|seconds| format!(" and is restarted after {seconds} s"));
+            Some(format!("container {name} ended with {code}{}", wait.unwrap_or_default()))
+        };
+        self.stands().filter(|(_, stand)| *stand == which).filter_map(line).collect::<Vec<_>>().join("; ")
+    }
+
+    fn progressing(&self) -> (bool, &'static str, String) {
+        match (self.facts.desired, self.facts.pod) {
+            (Desired::Stop | Desired::Gone, Some(_)) => return (true, reason::STOPPING, "its containers are being stopped".to_owned()),
+            (Desired::Stop | Desired::Gone, None) => return (false, reason::STOPPED, "run is false".to_owned()),
+            (Desired::Run, _) => {}
+        }
+        if let Some(blocked) = self.facts.blocked {
+            let moves = matches!(blocked.reason, reason::STARTING | reason::UPDATING);
+            return (moves, blocked.reason, blocked.message.clone());
+        }
+        if let Some(failure) = self.memory.failures.values().next() {
+            return (false, failure_reason(failure.failure.kind), failure.failure.message.clone());
+        }
+        let pending = self.stands().any(|(name, stand)| match stand {
+            Stand::Idle => true,
+            Stand::Waits => self.crash_loop(name).is_none(),
+            Stand::Runs | Stand::Over => false,
+        });
+        if pending {
+            return (true, reason::STARTING, "its containers are being started".to_owned());
+        }
+        (false, reason::AS_DECLARED, "nothing is under way".to_owned())
+    }
+
+    fn degraded(&self) -> (bool, &'static str, String) {
+        if !self.facts.degraded.is_empty() {
+            return (true, reason::CANNOT_HONOUR, self.facts.degraded.join("; "));
+        }
+        if self.stands().any(|(name, _)| self.crash_loop(name).is_some()) {
+            return (true, reason::CRASH_LOOP_BACK_OFF, self.describe(Stand::Waits));
+        }
+        if let Some(failure) = self.memory.failures.values().next() {
+            return (true, failure_reason(failure.failure.kind), failure.failure.message.clone());
+        }
+        // Its containers run, but it could not be started again as things are.
+        if let (Some(blocked), Some(_)) = (self.facts.blocked, self.facts.pod) {
+            return (true, blocked.reason, blocked.message.clone());
+        }
+        (false, reason::AS_DECLARED, "it is as declared".to_owned())
+    }
+}
+
+/// At most [`MESSAGE`] characters.
+fn cut(message: &str) -> String {
+    match message.char_indices().nth(MESSAGE - 1) {
+        Some((at, last)) if message.len() > at + last.len_utf8() => format!("{}…", &message[..at]),
+        _ => message.to_owned(),
+    }
+}
+
+/// What people are told of the way from one status to the next: reason, whether it is a warning, note.
+pub(crate) fn transitions(
+    before: &ModelInstanceStatus,
+    after: &ModelInstanceStatus,
+) -> Vec<(&'static str, bool, String)> {
+    let mut told = Vec::new();
+    if before.phase != after.phase {
+        let reason = match after.phase {
+            Phase::Pending => "Pending",
+            Phase::Running => "Running",
+            Phase::Succeeded => "Succeeded",
+            Phase::Failed => "Failed",
+            Phase::Unknown => "Unknown",
+        };
+        let note = format!("phase {} → {}", before.phase.as_str(), after.phase.as_str());
+        told.push((reason, after.phase == Phase::Failed, note));
+    }
+    let of = |status: &ModelInstanceStatus, type_: &str| -> Option<(String, String, String)> {
+        let condition = status.conditions.iter().find(|condition| condition.type_ == type_)?;
+        Some((condition.status.clone(), condition.reason.clone(), condition.message.clone()))
+    };
+    for (type_, bad, reason) in [(kind::ACCEPTED, "False", "Refused"), (kind::DEGRADED, "True", "Degraded")] {
+        let (was, is) = (of(before, type_), of(after, type_));
+        if let Some((status, why, message)) = is
+            && status == bad
+            && why != reason::CRASH_LOOP_BACK_OFF
+            && was.is_none_or(|(status, before, _)| (status.as_str(), &before) != (bad, &why))
+        {
+            told.push((reason, true, format!("{why}: {message}")));
+        }
+    }
+    told
+}
+
+/// Whether the API server has what it shall be told. Conditions of others are theirs.
+pub(crate) fn is_reported(reported: Option<&ModelInstanceStatus>, wanted: &ModelInstanceStatus) -> bool {
+    let Some(reported) = reported else { return false };
+    let theirs = |condition: &&Condition| wanted.conditions.iter().any(|own| own.type_ == condition.type_);
+    let mut conditions: Vec<Condition> = reported.conditions.iter().filter(theirs).cloned().collect();
+    let position = |condition: &Condition| wanted.conditions.iter().position(|own| own.type_ == condition.type_);
+    conditions.sort_by_key(position);
+    let reported = ModelInstanceStatus { conditions, ..reported.clone() };
+    reported == *wanted
+}
+
+/// Whether any container of a pod runs.
+#[must_use]
+pub fn runs(pod: &PodObserved) -> bool {
+    pod.containers.iter().any(|container| matches!(container.state, ContainerStateObserved::Running { .. }))
+}
+
+/// Whether an exit is the last of its container, for a policy.
+#[must_use]
+pub fn is_last(policy: RestartPolicy, exit: &crate::runtime::Exit) -> bool {
+    !wanted(policy, exit)
+}
