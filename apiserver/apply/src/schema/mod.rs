@@ -3,9 +3,22 @@
 //! Parsed once from a CRD's `openAPIV3Schema` (`apiextensions.k8s.io/v1` JSONSchemaProps as JSON) or from the schema of a
 //! built-in kind, which carries the same extensions plus `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key`.
 
+pub mod default;
+mod format;
+pub mod listtype;
+mod number;
+mod parse;
+mod pattern;
+pub mod prune;
+mod ratchet;
+pub mod strict;
+pub mod validate;
+
 use std::collections::BTreeMap;
 
 use serde_json::Value;
+
+pub use pattern::Pattern;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Type {
@@ -81,7 +94,7 @@ pub struct Validation {
     pub required: Vec<String>,
     pub enumeration: Vec<Value>,
     pub format: Option<String>,
-    pub pattern: Option<String>,
+    pub pattern: Option<Pattern>,
     pub minimum: Option<(serde_json::Number, Exclusive)>,
     pub maximum: Option<(serde_json::Number, Exclusive)>,
     pub multiple_of: Option<serde_json::Number>,
