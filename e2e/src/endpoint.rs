@@ -139,3 +139,53 @@ impl Connection {
         self.request(Method::GET, path, "application/json", Bytes::new()).await
     }
 }
+
+/// An open watch: one JSON document per line.
+#[derive(Debug)]
+pub struct Watch {
+    body: hyper::body::Incoming,
+    buffer: Vec<u8>,
+    /// The connection ends when its sender is dropped.
+    _sender: http1::SendRequest<Full<Bytes>>,
+}
+
+impl Connection {
+    /// Turns the connection into a watch of `path`, which has `watch=1` in its query.
+    ///
+    /// # Errors
+    /// If the server doesn't answer with 200.
+    pub async fn watch(mut self, path: &str) -> Result<Watch, E2eError> {
+        let failed = |message: String| E2eError::failed(format!("watching {path}"), message);
+        let request = Request::builder()
+            .uri(path)
+            .header("host", &self.host)
+            .header("accept", "application/json")
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| failed(error.to_string()))?;
+        let answer = self.sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
+        if answer.status() != StatusCode::OK {
+            return Err(failed(answer.status().to_string()));
+        }
+        Ok(Watch { body: answer.into_body(), buffer: Vec::new(), _sender: self.sender })
+    }
+}
+
+impl Watch {
+    /// The next event.
+    ///
+    /// # Errors
+    /// If the watch ends.
+    pub async fn next(&mut self) -> Result<Value, E2eError> {
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.buffer.drain(..=end).collect();
+                return serde_json::from_slice(&line).map_err(|error| E2eError::failed("reading a watch event", error));
+            }
+            let frame = self.body.frame().await.ok_or_else(|| E2eError::failed("watching", "the server ended the watch"))?;
+            let frame = frame.map_err(|error| E2eError::failed("watching", error))?;
+            if let Some(data) = frame.data_ref() {
+                self.buffer.extend_from_slice(data);
+            }
+        }
+    }
+}

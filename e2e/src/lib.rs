@@ -4,6 +4,7 @@
 //! Nothing here reaches beyond loopback. Everything that is started ends with the value that stands for it.
 
 pub mod endpoint;
+pub mod podman;
 pub mod process;
 pub mod workload;
 

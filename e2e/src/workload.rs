@@ -56,3 +56,30 @@ pub fn starts(log: &str) -> Vec<i64> {
         .filter_map(|rest| rest.split_whitespace().next()?.parse().ok())
         .collect()
 }
+
+/// The node's log files of a pod, concatenated: every file under `data_dir` whose path names the pod or its UID and ends in `.log`.
+#[must_use]
+pub fn log_of(data_dir: &Path, uid: &str) -> String {
+    let mut text = String::new();
+    let mut folders = vec![data_dir.to_path_buf()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            // Container root file systems and images are big, and hold no log of ours.
+            if path.is_dir() && !["rootfs", "images", "layers", "merged", "upper", "work"].contains(&name.as_str()) {
+                folders.push(path);
+            } else if name.ends_with(".log") && path.to_string_lossy().contains(uid) {
+                text.push_str(&std::fs::read_to_string(&path).unwrap_or_default());
+            }
+        }
+    }
+    text
+}
+
+/// CLOCK_REALTIME in nanoseconds.
+#[must_use]
+pub fn now_ns() -> i64 {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_REALTIME)
+        .map_or(0, |time| time.tv_sec().saturating_mul(1_000_000_000).saturating_add(time.tv_nsec()))
+}

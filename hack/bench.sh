@@ -1,0 +1,14 @@
+#!/usr/bin/env bash
+# Measures what docs/promises.md promises: prints a table, writes target/bench.json, fails if a bar isn't met. Arguments choose measurements by name.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. hack/tools.sh
+need_apt gcc:gcc podman:podman runc:runc
+step "building (release)"
+cargo build --quiet --release --package pullpiri --package pullpiri-e2e
+cargo build --quiet --release --package pullpiri-store --example powercut
+PULLPIRI_DEMO_SERVICE=$(static_demo)
+export PULLPIRI_DEMO_SERVICE
+export PULLPIRI_BIN=${CARGO_TARGET_DIR:-${ROOT}/target}/release/pullpiri
+step "measuring (some minutes; kill -9 rounds: ${PULLPIRI_KILLS:-200}, power cuts: ${PULLPIRI_POWER_CUTS:-1000})"
+"${CARGO_TARGET_DIR:-${ROOT}/target}/release/bench" "$@"
