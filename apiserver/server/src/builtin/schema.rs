@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::{coordination, core, events};
+use k8s_openapi::api::{autoscaling, coordination, core, events};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::SchemaGenerator;
@@ -29,6 +29,8 @@ pub enum Root {
     Event,
     Lease,
     CustomResourceDefinition,
+    /// What `/scale` shows; no resource of its own.
+    Scale,
 }
 
 impl Root {
@@ -67,6 +69,10 @@ impl Root {
                 generator.subschema_for::<apiextensions::CustomResourceDefinition>();
                 "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition"
             }
+            Self::Scale => {
+                generator.subschema_for::<autoscaling::v1::Scale>();
+                "io.k8s.api.autoscaling.v1.Scale"
+            }
         }
     }
 
@@ -80,6 +86,7 @@ impl Root {
             Self::Event => ("events.k8s.io", "Event"),
             Self::Lease => ("coordination.k8s.io", "Lease"),
             Self::CustomResourceDefinition => ("apiextensions.k8s.io", "CustomResourceDefinition"),
+            Self::Scale => ("autoscaling", "Scale"),
         }
     }
 

@@ -4,6 +4,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::builtin::set;
+use crate::clock::rfc3339;
 
 /// What a condition says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -12,12 +13,6 @@ pub struct Condition<'a> {
     pub status: bool,
     pub reason: &'a str,
     pub message: &'a str,
-}
-
-/// A time as API objects carry it: whole seconds, UTC.
-#[must_use]
-pub fn rfc3339(now: Timestamp) -> String {
-    now.strftime("%Y-%m-%dT%H:%M:%SZ").to_string()
 }
 
 /// The status of a condition, `None` when it isn't there.
