@@ -1,0 +1,336 @@
+//! From claims and nodes to instances.
+//!
+//! A model on a node is a *slot*, and a slot holds at most one instance. The instance's name carries the hash of its template, so a changed
+//! template is another instance: the old one is removed first, and only when it is gone from the snapshot is the new one added.
+//!
+//! What can't be resolved or placed any more doesn't stop what runs: an instance has all it needs in its template.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+use pullpiri_crds::condition::reason;
+use pullpiri_crds::instance::{ModelInstance, ModelInstanceSpec, Phase, Template};
+use pullpiri_crds::names::{LABEL_MODEL, LABEL_NODE, LABEL_PACKAGE, same_node};
+use pullpiri_crds::package::{DesiredRun, DesiredState, PackageModel};
+
+use super::plan::{Action, Plan};
+use super::snapshot::Snapshot;
+use super::status::{self, Account, Slot, Standing};
+use super::template::{Unresolved, resolve};
+use crate::naming::{instance_name, label_value};
+use crate::ownership::{self, Ownership};
+use crate::placement::{self, Place, Readiness};
+use crate::claims;
+
+/// Whether the package should run, and who says so.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Desire {
+    pub run: DesiredRun,
+    /// The claim that decides.
+    pub claim: Option<String>,
+    /// Why it is stopped, if it is.
+    pub reason: &'static str,
+}
+
+/// What is to be done about a package.
+#[must_use]
+pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
+    let package = &*snapshot.package;
+    if package.metadata.deletion_timestamp.is_some() {
+        // Its instances vanish with it: it is their owner.
+        return Plan::default();
+    }
+    let newest = snapshot.instances.iter().map(|i| i.spec.epoch).max();
+    if let Some(epoch) = newest.filter(|&epoch| epoch > snapshot.epoch) {
+        return Plan { superseded_by: Some(epoch), ..Plan::default() };
+    }
+    let desire = desire(snapshot);
+    let mut work = Work::new(snapshot, &desire);
+    let mut loads = placement::loads(&snapshot.nodes);
+    for entry in &package.spec.models {
+        work.model(entry, &mut loads);
+    }
+    work.sweep();
+    let Work { removals, additions, account, .. } = work;
+    let mut plan = Plan { actions: removals, ..Plan::default() };
+    plan.actions.extend(additions);
+    let (next, notices) = status::compute(snapshot, &desire, &account, now);
+    if package.status.as_ref().is_none_or(|on_record| !status::same(on_record, &next)) {
+        plan.status = Some(Box::new(next));
+    }
+    plan.notices = notices;
+    plan
+}
+
+fn desire(snapshot: &Snapshot) -> Desire {
+    match snapshot.package.spec.desired_state.unwrap_or_default() {
+        DesiredState::Running => Desire { run: DesiredRun::Running, claim: None, reason: reason::AS_DECLARED },
+        DesiredState::Stopped => Desire { run: DesiredRun::Stopped, claim: None, reason: reason::STOPPED },
+        DesiredState::OnClaim => match claims::winner(&snapshot.claims) {
+            Some(claim) => Desire {
+                run: claims::wish(claim.spec.action),
+                claim: claim.metadata.name.clone(),
+                reason: reason::STOPPED,
+            },
+            None => Desire { run: DesiredRun::Stopped, claim: None, reason: reason::NO_CLAIM },
+        },
+    }
+}
+
+/// Why a package isn't placed at all, whatever its models are.
+fn unsupported(snapshot: &Snapshot) -> Option<(&'static str, String)> {
+    let spec = &snapshot.package.spec;
+    if let Some(schedule) = &spec.schedule {
+        let message = format!("spec.schedule names {schedule}, but Schedules aren't supported by this release: not placed");
+        return Some((reason::SCHEDULE_UNSUPPORTED, message));
+    }
+    let policy = spec.policy.as_ref()?;
+    let message = format!("spec.policy names {policy}, but Policies aren't supported by this release: not placed");
+    Some((reason::POLICY_UNSUPPORTED, message))
+}
+
+/// A decision under way.
+struct Work<'a> {
+    snapshot: &'a Snapshot,
+    desire: &'a Desire,
+    unsupported: Option<(&'static str, String)>,
+    ready: BTreeMap<&'a str, Readiness>,
+    mine: Vec<&'a ModelInstance>,
+    predecessors: Vec<&'a ModelInstance>,
+    /// Names of instances that have a slot.
+    kept: BTreeSet<&'a str>,
+    removals: Vec<Action>,
+    additions: Vec<Action>,
+    account: Account,
+}
+
+impl<'a> Work<'a> {
+    fn new(snapshot: &'a Snapshot, desire: &'a Desire) -> Self {
+        let (mut mine, mut predecessors) = (Vec::new(), Vec::new());
+        for instance in &snapshot.instances {
+            match ownership::of(&instance.metadata, &*snapshot.package) {
+                Ownership::Mine => mine.push(&**instance),
+                Ownership::Predecessor => predecessors.push(&**instance),
+                Ownership::Foreign => {}
+            }
+        }
+        mine.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        predecessors.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+        Self {
+            snapshot,
+            desire,
+            unsupported: unsupported(snapshot),
+            ready: snapshot.nodes.iter().map(|n| (n.name.as_str(), n.readiness)).collect(),
+            mine,
+            predecessors,
+            kept: BTreeSet::new(),
+            removals: Vec::new(),
+            additions: Vec::new(),
+            account: Account::default(),
+        }
+    }
+
+    /// Places one model and accounts for each of its slots.
+    fn model(&mut self, entry: &PackageModel, loads: &mut placement::Loads) {
+        let resolved = resolve(entry, self.snapshot);
+        if let Err(missing) = &resolved {
+            self.account.unresolved.extend(missing.iter().map(|m| (m.reason(), m.to_string())));
+        }
+        if let Some(refusal) = &self.unsupported
+            && self.account.unplaced.is_empty()
+        {
+            self.account.unplaced.push(refusal.clone());
+        }
+        let bound: BTreeSet<String> = self
+            .mine
+            .iter()
+            .filter(|i| i.spec.model == entry.name)
+            .filter_map(|i| self.snapshot.nodes.iter().find(|n| same_node(&n.name, &i.spec.node_name)))
+            .map(|node| node.name.clone())
+            .collect();
+        for place in placement::place(entry, &self.snapshot.nodes, &bound, loads) {
+            let slot = match (place, &resolved, &self.unsupported) {
+                (Place::Bound(node), Ok(template), None) => self.slot(entry, &node, template),
+                (Place::Free(node), Ok(template), None) => self.slot(entry, &node, template),
+                (Place::Bound(node), Err(missing), None) => {
+                    let problem = missing.first().map(|m| (m.reason(), join(missing)));
+                    self.keep(entry, &node, problem)
+                }
+                (Place::Bound(node), _, Some(refusal)) => self.keep(entry, &node, Some(refusal.clone())),
+                (Place::Free(node), Err(missing), None) => {
+                    let reason = missing.first().map_or(reason::MODEL_NOT_FOUND, Unresolved::reason);
+                    Slot::refused(&entry.name, Some(node), reason, join(missing))
+                }
+                (Place::Free(node), _, Some((reason, message))) => {
+                    Slot::refused(&entry.name, Some(node), reason, message.clone())
+                }
+                (Place::Refused(refusal), _, _) => {
+                    let (reason, message) = (refusal.reason(), refusal.to_string());
+                    self.account.unplaced.push((reason, message.clone()));
+                    Slot::refused(&entry.name, refusal.node().map(ToOwned::to_owned), reason, message)
+                }
+            };
+            self.account.slots.push(slot);
+        }
+    }
+
+    /// A slot whose template is known: one instance of that template, or none while an older one is in the way.
+    fn slot(&mut self, entry: &PackageModel, node: &str, template: &Template) -> Slot {
+        let package = self.snapshot.package.metadata.name.clone().unwrap_or_default();
+        let name = match instance_name(&package, &entry.name, node, template) {
+            Ok(name) => name,
+            Err(cause) => {
+                let cause = Unresolved::Template { model: entry.name.clone(), cause: cause.to_string() };
+                return Slot::refused(&entry.name, Some(node.to_owned()), cause.reason(), cause.to_string());
+            }
+        };
+        let here = |i: &&&'a ModelInstance| i.spec.model == entry.name && same_node(&i.spec.node_name, node);
+        let occupants: Vec<&'a ModelInstance> = self.mine.iter().filter(here).copied().collect();
+        let in_the_way = self.predecessors.iter().any(|i| here(&i));
+        let (current, outdated): (Vec<_>, Vec<_>) =
+            occupants.into_iter().partition(|i| i.metadata.name.as_deref() == Some(name.as_str()) && !leaving(i));
+        // An outdated instance has no slot: the sweep removes it.
+        if let Some(current) = current.first().copied() {
+            return self.keep_instance(entry, node, current, None);
+        }
+        if in_the_way || !outdated.is_empty() {
+            let (name, reason) = match self.desire.run {
+                DesiredRun::Running => (name.as_str(), reason::REPLACING),
+                DesiredRun::Stopped => (outdated.first().and_then(|i| i.metadata.name.as_deref()).unwrap_or(&name), reason::STOPPING),
+            };
+            return Slot::coming(&entry.name, node, name, reason, "the old instance is being removed");
+        }
+        if self.desire.run == DesiredRun::Stopped {
+            return Slot::absent(&entry.name, entry.node.as_ref().map(|_| node.to_owned()));
+        }
+        let taken = self
+            .snapshot
+            .instances
+            .iter()
+            .any(|i| i.metadata.name.as_deref() == Some(name.as_str()));
+        if taken {
+            let message = format!("model {}: instance {name} exists and isn't this package's; it is left alone", entry.name);
+            self.account.unplaced.push((reason::NAME_TAKEN, message.clone()));
+            return Slot::refused(&entry.name, Some(node.to_owned()), reason::NAME_TAKEN, message);
+        }
+        let spec = ModelInstanceSpec {
+            package,
+            model: entry.name.clone(),
+            node_name: node.to_owned(),
+            template: template.clone(),
+            run: true,
+            epoch: self.snapshot.epoch,
+        };
+        let instance = Box::new(self.build(&name, spec));
+        self.additions.push(Action::ApplyInstance { instance, why: "placed" });
+        Slot::coming(&entry.name, node, &name, reason::STARTING, "")
+    }
+
+    /// A slot that has to make do with the instance it has.
+    fn keep(&mut self, entry: &PackageModel, node: &str, problem: Option<(&'static str, String)>) -> Slot {
+        let occupant = self
+            .mine
+            .iter()
+            .copied()
+            .filter(|i| i.spec.model == entry.name && same_node(&i.spec.node_name, node))
+            .min_by_key(|i| leaving(i));
+        match (occupant, problem) {
+            (Some(occupant), problem) => self.keep_instance(entry, node, occupant, problem),
+            (None, Some((reason, message))) => Slot::refused(&entry.name, Some(node.to_owned()), reason, message),
+            (None, None) => Slot::absent(&entry.name, Some(node.to_owned())),
+        }
+    }
+
+    /// Keeps an instance in its slot and has it run or not, as desired. With a problem, nothing is started that doesn't run already.
+    fn keep_instance(
+        &mut self,
+        entry: &PackageModel,
+        node: &str,
+        instance: &'a ModelInstance,
+        problem: Option<(&'static str, String)>,
+    ) -> Slot {
+        let name = instance.metadata.name.as_deref().unwrap_or_default();
+        self.kept.insert(name);
+        if leaving(instance) {
+            return Slot::coming(&entry.name, node, name, reason::REPLACING, "the old instance is being removed");
+        }
+        let run = match self.desire.run {
+            DesiredRun::Running => problem.is_none() || instance.spec.run,
+            DesiredRun::Stopped => false,
+        };
+        let spec = ModelInstanceSpec { run, epoch: self.snapshot.epoch, ..instance.spec.clone() };
+        let wanted = self.build(name, spec);
+        let mut slot = if run != instance.spec.run || !ownership::carries(&instance.metadata, &wanted.metadata) {
+            let (reason, why) = if run { (reason::STARTING, "to run") } else { (reason::STOPPING, "to stop") };
+            self.additions.push(Action::ApplyInstance { instance: Box::new(wanted), why });
+            Slot::coming(&entry.name, node, name, reason, "")
+        } else {
+            let ready = self.ready.get(node).copied().unwrap_or(Readiness::NotReady);
+            Slot::standing(&entry.name, node, instance, ready)
+        };
+        if let Some((reason, message)) = problem {
+            if !instance.spec.run && self.desire.run == DesiredRun::Running {
+                slot.standing = Standing::Refused(reason);
+            }
+            slot.message.get_or_insert(message);
+        }
+        slot
+    }
+
+    /// Removes what has no slot.
+    fn sweep(&mut self) {
+        for instance in &self.mine {
+            let name = instance.metadata.name.as_deref().unwrap_or_default();
+            if !self.kept.contains(name) && !leaving(instance) {
+                self.removals.push(delete(instance, "outdated or no longer asked for"));
+            }
+        }
+        for instance in self.predecessors.iter().filter(|i| !leaving(i)) {
+            self.removals.push(delete(instance, "left by an earlier package of this name"));
+        }
+    }
+
+    fn build(&self, name: &str, spec: ModelInstanceSpec) -> ModelInstance {
+        let label = |key: &str, value: &str| (key.to_owned(), label_value(value));
+        let labels = [
+            label(LABEL_PACKAGE, &spec.package),
+            label(LABEL_MODEL, &spec.model),
+            label(LABEL_NODE, &spec.node_name),
+        ];
+        let mut instance = ModelInstance::new(name, spec);
+        instance.metadata = ObjectMeta {
+            name: Some(name.to_owned()),
+            namespace: self.snapshot.package.metadata.namespace.clone(),
+            labels: Some(labels.into()),
+            owner_references: Some(vec![ownership::reference(&*self.snapshot.package)]),
+            ..ObjectMeta::default()
+        };
+        instance
+    }
+}
+
+fn leaving(instance: &ModelInstance) -> bool {
+    instance.metadata.deletion_timestamp.is_some()
+}
+
+fn join(missing: &[Unresolved]) -> String {
+    missing.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+}
+
+fn delete(instance: &ModelInstance, why: &'static str) -> Action {
+    Action::DeleteInstance {
+        namespace: instance.metadata.namespace.clone().unwrap_or_default(),
+        name: instance.metadata.name.clone().unwrap_or_default(),
+        uid: instance.metadata.uid.clone().unwrap_or_default(),
+        why,
+    }
+}
+
+/// The phase that a node reports, unless the node doesn't answer.
+pub(super) fn phase(instance: &ModelInstance, ready: Readiness) -> Phase {
+    match ready {
+        Readiness::Ready => instance.status.as_ref().map(|s| s.phase).unwrap_or_default(),
+        Readiness::NotReady => Phase::Unknown,
+    }
+}

@@ -1,0 +1,26 @@
+//! What the Package reconciler looks at.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use pullpiri_crds::{Claim, Model, ModelInstance, Network, Package, Volume};
+
+use crate::placement::NodeView;
+
+/// One package and what surrounds it.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    pub package: Arc<Package>,
+    /// Every Claim on it.
+    pub claims: Vec<Arc<Claim>>,
+    /// What it names and what exists, by name.
+    pub models: BTreeMap<String, Arc<Model>>,
+    pub volumes: BTreeMap<String, Arc<Volume>>,
+    pub networks: BTreeMap<String, Arc<Network>>,
+    /// Every node.
+    pub nodes: Vec<NodeView>,
+    /// Every instance whose `spec.package` is its name, whoever owns it.
+    pub instances: Vec<Arc<ModelInstance>>,
+    /// The epoch of the leader who decides.
+    pub epoch: i64,
+}

@@ -1,0 +1,330 @@
+//! The status of a package: a function of what each slot amounts to.
+
+use jiff::Timestamp;
+use pullpiri_crds::condition::{kind, reason};
+use pullpiri_crds::instance::{ModelInstance, Phase};
+use pullpiri_crds::package::{DesiredRun, ModelStatus, PackageState, PackageStatus};
+use pullpiri_state::{Notice, PackageMachine, Progress, package_path};
+
+use super::decide::{Desire, phase};
+use super::snapshot::Snapshot;
+use crate::conditions::{self, MESSAGE_LENGTH, Verdict, Wanted, bounded};
+use crate::placement::Readiness;
+use crate::time;
+
+/// As many models as the schema keeps in the status.
+const MODELS_LISTED: usize = 256;
+
+/// Reasons of an instance's conditions that waiting doesn't cure.
+const STUCK: [&str; 7] = [
+    reason::CRASH_LOOP_BACK_OFF,
+    reason::IMAGE_MISSING,
+    reason::RUNTIME_MISSING,
+    reason::RUNTIME_ERROR,
+    reason::VOLUME_MISSING,
+    reason::INVALID_TEMPLATE,
+    reason::CANNOT_HONOUR,
+];
+
+/// What a slot amounts to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// There is no place for it, or something it needs is missing.
+    Refused(&'static str),
+    /// It is being started, stopped or replaced.
+    Coming(&'static str),
+    Running,
+    /// It ended by itself, and well.
+    Ended,
+    Failed(&'static str),
+    /// Its node doesn't answer.
+    Lost,
+    /// There is an instance, stopped on purpose.
+    Stopped,
+    /// There is no instance, and none is wanted.
+    Absent,
+}
+
+/// One model on one node.
+#[derive(Clone, Debug)]
+pub(super) struct Slot {
+    pub model: String,
+    pub node: Option<String>,
+    pub instance: Option<String>,
+    pub phase: Option<Phase>,
+    pub standing: Standing,
+    pub message: Option<String>,
+}
+
+impl Slot {
+    pub fn refused(model: &str, node: Option<String>, reason: &'static str, message: String) -> Self {
+        let standing = Standing::Refused(reason);
+        Self { model: model.to_owned(), node, instance: None, phase: None, standing, message: Some(message) }
+    }
+
+    pub fn absent(model: &str, node: Option<String>) -> Self {
+        Self { model: model.to_owned(), node, instance: None, phase: None, standing: Standing::Absent, message: None }
+    }
+
+    pub fn coming(model: &str, node: &str, instance: &str, reason: &'static str, message: &str) -> Self {
+        Self {
+            model: model.to_owned(),
+            node: Some(node.to_owned()),
+            instance: Some(instance.to_owned()),
+            phase: Some(Phase::Pending),
+            standing: Standing::Coming(reason),
+            message: (!message.is_empty()).then(|| message.to_owned()),
+        }
+    }
+
+    /// What an instance that needn't be touched amounts to.
+    pub fn standing(model: &str, node: &str, instance: &ModelInstance, ready: Readiness) -> Self {
+        let phase = phase(instance, ready);
+        let status = instance.status.as_ref();
+        let behind = status
+            .and_then(|s| s.observed_generation)
+            .zip(instance.metadata.generation)
+            .is_some_and(|(observed, current)| observed < current);
+        // Why it doesn't run, as its node tells.
+        let trouble = status.and_then(|s| {
+            s.conditions.iter().find(|c| matches!(c.type_.as_str(), kind::READY | kind::ACCEPTED) && c.status == "False")
+        });
+        let stuck = trouble.and_then(|c| STUCK.into_iter().find(|&reason| reason == c.reason));
+        let standing = match (instance.spec.run, phase) {
+            (true, Phase::Running | Phase::Pending) if !behind && stuck.is_some() => {
+                Standing::Failed(stuck.unwrap_or(reason::CONTAINER_FAILED))
+            }
+            (true, Phase::Running) => Standing::Running,
+            (true, Phase::Pending) => Standing::Coming(reason::STARTING),
+            (true, Phase::Succeeded | Phase::Failed) if behind => Standing::Coming(reason::STARTING),
+            (true, Phase::Succeeded) => Standing::Ended,
+            (true, Phase::Failed) => Standing::Failed(reason::CONTAINER_FAILED),
+            (true, Phase::Unknown) => Standing::Lost,
+            (false, Phase::Running | Phase::Unknown) => Standing::Coming(reason::STOPPING),
+            (false, Phase::Pending | Phase::Succeeded | Phase::Failed) if behind => Standing::Coming(reason::STOPPING),
+            (false, Phase::Pending | Phase::Succeeded | Phase::Failed) => Standing::Stopped,
+        };
+        let message = match standing {
+            _ if phase == Phase::Unknown => Some(format!("node {node} doesn't answer")),
+            Standing::Failed(_) | Standing::Coming(_) => trouble.map(|c| c.message.clone()).filter(|m| !m.is_empty()),
+            _ => None,
+        };
+        Self {
+            model: model.to_owned(),
+            node: Some(node.to_owned()),
+            instance: instance.metadata.name.clone(),
+            phase: Some(phase),
+            standing,
+            message,
+        }
+    }
+}
+
+/// What placing and resolving all models came to.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Account {
+    pub slots: Vec<Slot>,
+    /// Reason and message of each.
+    pub unresolved: Vec<(&'static str, String)>,
+    pub unplaced: Vec<(&'static str, String)>,
+}
+
+impl Account {
+    fn count(&self, which: impl Fn(Standing) -> bool) -> usize {
+        self.slots.iter().filter(|slot| which(slot.standing)).count()
+    }
+
+    fn running(&self) -> usize {
+        self.count(|s| s == Standing::Running)
+    }
+
+    fn first(&self, which: impl Fn(Standing) -> Option<&'static str>) -> Option<&'static str> {
+        self.slots.iter().find_map(|slot| which(slot.standing))
+    }
+}
+
+/// The whole status, and what to tell people about how it came to be.
+pub(super) fn compute(
+    snapshot: &Snapshot,
+    desire: &Desire,
+    account: &Account,
+    now: Timestamp,
+) -> (PackageStatus, Vec<Notice>) {
+    let package = &*snapshot.package;
+    let before = package.status.clone().unwrap_or_default();
+    let generation = package.metadata.generation;
+    let ready = format!("{}/{}", account.running(), account.slots.len());
+    let goal = state(desire, account);
+    let why = why(desire, account, goal);
+
+    let at = time::micro(now);
+    let mut progress = Progress::<PackageMachine>::resume(before.state, &before.history);
+    let path = package_path(before.state, goal);
+    for (step, event) in path.iter().enumerate() {
+        let (reason, note) = if step + 1 == path.len() {
+            (why, note(desire, account, goal, &ready))
+        } else {
+            (reason::UPDATING, String::new())
+        };
+        // The path consists of legal events.
+        let _ = progress.fire(*event, &at, reason, &note);
+    }
+    let (state, history, notices) = progress.finish();
+    let status = PackageStatus {
+        observed_generation: generation,
+        state,
+        desired: Some(desire.run),
+        claim: desire.claim.clone(),
+        models: account.slots.iter().take(MODELS_LISTED).map(listed).collect(),
+        history,
+        conditions: conditions::compute(
+            &before.conditions,
+            wanted(desire, account, state, why, &ready),
+            generation,
+            now,
+        ),
+        ready: Some(ready),
+    };
+    (status, notices)
+}
+
+/// Whether what is on record is what we would write; what others added to it is left out.
+pub(super) fn same(on_record: &PackageStatus, next: &PackageStatus) -> bool {
+    let ours = conditions::of_same_types(&on_record.conditions, &next.conditions);
+    *next == PackageStatus { conditions: ours, ..on_record.clone() }
+}
+
+fn listed(slot: &Slot) -> ModelStatus {
+    ModelStatus {
+        name: slot.model.clone(),
+        node: slot.node.clone(),
+        instance: slot.instance.clone(),
+        phase: slot.phase,
+        message: slot.message.as_ref().map(|m| bounded(m, MESSAGE_LENGTH)),
+    }
+}
+
+/// Where the package stands.
+fn state(desire: &Desire, account: &Account) -> PackageState {
+    let all = account.slots.len();
+    let coming = account.count(|s| matches!(s, Standing::Coming(_)));
+    match desire.run {
+        DesiredRun::Stopped => {
+            let kept = account.count(|s| s == Standing::Stopped);
+            let active = account.count(|s| match s {
+                Standing::Coming(_) | Standing::Running | Standing::Failed(_) | Standing::Lost => true,
+                Standing::Refused(_) | Standing::Ended | Standing::Stopped | Standing::Absent => false,
+            });
+            match (active, kept) {
+                (0, 0) => PackageState::Idle,
+                (0, _) => PackageState::Paused,
+                _ => PackageState::Updating,
+            }
+        }
+        DesiredRun::Running => {
+            let dead = account.count(|s| match s {
+                Standing::Refused(_) | Standing::Failed(_) | Standing::Lost => true,
+                Standing::Coming(_) | Standing::Running | Standing::Ended | Standing::Stopped | Standing::Absent => false,
+            });
+            if coming > 0 {
+                PackageState::Updating
+            } else if dead == all {
+                PackageState::Error
+            } else if dead > 0 {
+                PackageState::Degraded
+            } else if account.count(|s| s == Standing::Ended) == all {
+                PackageState::Exited
+            } else {
+                PackageState::Running
+            }
+        }
+    }
+}
+
+/// The reason of the state: of a transition to it and of the condition Ready.
+fn why(desire: &Desire, account: &Account, state: PackageState) -> &'static str {
+    match state {
+        PackageState::Idle | PackageState::Paused => desire.reason,
+        PackageState::Running => reason::AS_DECLARED,
+        PackageState::Exited => reason::MODELS_EXITED,
+        PackageState::Updating => account
+            .first(|s| if let Standing::Coming(reason) = s { Some(reason) } else { None })
+            .unwrap_or(reason::UPDATING),
+        PackageState::Degraded | PackageState::Error => account
+            .first(|s| match s {
+                Standing::Failed(reason) => Some(reason),
+                Standing::Lost => Some(reason::HEARTBEAT_LOST),
+                Standing::Refused(reason) => Some(reason),
+                Standing::Coming(_)
+                | Standing::Running
+                | Standing::Ended
+                | Standing::Stopped
+                | Standing::Absent => None,
+            })
+            .unwrap_or(reason::NOT_PLACED),
+    }
+}
+
+/// What a person reads about the state.
+fn note(desire: &Desire, account: &Account, state: PackageState, ready: &str) -> String {
+    let by = desire.claim.as_ref().map(|claim| format!(", as claim {claim} wishes")).unwrap_or_default();
+    match state {
+        PackageState::Idle | PackageState::Paused if desire.reason == reason::NO_CLAIM => {
+            "no claim on it, so nothing runs".to_owned()
+        }
+        PackageState::Idle => format!("nothing runs{by}"),
+        PackageState::Paused => format!("stopped{by}; instances are kept"),
+        PackageState::Exited => "every model ended with exit code 0".to_owned(),
+        PackageState::Running => format!("{ready} instances run{by}"),
+        PackageState::Updating => format!("{ready} instances run"),
+        PackageState::Degraded | PackageState::Error => {
+            let troubles: Vec<String> = account
+                .slots
+                .iter()
+                .filter(|s| matches!(s.standing, Standing::Refused(_) | Standing::Failed(_) | Standing::Lost))
+                .map(|s| match &s.message {
+                    Some(message) if message.contains(&s.model) => message.clone(),
+                    Some(message) => format!("model {}: {message}", s.model),
+                    None => format!("model {} failed", s.model),
+                })
+                .collect();
+            bounded(&format!("{ready} instances run; {}", troubles.join("; ")), MESSAGE_LENGTH)
+        }
+    }
+}
+
+fn wanted(
+    desire: &Desire,
+    account: &Account,
+    state: PackageState,
+    why: &'static str,
+    ready: &str,
+) -> Vec<Wanted> {
+    let verdict = |holds: bool| if holds { Verdict::True } else { Verdict::False };
+    let note = note(desire, account, state, ready);
+    let troubled = matches!(state, PackageState::Degraded | PackageState::Error);
+    let progressing = state == PackageState::Updating;
+    let (progress_note, trouble_note) = match state {
+        PackageState::Updating => (note.clone(), String::new()),
+        PackageState::Degraded | PackageState::Error => (String::new(), note.clone()),
+        PackageState::Idle | PackageState::Running | PackageState::Paused | PackageState::Exited => Default::default(),
+    };
+    vec![
+        Wanted::new(kind::READY, verdict(state == PackageState::Running), why, note),
+        Wanted::new(kind::PROGRESSING, verdict(progressing), if progressing { why } else { reason::AS_DECLARED }, progress_note),
+        Wanted::new(kind::DEGRADED, verdict(troubled), if troubled { why } else { reason::AS_DECLARED }, trouble_note),
+        summed(kind::RESOLVED, reason::ALL_RESOLVED, &account.unresolved),
+        summed(kind::PLACED, reason::ALL_PLACED, &account.unplaced),
+    ]
+}
+
+/// A condition that holds if there is nothing against it.
+fn summed(kind: &'static str, all_well: &'static str, against: &[(&'static str, String)]) -> Wanted {
+    match against.first() {
+        None => Wanted::new(kind, Verdict::True, all_well, ""),
+        Some((reason, _)) => {
+            let messages: Vec<&str> = against.iter().map(|(_, message)| message.as_str()).collect();
+            Wanted::new(kind, Verdict::False, reason, messages.join("; "))
+        }
+    }
+}

@@ -1,0 +1,166 @@
+//! Placement: which nodes run a model.
+//!
+//! * By name: that node, compared in lower-case RFC 1123 form.
+//! * By selector: every node whose labels match.
+//! * Neither: one node, the one with the fewest instances, the first by name among equals.
+//!
+//! Placement is sticky: where an instance is bound, it stays as long as the node exists and is asked for. A node that isn't ready or not
+//! schedulable gets no *new* instance. Moving a model away from a node that died is a policy's business, not a side effect of a missed
+//! heartbeat: after a power cut every node is silent for a while.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use pullpiri_crds::condition::reason;
+use pullpiri_crds::names::same_node;
+use pullpiri_crds::package::PackageModel;
+
+/// Whether a node's runtime answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Readiness {
+    Ready,
+    NotReady,
+}
+
+/// Whether a node takes new instances.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Schedulability {
+    Open,
+    Closed,
+}
+
+/// A node as placement sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct NodeView {
+    /// The NodeRuntime's name.
+    pub name: String,
+    pub labels: BTreeMap<String, String>,
+    pub readiness: Readiness,
+    pub schedulability: Schedulability,
+    /// Instances bound to it, of all packages.
+    pub load: usize,
+}
+
+/// Why a model has no place.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("model {model}: node {node} doesn't exist")]
+    NoSuchNode { model: String, node: String },
+    #[error("model {model}: node {node} isn't ready")]
+    NotReady { model: String, node: String },
+    #[error("model {model}: node {node} takes no new models (spec.unschedulable)")]
+    Unschedulable { model: String, node: String },
+    #[error("model {model}: no node has the labels {selector}")]
+    NoneMatches { model: String, selector: String },
+    #[error("model {model}: none of {nodes} nodes is ready and schedulable")]
+    NoneFree { model: String, nodes: usize },
+    #[error("model {model}: there is no node")]
+    NoNodes { model: String },
+}
+
+impl Refusal {
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::NoSuchNode { .. } => reason::NODE_NOT_FOUND,
+            Self::NotReady { .. } | Self::NoneFree { .. } => reason::NODE_NOT_READY,
+            Self::Unschedulable { .. } => reason::NODE_UNSCHEDULABLE,
+            Self::NoneMatches { .. } | Self::NoNodes { .. } => reason::NO_NODE_MATCHES,
+        }
+    }
+
+    /// The node that is in the way, if it is a single one that exists.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::NotReady { node, .. } | Self::Unschedulable { node, .. } => Some(node),
+            Self::NoSuchNode { .. } | Self::NoneMatches { .. } | Self::NoneFree { .. } | Self::NoNodes { .. } => None,
+        }
+    }
+}
+
+/// Where a model goes: one entry per node it should run on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Place {
+    /// An instance is there already and stays.
+    Bound(String),
+    /// A new instance may be bound here.
+    Free(String),
+    Refused(Refusal),
+}
+
+/// How many instances each node has, while models of one package are placed one after the other.
+pub type Loads = BTreeMap<String, usize>;
+
+/// The loads at the start.
+#[must_use]
+pub fn loads(nodes: &[NodeView]) -> Loads {
+    nodes.iter().map(|node| (node.name.clone(), node.load)).collect()
+}
+
+/// Where `entry` goes, given the nodes where its instances are bound. Counts what it places in `loads`. Never empty.
+#[must_use]
+pub fn place(entry: &PackageModel, nodes: &[NodeView], bound: &BTreeSet<String>, loads: &mut Loads) -> Vec<Place> {
+    let model = &entry.name;
+    let places = if let Some(wanted) = &entry.node {
+        match nodes.iter().find(|node| same_node(&node.name, wanted)) {
+            Some(node) => vec![at(model, node, bound)],
+            None => vec![Place::Refused(Refusal::NoSuchNode { model: model.clone(), node: wanted.clone() })],
+        }
+    } else if let Some(selector) = &entry.node_selector {
+        let mut matching: Vec<&NodeView> = nodes
+            .iter()
+            .filter(|node| selector.iter().all(|(key, value)| node.labels.get(key) == Some(value)))
+            .collect();
+        matching.sort_by(|a, b| a.name.cmp(&b.name));
+        if matching.is_empty() {
+            let selector = selector.iter().map(|(k, v)| format!("{k}={v}")).collect::<Vec<_>>().join(",");
+            vec![Place::Refused(Refusal::NoneMatches { model: model.clone(), selector })]
+        } else {
+            matching.into_iter().map(|node| at(model, node, bound)).collect()
+        }
+    } else {
+        vec![anywhere(model, nodes, bound, loads)]
+    };
+    for place in &places {
+        if let Place::Free(node) = place {
+            *loads.entry(node.clone()).or_default() += 1;
+        }
+    }
+    places
+}
+
+fn at(model: &str, node: &NodeView, bound: &BTreeSet<String>) -> Place {
+    let (model, name) = (model.to_owned(), node.name.clone());
+    if bound.contains(&node.name) {
+        Place::Bound(name)
+    } else if node.schedulability == Schedulability::Closed {
+        Place::Refused(Refusal::Unschedulable { model, node: name })
+    } else if node.readiness == Readiness::NotReady {
+        Place::Refused(Refusal::NotReady { model, node: name })
+    } else {
+        Place::Free(name)
+    }
+}
+
+fn anywhere(model: &str, nodes: &[NodeView], bound: &BTreeSet<String>, loads: &Loads) -> Place {
+    let usable = |node: &&NodeView| {
+        node.readiness == Readiness::Ready && node.schedulability == Schedulability::Open
+    };
+    // Of several (it was placed by a selector before) one that answers stays.
+    let stays = nodes
+        .iter()
+        .filter(|node| bound.contains(&node.name))
+        .min_by_key(|node| (node.readiness == Readiness::NotReady, node.name.clone()));
+    if let Some(node) = stays {
+        return Place::Bound(node.name.clone());
+    }
+    let least = nodes
+        .iter()
+        .filter(usable)
+        .min_by_key(|node| (loads.get(&node.name).copied().unwrap_or(node.load), node.name.clone()));
+    match least {
+        Some(node) => Place::Free(node.name.clone()),
+        None if nodes.is_empty() => Place::Refused(Refusal::NoNodes { model: model.to_owned() }),
+        None => Place::Refused(Refusal::NoneFree { model: model.to_owned(), nodes: nodes.len() }),
+    }
+}
