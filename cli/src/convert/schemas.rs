@@ -3,6 +3,9 @@
 
 use std::collections::BTreeMap;
 
+use pullpiri_apply::error::Path;
+use pullpiri_apply::schema::prune::prune;
+use pullpiri_apply::schema::validate::validate;
 use pullpiri_apply::schema::{Additional, Schema, Type};
 use serde_json::{Map, Number, Value};
 
@@ -43,6 +46,28 @@ impl Schemas {
     pub(crate) fn of(&self, kind: Kind) -> Option<&Schema> {
         self.0.get(kind.as_str())
     }
+
+    /// What the API server's schema has against an object of ours, with the path of each problem.
+    pub(crate) fn check(&self, kind: Kind, object: &Value) -> Vec<Problem> {
+        let Some(schema) = self.of(kind) else { return Vec::new() };
+        let mut pruned = object.clone();
+        let unknown = prune(&mut pruned, schema).into_iter().map(|path| {
+            let message = format!("{path}: a {} has no such field; it can't be represented", kind.as_str());
+            Problem { path, message }
+        });
+        let invalid = validate(&Path::Root, &pruned, schema)
+            .into_iter()
+            .map(|error| Problem { path: error.path.clone(), message: error.to_string() });
+        unknown.chain(invalid).collect()
+    }
+}
+
+/// One thing that the API server would refuse.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Problem {
+    /// `spec.containers[0].name`
+    pub(crate) path: String,
+    pub(crate) message: String,
 }
 
 /// `node` as JSON: nulls dropped, scalars read as the schema says, and a text where a number or a boolean was written is warned about.

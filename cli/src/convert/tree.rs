@@ -103,12 +103,6 @@ impl Node {
         }
     }
 
-    pub(crate) fn remove(&mut self, key: &str) -> Option<Entry> {
-        let entries = self.entries_mut()?;
-        let at = entries.iter().position(|entry| entry.key == key)?;
-        Some(entries.remove(at))
-    }
-
     /// What it is, for messages.
     pub(crate) fn describe(&self) -> String {
         match &self.content {
