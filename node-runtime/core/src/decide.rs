@@ -65,11 +65,12 @@ pub fn decide_unknown(snapshot: &Snapshot) -> Plan {
     if !snapshot.synced {
         return plan;
     }
-    for pod in snapshot.pods.values().filter(|pod| !snapshot.instances.contains_key(&pod.id)) {
+    let is_known = |id: &PodId| snapshot.instances.get(id).is_some_and(|instance| accept(instance).0.is_some());
+    for pod in snapshot.pods.values().filter(|pod| !is_known(&pod.id)) {
         plan.actions.push(removal(pod, UNKNOWN_GRACE, StopReason::Unknown));
     }
     let has_pod = |id: &PodId| snapshot.pods.keys().any(|(pod, _)| pod == id);
-    for id in snapshot.directories.iter().filter(|id| !snapshot.instances.contains_key(*id) && !has_pod(id)) {
+    for id in snapshot.directories.iter().filter(|id| !is_known(id) && !has_pod(id)) {
         plan.actions.push(Action::RemoveFiles { pod: id.clone() });
     }
     plan
@@ -177,10 +178,7 @@ impl<'a> Pass<'a> {
     fn run(mut self) -> Plan {
         let (accepted, stale) = accept(self.instance);
         let desired = desired(self.snapshot, self.instance, accepted.as_deref());
-        let Some(accepted) = accepted.filter(|_| desired != Desired::Gone || self.memory.accepted.is_some() || self.pods().next().is_some())
-        else {
-            return self.leave();
-        };
+        let Some(accepted) = accepted else { return self.leave() };
         let uncertain = self.uncertain();
         if desired == Desired::Gone && self.pods().next().is_none() && uncertain.is_none() {
             return self.leave();
@@ -239,7 +237,11 @@ impl<'a> Pass<'a> {
             Some(AdapterState::Unavailable { message }) => message.clone(),
             Some(AdapterState::Ready) | None => "this node has no such adapter".to_owned(),
         };
-        Blocked { reason: reason::RUNTIME_MISSING, message: format!("runtime {}: {message}", adapter.as_str()), refused: false }
+        Blocked {
+            reason: reason::RUNTIME_MISSING,
+            message: format!("runtime {}: {message}", adapter.as_str()),
+            refused: false,
+        }
     }
 
     fn observe(&mut self, desired: Desired, uncertain: bool) {
@@ -260,6 +262,10 @@ impl<'a> Pass<'a> {
 
     /// Nothing of the instance is left but its files, its finalizer and what is remembered.
     fn leave(mut self) -> Plan {
+        if self.pods().next().is_some() {
+            // Nobody knows what it was: it is removed as unknown.
+            return self.plan;
+        }
         if self.snapshot.directories.contains(self.id) {
             self.plan.actions.push(Action::RemoveFiles { pod: self.id.clone() });
             if let Some(at) = self.wait_after_failure("") {
@@ -313,10 +319,8 @@ impl<'a> Pass<'a> {
     fn decide_run(&mut self, accepted: &ModelInstance) {
         let spec = &accepted.spec.template.spec;
         let observed = self.pods().find(|pod| Some(pod.adapter) == self.memory.adapter).or_else(|| self.pods().next());
-        let adapter = spec
-            .runtime
-            .or_else(|| observed.map(|pod| pod.adapter))
-            .unwrap_or(self.snapshot.node.default_adapter);
+        let adapter =
+            spec.runtime.or_else(|| observed.map(|pod| pod.adapter)).unwrap_or(self.snapshot.node.default_adapter);
         let mut duplicates: Vec<&PodObserved> = self.pods().filter(|pod| pod.adapter != adapter).collect();
         if let Some(pod) = duplicates.pop() {
             return self.remove(pod, grace(accepted), StopReason::Duplicate);
@@ -375,13 +379,17 @@ impl<'a> Pass<'a> {
         let Some(container) = self.memory.containers.get(container) else { return now };
         match container.run.as_ref().and_then(|run| run.exit.as_ref()) {
             None => now,
-            Some(exit) => {
-                restart::due(exit.finished_at, self.snapshot.node.backoff.delay(container.streak), now)
-            }
+            Some(exit) => restart::due(exit.finished_at, self.snapshot.node.backoff.delay(container.streak), now),
         }
     }
 
-    fn decide_start(&mut self, mut resolved: Resolved, adapter: Adapter, policy: RestartPolicy, accepted: &ModelInstance) {
+    fn decide_start(
+        &mut self,
+        mut resolved: Resolved,
+        adapter: Adapter,
+        policy: RestartPolicy,
+        accepted: &ModelInstance,
+    ) {
         resolved.pod.containers.retain(|container| !self.is_finished(&container.name, policy));
         if resolved.pod.containers.is_empty() {
             return;
@@ -515,10 +523,10 @@ impl<'a> Pass<'a> {
 
     fn announce(&mut self, change: Change, desired: Desired, policy: RestartPolicy) {
         match change {
-            Change::Started { container, restarts: 0 } => {
+            Change::Started { container, restart: None } => {
                 self.event("Started", false, format!("started container {container}"));
             }
-            Change::Started { container, restarts } => {
+            Change::Started { container, restart: Some(restarts) } => {
                 self.event("Restarted", false, format!("restarted container {container}, restart {restarts}"));
             }
             Change::Exited { container, exit } => {

@@ -123,8 +123,15 @@ impl FailureMemory {
 /// What [`observe`] found new.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    Started { container: String, restarts: u32 },
-    Exited { container: String, exit: Exit },
+    /// `restart`: how many restarts the container has had with this one; `None` if it is a first start.
+    Started {
+        container: String,
+        restart: Option<u32>,
+    },
+    Exited {
+        container: String,
+        exit: Exit,
+    },
 }
 
 /// Folds a pod as its runtime has it into `memory`.
@@ -156,6 +163,7 @@ fn observe_container(
             && (run.exit.is_none() || exit.is_some())
     });
     if !same {
+        let is_restart = container.run.is_some();
         if let Some(previous) = &container.run {
             let missed = observed.attempt.saturating_sub(previous.attempt).max(1);
             // Nobody saw how the run before it ended.
@@ -174,7 +182,10 @@ fn observe_container(
             exit: None,
             gone: false,
         });
-        changes.push(Change::Started { container: observed.name.clone(), restarts: container.restarts });
+        changes.push(Change::Started {
+            container: observed.name.clone(),
+            restart: is_restart.then_some(container.restarts),
+        });
     }
     let Some(run) = &mut container.run else { return };
     run.pid = pid;

@@ -52,16 +52,39 @@ impl Plan {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
     /// SIGTERM, then SIGKILL after `grace`. Its exit codes are read before it is removed.
-    StopPod { pod: PodId, adapter: Adapter, grace: Duration, why: StopReason },
-    RemovePod { pod: PodId, adapter: Adapter, why: StopReason },
+    StopPod {
+        pod: PodId,
+        adapter: Adapter,
+        grace: Duration,
+        why: StopReason,
+    },
+    RemovePod {
+        pod: PodId,
+        adapter: Adapter,
+        why: StopReason,
+    },
     /// The instance's volumes.
-    RemoveFiles { pod: PodId },
+    RemoveFiles {
+        pod: PodId,
+    },
     /// Writes what ConfigMaps and Secrets hold now into volumes of a running pod.
-    ProjectFiles { pod: PodId, steps: Vec<HostStep> },
+    ProjectFiles {
+        pod: PodId,
+        steps: Vec<HostStep>,
+    },
     /// Does `steps`, then creates the sandbox and starts its containers.
-    RunPod { adapter: Adapter, spec: Box<PodSpec>, steps: Vec<HostStep> },
+    RunPod {
+        adapter: Adapter,
+        spec: Box<PodSpec>,
+        steps: Vec<HostStep>,
+    },
     /// Starts one container of an existing sandbox again.
-    StartContainer { pod: PodId, adapter: Adapter, container: Box<ContainerSpec>, attempt: u32 },
+    StartContainer {
+        pod: PodId,
+        adapter: Adapter,
+        container: Box<ContainerSpec>,
+        attempt: u32,
+    },
 }
 
 impl Action {

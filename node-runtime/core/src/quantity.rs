@@ -12,7 +12,9 @@ pub enum QuantityError {
     Empty,
     #[error("{given:?} is no quantity; expected a number such as 500m, 1.5 or 128Mi")]
     Malformed { given: String },
-    #[error("{given:?} has the unknown suffix {suffix:?}; expected one of n u m k M G T P E Ki Mi Gi Ti Pi Ei or an exponent")]
+    #[error(
+        "{given:?} has the unknown suffix {suffix:?}; expected one of n u m k M G T P E Ki Mi Gi Ti Pi Ei or an exponent"
+    )]
     Suffix { given: String, suffix: String },
     #[error("{given:?} is out of range; expected at most 2^63-1")]
     Range { given: String },
@@ -212,10 +214,14 @@ mod tests {
 
     #[test]
     fn what_is_no_quantity_is_refused() {
-        for given in ["", "m", "1.2.3", "-", "+", ".", "Mi", "1 Mi", " 1", "1e", "1e+", "1mi", "1K", "1MiB", "0x10", "１"] {
+        for given in
+            ["", "m", "1.2.3", "-", "+", ".", "Mi", "1 Mi", " 1", "1e", "1e+", "1mi", "1K", "1MiB", "0x10", "１"]
+        {
             assert!(nano(given).is_err(), "{given}");
         }
-        for given in ["9223372036854775808", "8Ei", "1e19", "1e1000000000000000000000", "99999999999999999999999999999999999999"] {
+        for given in
+            ["9223372036854775808", "8Ei", "1e19", "1e1000000000000000000000", "99999999999999999999999999999999999999"]
+        {
             assert_eq!(nano(given), Err(QuantityError::Range { given: given.to_owned() }));
         }
         assert_eq!(units("-1"), Err(QuantityError::Negative { given: "-1".to_owned() }));

@@ -96,9 +96,11 @@ mod tests {
     #[test]
     fn policies() {
         let exit = |code| Exit { code, oom_killed: false, started_at: Timestamp(0), finished_at: Timestamp(1) };
-        for (policy, good, bad) in
-            [(RestartPolicy::Always, true, true), (RestartPolicy::OnFailure, false, true), (RestartPolicy::Never, false, false)]
-        {
+        for (policy, good, bad) in [
+            (RestartPolicy::Always, true, true),
+            (RestartPolicy::OnFailure, false, true),
+            (RestartPolicy::Never, false, false),
+        ] {
             assert_eq!((wanted(policy, &exit(0)), wanted(policy, &exit(137))), (good, bad), "{policy:?}");
         }
     }

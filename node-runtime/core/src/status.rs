@@ -181,10 +181,9 @@ impl Computation<'_> {
             (ContainerState::Waiting, Some(failure), _) => {
                 (Some(failure_reason(failure.failure.kind).to_owned()), Some(cut(&failure.failure.message)))
             }
-            (ContainerState::Waiting, None, Some(seconds)) => (
-                Some(reason::CRASH_LOOP_BACK_OFF.to_owned()),
-                Some(format!("is restarted {seconds} s after it ended")),
-            ),
+            (ContainerState::Waiting, None, Some(seconds)) => {
+                (Some(reason::CRASH_LOOP_BACK_OFF.to_owned()), Some(format!("is restarted {seconds} s after it ended")))
+            }
             (ContainerState::Waiting, None, None) => match self.facts.blocked {
                 Some(blocked) => (Some(blocked.reason.to_owned()), Some(cut(&blocked.message))),
                 None if self.facts.desired == Desired::Run => (Some(reason::STARTING.to_owned()), None),
@@ -234,7 +233,10 @@ impl Computation<'_> {
     fn accepted(&self) -> (bool, &'static str, String) {
         if self.facts.stale {
             let given = self.facts.object.map_or(0, |object| object.spec.epoch);
-            let message = format!("epoch {given} is below {}, which this node has seen; the newest that was accepted stays", self.memory.epoch);
+            let message = format!(
+                "epoch {given} is below {}, which this node has seen; the newest that was accepted stays",
+                self.memory.epoch
+            );
             return (false, reason::STALE_EPOCH, message);
         }
         match self.facts.blocked {
@@ -246,7 +248,9 @@ impl Computation<'_> {
     fn ready(&self, phase: Phase) -> (bool, &'static str, String) {
         match (self.facts.desired, self.facts.pod) {
             (Desired::Run, _) => {}
-            (Desired::Stop | Desired::Gone, Some(_)) => return (false, reason::STOPPING, "its containers are being stopped".to_owned()),
+            (Desired::Stop | Desired::Gone, Some(_)) => {
+                return (false, reason::STOPPING, "its containers are being stopped".to_owned());
+            }
             (Desired::Stop | Desired::Gone, None) => {
                 return match self.facts.blocked {
                     Some(blocked) => (false, blocked.reason, blocked.message.clone()),
@@ -258,6 +262,9 @@ impl Computation<'_> {
             Phase::Succeeded => return (false, reason::COMPLETED, "every container ended with 0".to_owned()),
             Phase::Failed => return (false, reason::CONTAINER_FAILED, self.describe(Stand::Over)),
             Phase::Pending | Phase::Running | Phase::Unknown => {}
+        }
+        if let (Some(blocked), None) = (self.facts.blocked, self.facts.pod) {
+            return (false, blocked.reason, blocked.message.clone());
         }
         let stands: Vec<Stand> = self.stands().map(|(_, stand)| stand).collect();
         if stands.contains(&Stand::Runs) && stands.iter().all(|stand| matches!(stand, Stand::Runs | Stand::Over)) {
@@ -291,7 +298,9 @@ impl Computation<'_> {
 
     fn progressing(&self) -> (bool, &'static str, String) {
         match (self.facts.desired, self.facts.pod) {
-            (Desired::Stop | Desired::Gone, Some(_)) => return (true, reason::STOPPING, "its containers are being stopped".to_owned()),
+            (Desired::Stop | Desired::Gone, Some(_)) => {
+                return (true, reason::STOPPING, "its containers are being stopped".to_owned());
+            }
             (Desired::Stop | Desired::Gone, None) => return (false, reason::STOPPED, "run is false".to_owned()),
             (Desired::Run, _) => {}
         }
@@ -323,8 +332,10 @@ impl Computation<'_> {
         if let Some(failure) = self.memory.failures.values().next() {
             return (true, failure_reason(failure.failure.kind), failure.failure.message.clone());
         }
-        // Its containers run, but it could not be started again as things are.
-        if let (Some(blocked), Some(_)) = (self.facts.blocked, self.facts.pod) {
+        // Its containers run (or ran when somebody could look), but it could not be started again as things are.
+        if let Some(blocked) = self.facts.blocked
+            && self.stands().any(|(_, stand)| stand == Stand::Runs)
+        {
             return (true, blocked.reason, blocked.message.clone());
         }
         (false, reason::AS_DECLARED, "it is as declared".to_owned())
@@ -364,7 +375,7 @@ pub(crate) fn transitions(
         let (was, is) = (of(before, type_), of(after, type_));
         if let Some((status, why, message)) = is
             && status == bad
-            && why != reason::CRASH_LOOP_BACK_OFF
+            && (type_ == kind::ACCEPTED || why == reason::CANNOT_HONOUR)
             && was.is_none_or(|(status, before, _)| (status.as_str(), &before) != (bad, &why))
         {
             told.push((reason, true, format!("{why}: {message}")));

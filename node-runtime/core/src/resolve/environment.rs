@@ -85,10 +85,7 @@ fn from_source(context: &Context<'_>, source: &EnvVarSource) -> Result<Option<St
     match entry {
         Some(content) => match std::str::from_utf8(content.bytes()) {
             Ok(text) => Ok(Some(text.to_owned())),
-            Err(_) => Err((
-                ProblemKind::Invalid,
-                format!("key {:?} of {kind} {} isn't UTF-8 text", key.key, key.name),
-            )),
+            Err(_) => Err((ProblemKind::Invalid, format!("key {:?} of {kind} {} isn't UTF-8 text", key.key, key.name))),
         },
         None if optional => Ok(None),
         None => {

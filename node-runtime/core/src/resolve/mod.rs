@@ -110,9 +110,9 @@ pub fn template_hash(template: &Template) -> String {
 }
 
 pub(crate) fn fnv(bytes: &[u8]) -> String {
-    let hash = bytes.iter().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3)
-    });
+    let hash = bytes
+        .iter()
+        .fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3));
     format!("{hash:016x}")
 }
 
@@ -162,7 +162,9 @@ pub(crate) fn resolve(
         let mounts = volumes::mounts(&volumes, container, &field, &mut steps, &mut problems);
         let ports = ports(spec, container, adapter, &field, &mut problems, &mut degraded);
         if container.image_pull_policy == Some(ImagePullPolicy::Always) {
-            degraded.push(format!("{field}.imagePullPolicy: Always, but this node doesn't pull images; what was loaded runs"));
+            degraded.push(format!(
+                "{field}.imagePullPolicy: Always, but this node doesn't pull images; what was loaded runs"
+            ));
         }
         containers.push(ContainerSpec {
             name: container.name.clone(),
@@ -230,11 +232,7 @@ fn ports(
             if spec.host_network == Some(true) {
                 if container_port.is_some_and(|port| port != host_port) {
                     let message = format!("{host_port} differs from containerPort, which hostNetwork doesn't allow");
-                    problems.push(Problem {
-                        kind: ProblemKind::Invalid,
-                        field: format!("{field}.hostPort"),
-                        message,
-                    });
+                    problems.push(Problem { kind: ProblemKind::Invalid, field: format!("{field}.hostPort"), message });
                 }
             } else if adapter == Adapter::Oci {
                 degraded.push(format!(

@@ -31,7 +31,9 @@ enum Source {
     Directory(PathBuf),
     /// The paths of its files.
     Files(PathBuf, Vec<String>),
-    Tmpfs { size_bytes: Option<u64> },
+    Tmpfs {
+        size_bytes: Option<u64>,
+    },
 }
 
 impl Volumes {
@@ -112,13 +114,15 @@ fn source(
         (None, None, Some(config_map), None) => {
             let optional = config_map.optional == Some(true);
             let mode = config_map.default_mode.unwrap_or(DEFAULT_MODE);
-            let wanted = Wanted { kind: DataKind::ConfigMap, name: &config_map.name, items: &config_map.items, mode, optional };
+            let wanted =
+                Wanted { kind: DataKind::ConfigMap, name: &config_map.name, items: &config_map.items, mode, optional };
             projected(context, volume, &wanted, directory, field, problems)
         }
         (None, None, None, Some(secret)) => {
             let optional = secret.optional == Some(true);
             let mode = secret.default_mode.unwrap_or(DEFAULT_MODE);
-            let wanted = Wanted { kind: DataKind::Secret, name: &secret.secret_name, items: &secret.items, mode, optional };
+            let wanted =
+                Wanted { kind: DataKind::Secret, name: &secret.secret_name, items: &secret.items, mode, optional };
             projected(context, volume, &wanted, directory, field, problems)
         }
         _ => {
@@ -186,7 +190,8 @@ fn files(
     }
     let mut complete = true;
     for (index, item) in wanted.items.iter().enumerate() {
-        let field = format!("{field}.{}.items[{index}]", if wanted.kind == DataKind::Secret { "secret" } else { "configMap" });
+        let field =
+            format!("{field}.{}.items[{index}]", if wanted.kind == DataKind::Secret { "secret" } else { "configMap" });
         if !is_plain(Path::new(&item.path)) {
             let message = format!("{:?} must be relative and without ..", item.path);
             problems.push(Problem { kind: ProblemKind::Invalid, field: format!("{field}.path"), message });
@@ -206,7 +211,9 @@ fn files(
             }
         }
     }
-    let clash = files.keys().find(|path| files.keys().any(|other| Path::new(other) != Path::new(path) && Path::new(other).starts_with(path)));
+    let clash = files.keys().find(|path| {
+        files.keys().any(|other| Path::new(other) != Path::new(path) && Path::new(other).starts_with(path))
+    });
     if let Some(path) = clash {
         let message = format!("{path:?} is both a file and a directory of another file");
         problems.push(Problem { kind: ProblemKind::Invalid, field: field.to_owned(), message });
@@ -219,7 +226,9 @@ fn content_hash(files: &BTreeMap<String, File>) -> String {
     let mut bytes = Vec::new();
     for (path, file) in files {
         // Lengths keep one file's end from being another's beginning.
-        bytes.extend_from_slice(format!("{}:{path}:{:o}:{}:", path.len(), file.mode, file.content.bytes().len()).as_bytes());
+        bytes.extend_from_slice(
+            format!("{}:{path}:{:o}:{}:", path.len(), file.mode, file.content.bytes().len()).as_bytes(),
+        );
         bytes.extend_from_slice(file.content.bytes());
     }
     fnv(&bytes)
@@ -256,14 +265,19 @@ pub(super) fn mounts(
         }
         let Some(volume) = volumes.by_name.get(&mount.name) else {
             let known: Vec<&str> = volumes.by_name.keys().map(String::as_str).collect();
-            let known = if known.is_empty() { "there are none".to_owned() } else { format!("there are {}", known.join(", ")) };
+            let known =
+                if known.is_empty() { "there are none".to_owned() } else { format!("there are {}", known.join(", ")) };
             problem(ProblemKind::Invalid, "name", format!("no volume {:?}; {known}", mount.name));
             continue;
         };
         let Some(volume) = volume else { continue };
         let sub_path = mount.sub_path.as_deref().filter(|path| !path.is_empty());
         if sub_path.is_some_and(|path| !is_plain(Path::new(path))) {
-            problem(ProblemKind::Invalid, "subPath", format!("{:?} must be relative and without ..", sub_path.unwrap_or_default()));
+            problem(
+                ProblemKind::Invalid,
+                "subPath",
+                format!("{:?} must be relative and without ..", sub_path.unwrap_or_default()),
+            );
             continue;
         }
         // Files that came from an object are never written to.
@@ -288,7 +302,8 @@ pub(super) fn mounts(
             }
             (Source::Files(base, paths), Some(sub_path)) => {
                 if !paths.iter().any(|path| Path::new(path).starts_with(sub_path)) {
-                    let message = format!("no file {sub_path:?} in volume {}; there are {}", mount.name, paths.join(", "));
+                    let message =
+                        format!("no file {sub_path:?} in volume {}; there are {}", mount.name, paths.join(", "));
                     problem(ProblemKind::Missing, "subPath", message);
                     continue;
                 }

@@ -1,0 +1,199 @@
+//! What a node does, told as plans. The golden files are the plans' stable text.
+
+mod world;
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use insta::assert_snapshot;
+use pullpiri_crds::model::{
+    Adapter, ConfigMapFiles, ContainerPort, EnvVar, EnvVarSource, KeySelector, ModelVolume, Resources, RestartPolicy,
+    VolumeMount,
+};
+use pullpiri_crds::quantity::Quantity;
+use pullpiri_node_core::memory::{Failure, FailureKind};
+use pullpiri_node_core::snapshot::{AdapterState, Content, DataKind, DataObject, DataRef, DataState};
+use world::{World, id, instance, model};
+
+#[test]
+fn an_instance_is_started_stopped_and_deleted() {
+    let mut world = World::new();
+    world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
+    assert_snapshot!("started", world.settle(true));
+    world.advance(Duration::from_secs(60));
+    world.update("blis", |spec| spec.run = false);
+    assert_snapshot!("stopped", world.settle(true));
+    world.update("blis", |spec| spec.run = true);
+    world.settle(true);
+    world.delete("blis");
+    assert_snapshot!("deleted", world.settle(true));
+    assert!(world.api.is_empty());
+}
+
+#[test]
+fn a_container_that_keeps_ending_is_backed_off() {
+    let mut world = World::new();
+    world.create(instance("blis", model(&["blis", "log"], RestartPolicy::Always)));
+    world.settle(true);
+    world.advance(Duration::from_secs(5));
+    world.exit("blis", "blis", 1);
+    assert_snapshot!("first_restart_at_once", world.settle(true));
+    world.advance(Duration::from_secs(1));
+    world.exit("blis", "blis", 137);
+    assert_snapshot!("second_restart_waits", world.settle(true));
+    world.advance(Duration::from_secs(10));
+    assert_snapshot!("second_restart", world.settle(true));
+    // A long run ends the row.
+    world.advance(Duration::from_secs(600));
+    world.exit("blis", "blis", 1);
+    let transcript = world.settle(true);
+    assert!(transcript.contains("start   uid-blis oci blis attempt 3"), "{transcript}");
+}
+
+#[test]
+fn policies_decide_what_is_over() {
+    let mut world = World::new();
+    world.create(instance("job", model(&["job"], RestartPolicy::OnFailure)));
+    world.create(instance("once", model(&["once"], RestartPolicy::Never)));
+    world.settle(true);
+    world.exit("job", "job", 3);
+    world.exit("once", "once", 3);
+    assert_snapshot!("bad_exits", world.settle(true));
+    world.exit("job", "job", 0);
+    assert_snapshot!("good_exit", world.settle(true));
+}
+
+#[test]
+fn an_image_that_is_missing_is_waited_for() {
+    let mut world = World::new();
+    world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
+    world.failing = 1;
+    world.failure = Failure {
+        kind: FailureKind::ImageMissing,
+        message: "image localhost/blis:1.0 is not on this node; load it with `pullpiri image load`".to_owned(),
+    };
+    assert_snapshot!("image_missing", world.settle(true));
+    world.advance(Duration::from_secs(1));
+    let transcript = world.settle(true);
+    assert!(transcript.contains("run     uid-blis"), "{transcript}");
+}
+
+#[test]
+fn a_surpassed_epoch_is_refused() {
+    let mut world = World::new();
+    world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
+    world.update("blis", |spec| spec.epoch = 5);
+    world.settle(true);
+    world.update("blis", |spec| {
+        spec.epoch = 4;
+        spec.run = false;
+    });
+    assert_snapshot!("stale_epoch", world.settle(true));
+    assert_eq!(world.running("blis").len(), 1);
+}
+
+#[test]
+fn a_successor_waits_for_its_predecessor() {
+    let mut world = World::new();
+    world.create(instance("old", model(&["blis"], RestartPolicy::Always)));
+    world.update("old", |spec| spec.model = "blis".to_owned());
+    world.settle(true);
+    world.delete("old");
+    world.create(instance("new", model(&["blis"], RestartPolicy::Always)));
+    world.update("new", |spec| spec.model = "blis".to_owned());
+    assert_snapshot!("removal_before_addition", world.settle(true));
+}
+
+#[test]
+fn a_node_boots_without_an_api_server() {
+    let mut world = World::new();
+    world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
+    world.create(instance("once", model(&["once"], RestartPolicy::Never)));
+    world.settle(true);
+    world.advance(Duration::from_secs(3600));
+    world.pods.clear();
+    world.restart_agent();
+    assert_snapshot!("boot_from_the_ledger", world.settle(false));
+    assert_eq!(world.running("blis").len(), 1);
+    assert_snapshot!("first_contact", world.settle(true));
+}
+
+#[test]
+fn nothing_is_done_where_nobody_can_look() {
+    let mut world = World::new();
+    world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
+    world.update("blis", |spec| spec.template.spec.runtime = Some(Adapter::Podman));
+    world.settle(true);
+    let message = "no podman socket at /run/podman/podman.sock".to_owned();
+    world.agent.node.adapters.insert(Adapter::Podman, AdapterState::Unavailable { message });
+    let pods = std::mem::take(&mut world.pods);
+    assert_snapshot!("runtime_away", world.settle(true));
+    world.delete("blis");
+    world.settle(true);
+    assert!(world.api.contains_key(&id("blis")), "it isn't known to be gone");
+    world.agent.node.adapters.insert(Adapter::Podman, AdapterState::Ready);
+    world.pods = pods;
+    world.settle(true);
+    assert!(world.api.is_empty() && world.pods.is_empty());
+}
+
+#[test]
+fn data_is_waited_for_and_projected_anew() {
+    let mut spec = model(&["blis"], RestartPolicy::Always);
+    let config_map = ConfigMapFiles { name: "conf".to_owned(), ..Default::default() };
+    spec.volumes = vec![ModelVolume { name: "conf".to_owned(), config_map: Some(config_map), ..Default::default() }];
+    spec.containers[0].volume_mounts =
+        vec![VolumeMount { name: "conf".to_owned(), mount_path: "/etc/conf".to_owned(), ..Default::default() }];
+    let secret_key_ref = Some(KeySelector { name: "key".to_owned(), key: "token".to_owned(), optional: None });
+    spec.containers[0].env = vec![EnvVar {
+        name: "TOKEN".to_owned(),
+        value_from: Some(EnvVarSource { secret_key_ref, ..Default::default() }),
+        ..Default::default()
+    }];
+    let data = |kind, name: &str| DataRef { kind, namespace: "default".to_owned(), name: name.to_owned() };
+    let holds = |version: &str, key: &str, text: &str| {
+        let entries = BTreeMap::from([(key.to_owned(), Content::from(text.as_bytes().to_vec()))]);
+        DataState::Present(DataObject { version: version.to_owned(), entries })
+    };
+
+    let mut world = World::new();
+    world.create(instance("blis", spec));
+    let unread = world.settle(true);
+    assert!(unread.contains("ConfigMap default/conf hasn't been read yet"), "{unread}");
+    world.agent.data.insert(data(DataKind::ConfigMap, "conf"), DataState::Absent);
+    world.agent.data.insert(data(DataKind::Secret, "key"), holds("1", "token", "hunter2"));
+    assert_snapshot!("data_missing", world.settle(true));
+    world.agent.data.insert(data(DataKind::ConfigMap, "conf"), holds("2", "a.conf", "x=1"));
+    assert_snapshot!("data_there", world.settle(true));
+    world.agent.data.insert(data(DataKind::ConfigMap, "conf"), holds("3", "a.conf", "x=2"));
+    let changed = world.settle(true);
+    assert!(changed.starts_with("project uid-blis"), "{changed}");
+    // A boot without the API server has the data that was last known.
+    world.agent.data.clear();
+    world.pods.clear();
+    world.restart_agent();
+    let boot = world.settle(false);
+    assert!(boot.contains("run     uid-blis"), "{boot}");
+    assert!(!boot.contains("hunter2"), "secrets are never printed");
+}
+
+#[test]
+fn what_cannot_be_honoured_is_said() {
+    let mut spec = model(&["blis"], RestartPolicy::Always);
+    spec.containers[0].ports =
+        vec![ContainerPort { container_port: 80, host_port: Some(8080), protocol: None, name: None }];
+    let mut world = World::new();
+    world.create(instance("ports", spec.clone()));
+    assert_snapshot!("host_port", world.settle(true));
+
+    let limits = BTreeMap::from([
+        ("cpu".to_owned(), Quantity("100x".to_owned())),
+        ("memory".to_owned(), Quantity("-1".to_owned())),
+    ]);
+    spec.containers[0].resources = Some(Resources { limits: Some(limits), requests: None });
+    spec.containers[0].volume_mounts =
+        vec![VolumeMount { name: "nope".to_owned(), mount_path: "/x".to_owned(), ..Default::default() }];
+    world.create(instance("bad", spec));
+    assert_snapshot!("invalid_template", world.settle(true));
+    assert!(world.running("bad").is_empty());
+}
