@@ -14,6 +14,15 @@
 //!
 //! Keys are UTF-8 strings compared bytewise; values are opaque bytes.
 
+pub mod clock;
+mod hub;
+pub mod memory;
+pub mod metrics;
+#[cfg(feature = "powercut")]
+pub mod powercut;
+pub mod redb;
+pub mod retention;
+
 use std::fmt;
 use std::sync::Arc;
 

@@ -1,0 +1,495 @@
+//! The one thread that changes the data file.
+//!
+//! It drains the queue, applies everything it found there in one transaction and makes that durable with one fsync, so the
+//! more writers wait, the fewer fsyncs each costs. Then, in this order: readers see the commit, watches are told, writers are answered.
+//! Compaction rides along in steps, so that it never holds up a batch for long.
+//!
+//! When the disk fails under a batch, redb refuses further work until it is opened again. This thread does that, and then looks
+//! whether the batch made it to the disk: the writers get a true answer.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
+use std::time::Duration;
+
+use redb::Durability;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::batch::{Batch, Outcome};
+use super::error::{Fault, guarded};
+use super::shared::{DatabaseState, Shared, lock};
+use super::storage::open_database;
+use super::{Message, Options};
+use crate::memory::written;
+use crate::retention::Ages;
+use crate::{Change, Event, KeyValue, Revision, Write, WriteError};
+
+/// A batch ends at so many writes, or so many bytes of values: it bounds how long the first of them waits.
+const BATCH_WRITES: usize = 1024;
+const BATCH_BYTES: usize = 8 << 20;
+
+/// Revisions swept per batch at least; twice the batch if that is more, so that compaction keeps pace.
+const SWEEP_MIN: usize = 64;
+/// Revisions swept at once when nobody waits.
+const SWEEP_IDLE: usize = 512;
+
+/// Free space that a put leaves to deletions, compaction and an orderly close.
+const RESERVE: u64 = 1 << 20;
+/// Free space that a batch of deletions needs for the pages it rewrites.
+const RESERVE_FOR_DELETIONS: u64 = 256 << 10;
+
+/// How long to wait before trying again to open a file that couldn't be reopened.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// A write that waits for its turn.
+#[derive(Debug)]
+pub(super) struct Request {
+    pub(super) write: Write,
+    pub(super) answer: oneshot::Sender<Result<KeyValue, WriteError>>,
+    /// Its share of the queue, given back when it is answered.
+    pub(super) _room: OwnedSemaphorePermit,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    queue: Receiver<Message>,
+    options: Options,
+    ages: Ages,
+    revision: u64,
+    oldest: u64,
+    swept: u64,
+    /// Where `oldest` has been asked to go, and who waits for it.
+    compact_to: u64,
+    compactions: Vec<(u64, oneshot::Sender<Result<(), Fault>>)>,
+    closing: Option<Option<oneshot::Sender<()>>>,
+    /// A write hit a full disk although there seemed to be room.
+    suspicious: bool,
+}
+
+/// What a committed batch did.
+struct Committed {
+    outcomes: Vec<Outcome>,
+    revision: u64,
+    oldest: u64,
+    swept: u64,
+    wrote: bool,
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, queue: Receiver<Message>, options: Options, swept: u64) -> Self {
+        let (revision, oldest) = (shared.revision(), shared.oldest());
+        let mut ages = Ages::new(options.retention);
+        ages.note(options.clock.now(), revision);
+        Self {
+            shared,
+            queue,
+            options,
+            ages,
+            revision,
+            oldest,
+            swept,
+            compact_to: oldest,
+            compactions: Vec::new(),
+            closing: None,
+            suspicious: false,
+        }
+    }
+
+    pub(super) fn run(mut self) {
+        let mut batch = Vec::new();
+        loop {
+            self.collect(&mut batch);
+            self.age();
+            let idle = batch.is_empty();
+            if !idle || self.compact_to > self.oldest || self.swept < self.oldest {
+                self.turn(&mut batch);
+            }
+            self.answer_compactions();
+            if let Some(closed) = self.closing.take() {
+                return self.close(closed);
+            }
+        }
+    }
+
+    fn age(&mut self) {
+        let horizon = self.ages.horizon(self.options.clock.now(), self.revision);
+        self.compact_to = self.compact_to.max(horizon);
+    }
+
+    /// How long there is nothing to do but to wait for a message; `None`: forever.
+    fn patience(&self) -> Option<Duration> {
+        if matches!(self.shared.slot().database, DatabaseState::Broken(_)) {
+            return Some(RETRY);
+        }
+        if self.compact_to > self.oldest || self.swept < self.oldest {
+            // After a failure it waits, else it goes on at once.
+            return Some(if self.shared.trouble().is_some() { RETRY } else { Duration::ZERO });
+        }
+        self.ages.due().map(|due| due.saturating_sub(self.options.clock.now()))
+    }
+
+    /// Waits for something to do and takes all there is, up to a batch.
+    fn collect(&mut self, batch: &mut Vec<Request>) {
+        let first = match self.patience() {
+            None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
+            Some(patience) => self.queue.recv_timeout(patience),
+        };
+        let mut next = match first {
+            Ok(message) => Some(message),
+            Err(RecvTimeoutError::Timeout) => None,
+            Err(RecvTimeoutError::Disconnected) => {
+                self.closing = Some(None);
+                None
+            }
+        };
+        let mut bytes = 0;
+        while let Some(message) = next {
+            match message {
+                Message::Write(request) => {
+                    bytes += size(&request.write);
+                    batch.push(request);
+                }
+                Message::Compact(to, answer) => {
+                    self.compact_to = self.compact_to.max(to);
+                    self.compactions.push((to, answer));
+                }
+                Message::Reopen(_done) => self.reopen_if_poisoned(),
+                Message::Tick(answer) => {
+                    self.age();
+                    self.compactions.push((self.compact_to, answer));
+                }
+                Message::Close(answer) => {
+                    self.closing = Some(Some(answer));
+                    return;
+                }
+            }
+            if batch.len() >= BATCH_WRITES || bytes >= BATCH_BYTES {
+                return;
+            }
+            next = match self.queue.try_recv() {
+                Ok(message) => Some(message),
+                Err(TryRecvError::Empty) => None,
+                Err(TryRecvError::Disconnected) => {
+                    self.closing = Some(None);
+                    None
+                }
+            };
+        }
+    }
+
+    /// One batch, from the queue to the answers.
+    fn turn(&mut self, batch: &mut Vec<Request>) {
+        self.reopen_if_broken();
+        self.refuse_without_room(batch);
+        let before = self.revision;
+        match guarded(|| self.transact(batch)) {
+            Ok(committed) => self.succeed(batch, committed),
+            Err(fault) => {
+                tracing::error!(
+                    file = %self.shared.storage.path().display(), error = fault.message(), writes = batch.len(),
+                    "a batch of writes failed"
+                );
+                self.reopen();
+                if self.revision > before {
+                    // The disk failed after the point of no return: everything is there.
+                    self.answer_from_disk(batch, before);
+                } else {
+                    self.fail(batch, &fault);
+                }
+            }
+        }
+    }
+
+    fn answer_compactions(&mut self) {
+        let oldest = self.oldest;
+        for (_, answer) in self.compactions.extract_if(.., |(to, _)| *to <= oldest) {
+            // Whoever asked may have stopped waiting.
+            let _ = answer.send(Ok(()));
+        }
+    }
+
+    fn transact(&self, batch: &[Request]) -> Result<Committed, Fault> {
+        self.shared.forget_snapshot();
+        let mut transaction = match &self.shared.slot().database {
+            DatabaseState::Open(database) => database.begin_write()?,
+            DatabaseState::Broken(message) => return Err(Fault::Io(message.clone())),
+            DatabaseState::Closed => return Err(Fault::Io("the store is closed".to_owned())),
+        };
+        transaction
+            .set_durability(Durability::Immediate)
+            .map_err(|error| Fault::Io(format!("asking for durability: {error}")))?;
+        let mut outcomes = Vec::with_capacity(batch.len());
+        let mut tables = Batch::open(&transaction, self.revision)?;
+        for request in batch {
+            outcomes.push(tables.apply(&request.write)?);
+        }
+        let oldest = self.compact_to.max(self.oldest);
+        if oldest > self.oldest {
+            tables.forget_before(oldest)?;
+        }
+        let mut swept = self.swept;
+        if swept < oldest {
+            let limit = if batch.is_empty() { SWEEP_IDLE } else { SWEEP_MIN.max(batch.len().saturating_mul(2)) };
+            swept = tables.sweep(swept, oldest, limit)?;
+        }
+        let revision = tables.revision;
+        drop(tables);
+        let wrote = revision > self.revision || oldest > self.oldest || swept > self.swept;
+        if wrote {
+            let start = self.options.clock.now();
+            transaction.commit()?;
+            let took = self.options.clock.now().saturating_sub(start);
+            lock(&self.shared.metrics).commit.record(took);
+        } else {
+            transaction.abort()?;
+        }
+        Ok(Committed { outcomes, revision, oldest, swept, wrote })
+    }
+
+    fn succeed(&mut self, batch: &mut Vec<Request>, committed: Committed) {
+        let mut events: Vec<Arc<Event>> = Vec::with_capacity(batch.len());
+        let mut answers = Vec::with_capacity(batch.len());
+        for (request, outcome) in batch.drain(..).zip(committed.outcomes) {
+            let Request { write, answer, _room } = request;
+            let result = match outcome {
+                Outcome::Done(event) => {
+                    let result = written(&event);
+                    events.push(event);
+                    Ok(result)
+                }
+                Outcome::Refused(current) => {
+                    Err(WriteError::Mismatch { key: write.key, expected: write.expect, current })
+                }
+                Outcome::TooLarge => Err(WriteError::Io {
+                    key: write.key,
+                    message: "key and value are too long; at most 1 GiB together fits".to_owned(),
+                }),
+            };
+            answers.push((answer, result, _room));
+        }
+        self.revision = committed.revision;
+        self.swept = committed.swept;
+        self.shared.advance(committed.revision);
+        if committed.oldest > self.oldest {
+            self.oldest = committed.oldest;
+            self.shared.forgot(committed.oldest);
+        }
+        if committed.wrote {
+            self.shared.forget_snapshot();
+            self.ages.note(self.options.clock.now(), self.revision);
+            self.suspicious = false;
+            self.shared.set_trouble(None);
+        }
+        {
+            let mut metrics = lock(&self.shared.metrics);
+            let (written, all) = (count(events.len()), count(answers.len()));
+            metrics.writes += written;
+            metrics.refused += all.saturating_sub(written);
+            metrics.batches += u64::from(committed.wrote);
+        }
+        self.shared.hub.publish(&events);
+        for (answer, result, _room) in answers {
+            // A writer that no longer waits has its write all the same.
+            let _ = answer.send(result);
+        }
+    }
+
+    /// Refuses what would fill the disk: a full disk is found before redb stumbles over it.
+    fn refuse_without_room(&mut self, batch: &mut Vec<Request>) {
+        let bytes: usize = batch.iter().map(|request| size(&request.write)).sum();
+        // Each value is written once, and the pages of three trees around it.
+        let needed = RESERVE.saturating_add(count(bytes).saturating_mul(2));
+        if self.has_room(needed) {
+            return;
+        }
+        let deletions_fit = self.has_room(RESERVE_FOR_DELETIONS);
+        let refused: Vec<Request> =
+            batch.extract_if(.., |request| !deletions_fit || request.write.change != Change::Delete).collect();
+        if refused.is_empty() {
+            return;
+        }
+        let store = self.shared.storage.path().display().to_string();
+        self.shared.set_trouble(Some(format!("no space left for {store}")));
+        lock(&self.shared.metrics).failed += count(refused.len());
+        for Request { write, answer, _room } in refused {
+            let _ = answer.send(Err(WriteError::NoSpace { key: write.key, store: store.clone() }));
+        }
+    }
+
+    fn has_room(&self, bytes: u64) -> bool {
+        let storage = &self.shared.storage;
+        let checked = storage.room(bytes).and_then(|()| if self.suspicious { storage.probe(bytes) } else { Ok(()) });
+        // If it can't be told, the write will.
+        !checked.is_err_and(|error| matches!(Fault::io(&error), Fault::NoSpace))
+    }
+
+    fn fail(&mut self, batch: &mut Vec<Request>, fault: &Fault) {
+        let store = self.shared.storage.path().display().to_string();
+        let message = fault.message();
+        self.suspicious |= matches!(fault, Fault::NoSpace);
+        self.shared.set_trouble(Some(format!("{store}: {message}")));
+        lock(&self.shared.metrics).failed += count(batch.len());
+        for Request { write, answer, _room } in batch.drain(..) {
+            let error = match fault {
+                Fault::NoSpace => WriteError::NoSpace { key: write.key, store: store.clone() },
+                _ => WriteError::Io { key: write.key, message: message.clone() },
+            };
+            let _ = answer.send(Err(error));
+        }
+        for (_, answer) in self.compactions.drain(..) {
+            let _ = answer.send(Err(Fault::Io(message.clone())));
+        }
+    }
+
+    /// Answers a batch whose commit failed but is on the disk: its events are in the log, in the order of its writes.
+    fn answer_from_disk(&mut self, batch: &mut Vec<Request>, before: u64) {
+        let mut events = Vec::new();
+        let mut through = before;
+        while through < self.revision {
+            let Ok(snapshot) = self.shared.snapshot() else { break };
+            match guarded(|| snapshot.events("", through)) {
+                Ok(chunk) if chunk.through > through => {
+                    through = chunk.through;
+                    events.extend(chunk.events);
+                }
+                _ => break,
+            }
+        }
+        self.shared.hub.publish(&events);
+        lock(&self.shared.metrics).writes += count(events.len());
+        let mut events = events.into_iter().peekable();
+        for Request { write, answer, _room } in batch.drain(..) {
+            // A refused write left no event, so an event that isn't of this write is of a later one.
+            let result = match events.next_if(|event| made_by(event, &write)) {
+                Some(event) => Ok(written(&event)),
+                None => Err(WriteError::Io {
+                    key: write.key,
+                    message: "the data file was reopened after an IO error; the write didn't take place".to_owned(),
+                }),
+            };
+            let _ = answer.send(result);
+        }
+    }
+
+    /// After a reader found the database unusable.
+    fn reopen_if_poisoned(&mut self) {
+        let usable = {
+            let slot = self.shared.slot();
+            match &slot.database {
+                DatabaseState::Open(database) => {
+                    guarded(|| super::tables::Snapshot::take(database)).is_ok()
+                        && guarded(|| Ok(database.begin_write()?.abort()?)).is_ok()
+                }
+                DatabaseState::Broken(_) | DatabaseState::Closed => false,
+            }
+        };
+        if !usable {
+            self.reopen();
+        }
+    }
+
+    fn reopen_if_broken(&mut self) {
+        if matches!(self.shared.slot().database, DatabaseState::Broken(_)) {
+            self.reopen();
+        }
+    }
+
+    /// Closes the database and opens it again, which is what redb wants after an IO error. Readers wait meanwhile.
+    fn reopen(&mut self) {
+        let storage = Arc::clone(&self.shared.storage);
+        self.shared.forget_snapshot();
+        let mut slot = self.shared.slot();
+        let name = storage.path().display().to_string();
+        let old = std::mem::replace(&mut slot.database, DatabaseState::Broken(format!("{name} is being reopened")));
+        let reopened = guarded(|| {
+            drop(old);
+            let database = open_database(&*storage, self.options.cache_bytes, u64::MAX)?;
+            let snapshot = super::tables::Snapshot::take(&database)?;
+            Ok((database, snapshot.revision, snapshot.oldest, snapshot.swept))
+        });
+        match reopened {
+            Ok((database, revision, oldest, swept)) if revision >= self.revision => {
+                slot.database = DatabaseState::Open(database);
+                drop(slot);
+                (self.revision, self.swept) = (revision, swept);
+                self.shared.advance(revision);
+                if oldest > self.oldest {
+                    self.oldest = oldest;
+                    self.shared.forgot(oldest);
+                }
+                lock(&self.shared.metrics).reopened += 1;
+                tracing::warn!(file = name, %revision, "reopened the data file after an IO error");
+            }
+            Ok((_, revision, ..)) => {
+                // What was acknowledged is gone: the disk lied, or someone replaced the file.
+                let message = format!(
+                    "{name} went back from revision {} to {revision}; restore it from a backup and restart",
+                    self.revision
+                );
+                tracing::error!(message);
+                slot.database = DatabaseState::Broken(message.clone());
+                drop(slot);
+                self.shared.set_trouble(Some(message));
+            }
+            Err(fault) => {
+                let message = fault.message();
+                tracing::error!(file = name, error = message, "reopening the data file failed");
+                slot.database = DatabaseState::Broken(message.clone());
+                drop(slot);
+                self.shared.set_trouble(Some(format!("{name}: {message}")));
+            }
+        }
+    }
+
+    fn close(self, closed: Option<oneshot::Sender<()>>) {
+        let old = {
+            let mut slot = self.shared.slot();
+            std::mem::replace(&mut slot.database, DatabaseState::Closed)
+        };
+        self.shared.forget_snapshot();
+        self.shared.set_trouble(Some("the store is closed".to_owned()));
+        self.shared.hub.close();
+        if let DatabaseState::Open(database) = old
+            && let Err(fault) = guarded(|| Ok(database.close()?))
+        {
+            // Everything acknowledged is durable all the same; the next open takes longer.
+            tracing::warn!(file = %self.shared.storage.path().display(), error = fault.message(), "closing the data file failed");
+        }
+        // Free the queue first, so that those who are still waiting in it learn it.
+        drop(self.queue);
+        if let Some(closed) = closed {
+            let _ = closed.send(());
+        }
+    }
+}
+
+/// Whether an event is what a write does.
+fn made_by(event: &Event, write: &Write) -> bool {
+    event.key == write.key
+        && match (&write.change, &event.current) {
+            (Change::Put(value), Some(current)) => current.value == *value,
+            (Change::Delete, None) => true,
+            _ => false,
+        }
+        && match write.expect {
+            crate::Expect::Any => true,
+            crate::Expect::Absent => event.previous.is_none(),
+            crate::Expect::At(revision) => event.previous.as_ref().map(|previous| previous.modified) == Some(revision),
+        }
+}
+
+fn size(write: &Write) -> usize {
+    let value = match &write.change {
+        Change::Put(value) => value.len(),
+        Change::Delete => 0,
+    };
+    write.key.len().saturating_add(value)
+}
+
+fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}
+
+/// Starts nothing; names what a compaction's waiter gets.
+pub(super) type CompactionAnswer = oneshot::Sender<Result<(), Fault>>;
+/// Dropped when the reopening is over.
+pub(super) type Reopened = Sender<Revision>;
