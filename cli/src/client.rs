@@ -1,0 +1,22 @@
+//! Clients for commands that talk to an API server over the network.
+
+use std::path::Path;
+
+use kube::config::{KubeConfigOptions, Kubeconfig};
+use kube::{Client, Config};
+
+use crate::fail::Failure;
+
+/// From the given kubeconfig, else from $KUBECONFIG, ~/.kube/config or the pod's service account.
+pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Failure> {
+    let config = match kubeconfig {
+        Some(path) => {
+            let what = format!("reading {}", path.display());
+            let file = Kubeconfig::read_from(path).map_err(|error| Failure::from_error(&what, &error))?;
+            let options = KubeConfigOptions::default();
+            Config::from_custom_kubeconfig(file, &options).await.map_err(|error| Failure::from_error(&what, &error))?
+        }
+        None => Config::infer().await.map_err(|error| Failure::from_error("finding a kubeconfig; give one with --kubeconfig", &error))?,
+    };
+    Client::try_from(config).map_err(|error| Failure::from_error("making a Kubernetes client", &error))
+}

@@ -1,0 +1,124 @@
+//! The API server of this process: store, certificates, listeners, and the admin's kubeconfig.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use jiff::Timestamp;
+use pullpiri_apiserver::tls::{Pki, kubeconfig, names_for};
+use pullpiri_apiserver::{ApiServer, Config};
+use pullpiri_store::Store;
+use pullpiri_store::redb::{Options, RedbStore};
+use tokio::task::JoinHandle;
+
+use crate::args::Serving;
+use crate::fail::Failure;
+
+/// The admin's user and group: what Kubernetes calls its superusers.
+const ADMIN: (&str, &str) = ("admin", "system:masters");
+
+/// A control plane that serves.
+pub(crate) struct ControlPlane {
+    pub(crate) server: ApiServer,
+    store: Arc<dyn Store>,
+    serving: JoinHandle<Result<(), pullpiri_apiserver::ServerError>>,
+}
+
+impl ControlPlane {
+    /// Opens everything in the data directory and starts to serve. Addresses are bound first: a port in use should say so before anything is made.
+    pub(crate) async fn open(serving: &Serving) -> Result<Self, Failure> {
+        let mut listeners = Vec::new();
+        for address in &serving.listen {
+            listeners.push(ApiServer::bind(*address).await?);
+        }
+        let bound: Vec<SocketAddr> = listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
+        make_private(&serving.data_dir)?;
+        let pki = Pki::open(&serving.data_dir, Timestamp::now())?;
+        let hostname = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let tls = pki.server_config(&names_for(&bound, hostname.as_deref().map(str::trim)))?;
+        let store: Arc<dyn Store> = Arc::new(RedbStore::open(&serving.data_dir.join("store.redb"), Options::default())?);
+        let mut config = Config::new(Arc::clone(&store));
+        config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition()?)?];
+        let server = ApiServer::open(config).await?;
+        write_admin_kubeconfig(&serving.data_dir, &pki, &bound)?;
+        let task = tokio::spawn({
+            let server = server.clone();
+            async move { server.serve(listeners, tls).await }
+        });
+        for address in &bound {
+            tracing::info!(%address, "serving the Kubernetes API");
+        }
+        Ok(Self { server, store, serving: task })
+    }
+
+    /// Ends watches and listeners, lets requests finish, and leaves the store flushed.
+    pub(crate) async fn close(self) -> Result<(), Failure> {
+        self.server.stop();
+        let served = self.serving.await.map_err(|error| Failure::from_error("serving", &error))?;
+        drop(self.server);
+        drop(self.store);
+        served.map_err(Failure::from)
+    }
+}
+
+/// Makes the data directory if need be. It holds keys and other people's secrets.
+pub(crate) fn make_private(folder: &Path) -> Result<(), Failure> {
+    use std::os::unix::fs::DirBuilderExt;
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(folder)
+        .map_err(|error| Failure::from_error(format!("making {}", folder.display()), &error))
+}
+
+/// `DIR/kubeconfig.yaml` for the first address. One that fits already is kept: somebody may have added a namespace to it.
+fn write_admin_kubeconfig(data_dir: &Path, pki: &Pki, bound: &[SocketAddr]) -> Result<(), Failure> {
+    let path = data_dir.join("kubeconfig.yaml");
+    let server = format!("https://{}", bound.first().map(|address| reachable(*address)).unwrap_or_default());
+    let identity = pki.issue_client(ADMIN.0, &[ADMIN.1.to_owned()])?;
+    let fresh = kubeconfig(&server, pki.ca_certificate(), &identity);
+    let line = |text: &str, field: &str| text.lines().find(|line| line.contains(field)).map(|line| line.trim().to_owned());
+    if let Ok(present) = fs::read_to_string(&path) {
+        let same = ["server:", "certificate-authority-data:"].iter().all(|field| line(&present, field) == line(&fresh, field));
+        if same {
+            return Ok(());
+        }
+    }
+    write_private(&path, &fresh)
+}
+
+/// The address a client on this machine reaches a listener at.
+fn reachable(address: SocketAddr) -> String {
+    let ip = match address.ip() {
+        ip if !ip.is_unspecified() => ip,
+        IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
+        IpAddr::V6(_) => IpAddr::V6(std::net::Ipv6Addr::LOCALHOST),
+    };
+    SocketAddr::new(ip, address.port()).to_string()
+}
+
+/// Writes a file that only its owner reads, whole or not at all.
+fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+    use std::io::Write;
+    use std::os::unix::fs::OpenOptionsExt;
+    let draft: PathBuf = path.with_extension("yaml.new");
+    let written = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft).and_then(|mut file| {
+        file.write_all(text.as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&draft, path)
+    });
+    written.map_err(|error| Failure::from_error(format!("writing {}", path.display()), &error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcard_addresses_are_reached_on_loopback() {
+        assert_eq!(reachable("0.0.0.0:6443".parse().unwrap()), "127.0.0.1:6443");
+        assert_eq!(reachable("[::]:6443".parse().unwrap()), "[::1]:6443");
+        assert_eq!(reachable("10.0.0.1:6443".parse().unwrap()), "10.0.0.1:6443");
+    }
+}

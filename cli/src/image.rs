@@ -1,0 +1,39 @@
+//! `pullpiri image`: the node's image store from the command line.
+
+use std::path::{Path, PathBuf};
+
+use pullpiri_node_adapters::images::{ImageStore, build};
+
+use crate::args::ImageVerb;
+use crate::fail::Failure;
+
+pub(crate) fn run(verb: &ImageVerb) -> Result<(), Failure> {
+    match verb {
+        ImageVerb::Load { archive, data_dir } => {
+            let store = ImageStore::open(data_dir.join("images"))?;
+            for image in store.load(archive)? {
+                for reference in &image.references {
+                    println!("loaded {reference} ({})", image.id);
+                }
+            }
+            Ok(())
+        }
+        ImageVerb::Build { reference, files, entrypoint, output } => {
+            let files = files.iter().map(|pair| file(pair)).collect::<Result<Vec<_>, _>>()?;
+            build::archive(output, reference, &files, entrypoint, &[])?;
+            Ok(())
+        }
+    }
+}
+
+/// `HOST:IMAGE`, with the permission bits that the file has here.
+fn file(pair: &str) -> Result<(PathBuf, PathBuf, u32), Failure> {
+    use std::os::unix::fs::PermissionsExt;
+    let expected = || Failure::new(format!("--file {pair:?}: expected HOST_PATH:IMAGE_PATH, the second absolute"));
+    let (host, image) = pair.split_once(':').ok_or_else(expected)?;
+    if host.is_empty() || !image.starts_with('/') {
+        return Err(expected());
+    }
+    let metadata = std::fs::metadata(host).map_err(|error| Failure::from_error(format!("--file {pair:?}"), &error))?;
+    Ok((Path::new(host).to_path_buf(), Path::new(image).to_path_buf(), metadata.permissions().mode() & 0o7777))
+}
