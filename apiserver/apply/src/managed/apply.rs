@@ -68,7 +68,7 @@ impl From<UpdateError> for ApplyError {
 pub fn apply(live: Option<&Value>, config: &Value, force: Force, write: &Write<'_>) -> Result<Applied, ApplyError> {
     let nothing = Value::Object(Map::new());
     let live = live.unwrap_or(&nothing);
-    check_request(config, write)?;
+    check_kind(config, write)?;
     let mut merged = match apply_once(live, config, force, write) {
         Err(ApplyError::Conflict(conflicts)) if write.manager.name == KUBECTL => {
             match last_applied::owned_by_client_side_apply(live, write) {
@@ -89,14 +89,12 @@ pub fn apply(live: Option<&Value>, config: &Value, force: Force, write: &Write<'
     Ok(Applied { object: Value::Object(merged.object), changed })
 }
 
-fn check_request(config: &Value, write: &Write<'_>) -> Result<(), ApplyError> {
+/// The configuration must be of the kind and version that the request went to.
+fn check_kind(config: &Value, write: &Write<'_>) -> Result<(), ApplyError> {
     let text = |name: &str| config.get(name).and_then(Value::as_str).unwrap_or_default();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
     if api_version != write.manager.api_version || kind != write.kind {
         return Err(ApplyError::BadRequest(format!("invalid object type: {}", group_version_kind(api_version, kind))));
-    }
-    if entry::raw(config).is_some_and(|raw| !raw.is_null()) {
-        return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
     }
     Ok(())
 }
@@ -115,6 +113,9 @@ fn apply_once(live: &Value, config: &Value, force: Force, write: &Write<'_>) -> 
     if managers.0.is_empty() {
         update::record_before_first_apply(live, &mut managers, write)?;
     }
+    if entry::raw(config).is_some_and(|raw| !raw.is_null()) {
+        return Err(ApplyError::BadRequest("metadata.managedFields must be nil".to_owned()));
+    }
     let typed = |what: &str, object: &Value, duplicates| {
         validate(ty, object, duplicates).map_err(|reason| {
             ApplyError::Schema(format!("failed to create typed {what} object ({}): {reason}", described(object, write)))
@@ -125,8 +126,8 @@ fn apply_once(live: &Value, config: &Value, force: Force, write: &Write<'_>) -> 
     let time = Time::parse(write.time).map_err(ApplyError::ManagedFields)?;
 
     managers.0.values_mut().for_each(|owned| owned.set.reconcile(ty));
-    let merged = merge(ty, live, config)
-        .map_err(|error| ApplyError::Schema(format!("failed to merge config: {error}")))?;
+    let merged =
+        merge(ty, live, config).map_err(|error| ApplyError::Schema(format!("failed to merge config: {error}")))?;
     let mut set = extract(ty, config);
     set.subtract_recursively(write.reset);
     let manager = write.manager.identity(Operation::Apply);
@@ -135,7 +136,8 @@ fn apply_once(live: &Value, config: &Value, force: Force, write: &Write<'_>) -> 
     let api_version = write.manager.api_version.clone();
     managers.0.insert(manager.clone(), Owned { set, api_version, time: last_time });
 
-    // With all that it applied before applied again, there is nothing to remove.
+    // With all that it applied before applied again, there is nothing to remove. (structured-merge-diff goes through the motions
+    // and then, where the configuration has an empty map and the object an empty list in it, removes the map.)
     let merged = match last_set {
         Some(last) if !managers.0.get(&manager).is_some_and(|owned| last.is_subset(&owned.set)) => {
             let owned = managers.0.values().fold(FieldSet::new(), |all, owned| all.union(owned.set.clone()));

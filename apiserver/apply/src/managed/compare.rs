@@ -52,7 +52,8 @@ struct Marks {
 impl Marks {
     fn put(&mut self, element: PathElement, below: Self) {
         // Most fields don't differ: an element is copied only for those that do in two ways.
-        let parts = [(&mut self.added, below.added), (&mut self.modified, below.modified), (&mut self.removed, below.removed)];
+        let parts =
+            [(&mut self.added, below.added), (&mut self.modified, below.modified), (&mut self.removed, below.removed)];
         for (own, below) in parts {
             if !below.is_empty() {
                 own.children.put(element.clone(), below);
@@ -173,7 +174,13 @@ fn lists(ty: TypeRef<'_>, kind: Items<'_>, old: &[Value], new: &[Value], marks: 
     let mut new = Index::of(kind, item_type, new);
     loop {
         let next = match (old.0.peek(), new.0.peek()) {
-            (Some((old, _)), Some((new, _))) => if old.cmp(new) == Ordering::Greater { new } else { old },
+            (Some((old, _)), Some((new, _))) => {
+                if old.cmp(new) == Ordering::Greater {
+                    new
+                } else {
+                    old
+                }
+            }
             (Some((element, _)), None) | (None, Some((element, _))) => element,
             (None, None) => return,
         };

@@ -77,7 +77,10 @@ impl FieldSet {
                 _ => (None, false),
             };
             let member = node.mark.member || (declared && !node.mark.children.is_empty());
-            Node { element: node.element.clone(), mark: Mark { member, children: node.mark.children.with_named_fields(below) } }
+            Node {
+                element: node.element.clone(),
+                mark: Mark { member, children: node.mark.children.with_named_fields(below) },
+            }
         }));
         out
     }

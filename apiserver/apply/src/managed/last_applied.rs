@@ -53,8 +53,7 @@ pub(crate) fn refresh(object: &mut Map<String, Value>, config: &Value) -> bool {
     text::write_json(&mut content, &config);
     content.push('\n');
     let before = annotations.insert(ANNOTATION.to_owned(), Value::String(content));
-    let size: usize =
-        annotations.iter().map(|(name, value)| name.len() + value.as_str().map_or(0, str::len)).sum();
+    let size: usize = annotations.iter().map(|(name, value)| name.len() + value.as_str().map_or(0, str::len)).sum();
     if size > MAX_ANNOTATIONS {
         annotations.remove(ANNOTATION);
     }

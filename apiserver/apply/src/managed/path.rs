@@ -70,7 +70,9 @@ impl PathElement {
         };
         let element = match sort {
             "f" => Self::field(content),
-            "v" => Self::value(serde_json::from_str(content).map_err(|error| wrong(format!("expected JSON: {error}")))?),
+            "v" => {
+                Self::value(serde_json::from_str(content).map_err(|error| wrong(format!("expected JSON: {error}")))?)
+            }
             "k" => {
                 let fields: Option<Map<String, Value>> =
                     serde_json::from_str(content).map_err(|error| wrong(format!("expected a JSON object: {error}")))?;

@@ -58,10 +58,8 @@ pub(crate) fn source(value: &Value) -> String {
             format!("[]interface {{}}{{{}}}", items.join(", "))
         }
         Value::Object(fields) => {
-            let fields: Vec<String> = sorted(fields)
-                .into_iter()
-                .map(|(name, field)| format!("{}:{}", quote(name), source(field)))
-                .collect();
+            let fields: Vec<String> =
+                sorted(fields).into_iter().map(|(name, field)| format!("{}:{}", quote(name), source(field))).collect();
             format!("map[string]interface {{}}{{{}}}", fields.join(", "))
         }
     }

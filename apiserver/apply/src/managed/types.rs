@@ -232,6 +232,21 @@ impl<'a> TypeRef<'a> {
         }
     }
 
+    /// The type as messages about lists name it.
+    pub(crate) const fn type_name(self) -> &'static str {
+        match self {
+            Self::Schema { schema, .. } => match schema.kind {
+                Some(Type::String) => "string",
+                Some(Type::Array) => "slice",
+                Some(Type::Integer) => "int64",
+                Some(Type::Number) => "float64",
+                Some(Type::Boolean) => "bool",
+                Some(Type::Object) | None => "struct",
+            },
+            Self::Deduced | Self::Untyped => "interface",
+        }
+    }
+
     fn default_of(self, field: &str) -> Option<&'a Value> {
         let Self::Schema { schema, .. } = self else { return None };
         schema.properties.get(field)?.default.as_ref()

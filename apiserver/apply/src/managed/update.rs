@@ -190,9 +190,7 @@ fn cap(managers: &mut Managers) {
     if count <= MAX_UPDATE_MANAGERS {
         return;
     }
-    updaters.sort_by_cached_key(|manager| {
-        (managers.0.get(manager).map_or(0, Owned::seconds), manager.sort_key())
-    });
+    updaters.sort_by_cached_key(|manager| (managers.0.get(manager).map_or(0, Owned::seconds), manager.sort_key()));
     let mut first_of_version: BTreeMap<String, Manager> = BTreeMap::new();
     for manager in updaters {
         if count <= MAX_UPDATE_MANAGERS {
@@ -240,7 +238,11 @@ pub(crate) fn described(object: &Value, write: &Write<'_>) -> String {
 
 /// `apps/v1, Kind=Deployment`; the core group is empty: `/v1, Kind=Pod`.
 pub(crate) fn group_version_kind(api_version: &str, kind: &str) -> String {
-    if api_version.contains('/') { format!("{api_version}, Kind={kind}") } else { format!("/{api_version}, Kind={kind}") }
+    if api_version.contains('/') {
+        format!("{api_version}, Kind={kind}")
+    } else {
+        format!("/{api_version}, Kind={kind}")
+    }
 }
 
 /// Where two states of an object differ in nothing but the times of managed fields, puts the old times back, so that writing it

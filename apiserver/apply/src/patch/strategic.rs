@@ -137,9 +137,7 @@ fn merge_ordered(
     let below = at.below(&field);
     let list = |value: Value| match value {
         Value::Array(items) => Ok(items),
-        other => {
-            Err(below.wrong(format!("expected a []interface {{}}, but received a {}", text::type_name(&other))))
-        }
+        other => Err(below.wrong(format!("expected a []interface {{}}, but received a {}", text::type_name(&other)))),
     };
     let order = list(order)?;
     let wanted = patch.remove(&field).map(list).transpose()?;

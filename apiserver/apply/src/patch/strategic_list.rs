@@ -46,7 +46,7 @@ pub(super) fn merge(
         return sort(merged, &patch, &original, key, at);
     }
     let Some(key) = key else {
-        return Err(at.wrong("cannot merge lists without merge key for struct"));
+        return Err(at.wrong(format!("cannot merge lists without merge key for {}", item_type.type_name())));
     };
     let (mut merged, patch) = special_items(original, patch, key, at)?;
     let live = merged.clone();
@@ -159,30 +159,22 @@ pub(super) fn sort(
 }
 
 /// Checks that the items of a patch are in the order list, in its order.
-pub(super) fn check_order(
-    patch: &[Value],
-    order: &[Value],
-    key: Option<&str>,
-    at: &At<'_>,
-) -> Result<(), PatchError> {
+pub(super) fn check_order(patch: &[Value], order: &[Value], key: Option<&str>, at: &At<'_>) -> Result<(), PatchError> {
     if patch.is_empty() || order.is_empty() {
         return Ok(());
     }
-    let id = |item: &Value| item_id(item, key, at);
-    let mut order_ids = order.iter().map(&id);
+    let mut order_ids = order.iter().map(|item| item_id(item, key, at));
     for item in patch.iter().filter(|item| item.get(DIRECTIVE).is_none()) {
-        let wanted = id(item)?;
         loop {
-            match order_ids.next().transpose()? {
-                Some(id) if id == wanted => break,
-                Some(_) => {}
-                None => {
-                    return Err(at.wrong(format!(
-                        "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
-                        text::plain(&Value::Array(patch.to_vec())),
-                        text::plain(&Value::Array(order.to_vec()))
-                    )));
-                }
+            let Some(next) = order_ids.next() else {
+                return Err(at.wrong(format!(
+                    "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
+                    text::plain(&Value::Array(patch.to_vec())),
+                    text::plain(&Value::Array(order.to_vec()))
+                )));
+            };
+            if item_id(item, key, at)? == next? {
+                break;
             }
         }
     }
