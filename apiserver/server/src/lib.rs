@@ -27,11 +27,25 @@
 //! table::cells(&Resource, object: &Value, now: jiff::Timestamp) -> Vec<Value>
 //! ```
 
+pub mod admission;
 pub mod auth;
+pub mod authz;
 pub mod builtin;
+pub mod clock;
 pub mod crd;
 pub mod discovery;
+pub mod gc;
+// pub mod gc;
+pub mod http;
+mod metrics;
+// pub mod namespaces;
 pub mod objects;
+pub mod openapi;
 pub mod registry;
+mod rest;
+pub mod server;
 pub mod status;
 pub mod table;
+pub mod tls;
+
+pub use server::{ApiServer, Config, ServerError};

@@ -4,10 +4,10 @@
 //! Objects are JSON with `metadata.resourceVersion` set. Methods answer with the [`Status`] that a client would get.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use futures::stream::BoxStream;
-use pullpiri_store::Revision;
+use pullpiri_store::{Event, Revision};
 use serde_json::Value;
 
 use crate::registry::{Registry, Resource};
@@ -36,6 +36,9 @@ pub struct DeleteOptions {
     pub uid: Option<String>,
     pub resource_version: Option<String>,
     pub propagation: Option<Propagation>,
+    /// `orphanDependents: false` was given, which turns the answer for an object that is held by finalizers into 202.
+    pub accepted_when_pending: bool,
+    pub grace_period_seconds: Option<i64>,
     pub dry_run: bool,
 }
 
@@ -54,9 +57,19 @@ pub struct Change {
     pub plural: Arc<str>,
     pub namespace: Option<Arc<str>>,
     pub name: Arc<str>,
-    /// The object after the change; for a deletion, as it was last.
-    pub object: Arc<Value>,
     pub revision: Revision,
+    pub(crate) event: Arc<Event>,
+    pub(crate) parsed: Arc<OnceLock<Value>>,
+}
+
+impl Change {
+    /// Whether the stored JSON contains this text: a quick test before [`Self::object`] parses it.
+    #[must_use]
+    pub fn mentions(&self, text: &str) -> bool {
+        let stored = self.event.current.as_ref().or(self.event.previous.as_ref());
+        let needle = text.as_bytes();
+        stored.is_some_and(|kv| kv.value.windows(needle.len().max(1)).any(|window| window == needle))
+    }
 }
 
 /// What a stream of changes yields.

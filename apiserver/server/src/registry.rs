@@ -7,12 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
-use pullpiri_apply::error::FieldError;
+use pullpiri_apply::error::{FieldError, aggregate};
 use pullpiri_apply::schema::Schema;
 use serde_json::Value;
 use tokio::sync::watch;
 
-use crate::status::GroupResource;
+use crate::status::{GroupResource, Status};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Scope {
@@ -82,6 +82,19 @@ impl SchemaCell {
     #[must_use]
     pub fn published(&self) -> Arc<Value> {
         (self.published)()
+    }
+
+    /// The parsed schema.
+    ///
+    /// # Errors
+    /// 500 when the schema can't be parsed; a CRD with such a schema isn't accepted in the first place.
+    pub(crate) fn structural(&self, of: &Resource) -> Result<&Arc<Schema>, Status> {
+        let parsed = self
+            .structural
+            .get_or_init(|| Schema::parse(&self.published()).map(Arc::new).map_err(|errors| aggregate(&errors)));
+        parsed
+            .as_ref()
+            .map_err(|why| Status::internal(format_args!("the schema of {} is broken: {why}", of.group_resource())))
     }
 }
 

@@ -46,6 +46,8 @@ pub struct Body {
     pub reason: &'static str,
     pub message: String,
     pub details: Option<Details>,
+    /// `metadata.continue`: where an expired list can go on.
+    pub continue_token: Option<String>,
 }
 
 /// A failed request. Boxed, because it travels through every `Result`.
@@ -78,7 +80,7 @@ fn details(of: GroupResource<'_>, name: &str) -> Option<Details> {
 impl Status {
     #[must_use]
     pub fn new(code: StatusCode, reason: &'static str, message: impl Into<String>) -> Self {
-        Self(Box::new(Body { code, reason, message: message.into(), details: None }))
+        Self(Box::new(Body { code, reason, message: message.into(), details: None, continue_token: None }))
     }
 
     #[must_use]
@@ -88,8 +90,20 @@ impl Status {
     }
 
     #[must_use]
+    pub fn map_message(mut self, change: impl FnOnce(&str) -> String) -> Self {
+        self.0.message = change(&self.0.message);
+        self
+    }
+
+    #[must_use]
     pub fn with_cause(mut self, cause: Cause) -> Self {
         self.0.details.get_or_insert_default().causes.push(cause);
+        self
+    }
+
+    #[must_use]
+    pub fn with_continue(mut self, token: String) -> Self {
+        self.0.continue_token = Some(token);
         self
     }
 
@@ -236,7 +250,7 @@ impl Status {
         Self::new(
             StatusCode::PAYLOAD_TOO_LARGE,
             "RequestEntityTooLarge",
-            format!("Request entity is too large: {message}"),
+            format!("Request entity too large: {message}"),
         )
     }
 
@@ -269,15 +283,20 @@ impl Serialize for Status {
             metadata: serde_json::Map<String, serde_json::Value>,
             status: &'static str,
             message: &'a str,
+            #[serde(skip_serializing_if = "str::is_empty")]
             reason: &'static str,
             #[serde(skip_serializing_if = "Option::is_none")]
             details: Option<&'a Details>,
             code: u16,
         }
+        let mut metadata = serde_json::Map::new();
+        if let Some(token) = &self.0.continue_token {
+            metadata.insert("continue".to_owned(), token.as_str().into());
+        }
         Wire {
             kind: "Status",
             api_version: "v1",
-            metadata: serde_json::Map::new(),
+            metadata,
             status: "Failure",
             message: &self.0.message,
             reason: self.0.reason,

@@ -1,6 +1,8 @@
 //! Who asks. A request carries its [`UserInfo`] as an extension, put there by the TLS listener (client certificate) or by
 //! the in-process client; nothing else may put it there.
 
+pub(crate) mod certificate;
+
 use std::collections::BTreeMap;
 
 /// An authenticated user.

@@ -1,0 +1,70 @@
+//! Admission: what may become of an object before it is stored, beyond its schema. A chain of plugins; webhooks will be more of them.
+
+mod namespace;
+
+use std::fmt;
+use std::sync::Arc;
+
+use futures::future::BoxFuture;
+use serde_json::Value;
+
+use crate::auth::UserInfo;
+use crate::registry::Resource;
+use crate::status::Status;
+
+pub(crate) use namespace::NamespaceLifecycle;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Operation {
+    Create,
+    Update,
+    Delete,
+}
+
+/// A write that asks to be let in.
+#[derive(Debug)]
+pub struct Attributes<'a> {
+    pub operation: Operation,
+    pub resource: &'a Arc<Resource>,
+    /// Empty: the resource itself.
+    pub subresource: &'a str,
+    pub namespace: Option<&'a str>,
+    pub name: &'a str,
+    pub user: &'a UserInfo,
+    pub dry_run: bool,
+}
+
+/// One plugin.
+pub trait Admission: fmt::Debug + Send + Sync + 'static {
+    /// May change `object` (absent on delete) or refuse the write. Called again when the write is retried.
+    fn admit<'a>(
+        &'a self,
+        attributes: &'a Attributes<'a>,
+        object: Option<&'a mut Value>,
+        old: Option<&'a Value>,
+    ) -> BoxFuture<'a, Result<(), Status>>;
+}
+
+/// Plugins in order; the first refusal counts.
+#[derive(Debug, Default)]
+pub(crate) struct Chain {
+    plugins: Vec<Arc<dyn Admission>>,
+}
+
+impl Chain {
+    pub(crate) fn new(plugins: Vec<Arc<dyn Admission>>) -> Self {
+        Self { plugins }
+    }
+
+    pub(crate) async fn admit(
+        &self,
+        attributes: &Attributes<'_>,
+        mut object: Option<&mut Value>,
+        old: Option<&Value>,
+    ) -> Result<(), Status> {
+        for plugin in &self.plugins {
+            plugin.admit(attributes, object.as_deref_mut(), old).await?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,387 @@
+//! What each path and verb does.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderValue, Response, StatusCode};
+use jiff::Timestamp;
+use serde_json::{Value, json};
+
+use super::body::{self, Body};
+use super::negotiate::{self, Answer, Format, PatchType};
+use super::respond::{self, Form, WatchObserver};
+use super::route::{ResourcePath, Route, Verb};
+use super::{Asked, Inner, method_not_allowed, no_such_resource};
+use crate::auth::UserInfo;
+use crate::metrics::{Metrics, ResourceLabels};
+use crate::objects::Subresource;
+use crate::registry::{Origin, Resource};
+use crate::rest::decode::{Decoded, decode};
+use crate::rest::delete::Deleted;
+use crate::rest::options::{ListOptions, WriteOptions, WriteVerb, delete_options};
+use crate::rest::read::Listing;
+use crate::rest::selection::Selection;
+use crate::rest::update::{Change, check_name};
+use crate::rest::{Warnings, Write, metadata, scale};
+use crate::status::Status;
+
+const KUBERNETES_MINOR: &str = "37";
+
+/// Everything that needs a user.
+pub(super) async fn handle(
+    inner: &Inner,
+    asked: &Asked,
+    user: &UserInfo,
+    body: Bytes,
+    warnings: &Warnings,
+) -> Result<Response<Body>, Status> {
+    let gzip = body::takes_gzip(&asked.head.headers);
+    if let Route::Resource(path) = &asked.route {
+        return Call::find(inner, asked, path, user, warnings)?.run(body).await;
+    }
+    if asked.verb.is_mutating() {
+        return Err(method_not_allowed());
+    }
+    let resources = inner.rest.registry.snapshot();
+    match &asked.route {
+        Route::Discovery => inner.discovery.serve(&resources, &asked.head).map(|answer| body::finish(answer, gzip)),
+        Route::OpenApi => inner.openapi.serve(&resources, &asked.head).map(|answer| body::finish(answer, gzip)),
+        Route::Metrics => {
+            let text = inner
+                .metrics
+                .encode(inner.rest.durable.as_ref())
+                .map_err(|error| Status::internal(format_args!("unable to encode the metrics: {error}")))?;
+            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            let mut response = Response::new(Bytes::from(text));
+            response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+            Ok(body::finish(response, gzip))
+        }
+        Route::Index => {
+            let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
+            for resource in resources.iter().filter(|resource| !resource.group.is_empty()) {
+                paths.push(format!("/apis/{}", resource.group));
+                paths.push(format!("/apis/{}/{}", resource.group, resource.version));
+            }
+            paths.extend(
+                ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
+                    .map(str::to_owned),
+            );
+            paths.dedup();
+            let accepted = negotiate::accept(&asked.head.headers, &asked.query, Answer::One)?;
+            respond::value(StatusCode::OK, &json!({"paths": paths}), Form { accepted, gzip, now: inner.rest.now() })
+        }
+        Route::Resource(_) | Route::Health { .. } | Route::Version | Route::Unknown => Err(no_such_resource()),
+    }
+}
+
+/// `/version`: the Kubernetes release whose behaviour this is, with our own version as build metadata.
+pub(super) fn version(_now: Timestamp) -> Result<Response<Body>, Status> {
+    let value = json!({
+        "major": "1",
+        "minor": KUBERNETES_MINOR,
+        "gitVersion": format!("v1.{KUBERNETES_MINOR}.0+pullpiri-{}", env!("CARGO_PKG_VERSION")),
+        "gitCommit": option_env!("PULLPIRI_GIT_COMMIT").unwrap_or_default(),
+        "gitTreeState": "clean",
+        "buildDate": option_env!("PULLPIRI_BUILD_DATE").unwrap_or("1970-01-01T00:00:00Z"),
+        "goVersion": "",
+        "compiler": "rustc",
+        "platform": format!("{}/{}", std::env::consts::OS, go_architecture()),
+    });
+    let mut json = serde_json::to_vec_pretty(&value).map_err(|error| Status::internal(&error))?;
+    json.push(b'\n');
+    Ok(respond::text(StatusCode::OK, "application/json", json))
+}
+
+/// Architectures have other names in the Kubernetes world.
+const fn go_architecture() -> &'static str {
+    if cfg!(target_arch = "x86_64") {
+        "amd64"
+    } else if cfg!(target_arch = "aarch64") {
+        "arm64"
+    } else {
+        std::env::consts::ARCH
+    }
+}
+
+/// A request on a resource that exists.
+struct Call<'a> {
+    inner: &'a Inner,
+    asked: &'a Asked,
+    path: &'a ResourcePath,
+    resource: Arc<Resource>,
+    subresource: Subresource,
+    user: &'a UserInfo,
+    warnings: &'a Warnings,
+}
+
+impl<'a> Call<'a> {
+    fn find(
+        inner: &'a Inner,
+        asked: &'a Asked,
+        path: &'a ResourcePath,
+        user: &'a UserInfo,
+        warnings: &'a Warnings,
+    ) -> Result<Self, Status> {
+        let resources = inner.rest.registry.snapshot();
+        let resource = resources.get(&path.group, &path.version, &path.plural).ok_or_else(no_such_resource)?;
+        let subresource = match path.subresource.as_str() {
+            "" => Subresource::None,
+            "status" if resource.has_status => Subresource::Status,
+            "scale" if resource.scale.is_some() => Subresource::Scale,
+            "finalize" if resource.strategy.has_finalize() => Subresource::Finalize,
+            _ => return Err(no_such_resource()),
+        };
+        if path.namespace.is_some() && !resource.is_namespaced() {
+            return Err(no_such_resource());
+        }
+        if path.namespace.is_none() && resource.is_namespaced() && !matches!(asked.verb, Verb::List | Verb::Watch) {
+            return Err(if path.name.is_some() { no_such_resource() } else { method_not_allowed() });
+        }
+        if let Some(warning) = &resource.deprecation_warning {
+            warnings.push(warning.clone());
+        }
+        let resource = Arc::clone(resource);
+        Ok(Self { inner, asked, path, resource, subresource, user, warnings })
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        &self.asked.head.headers
+    }
+
+    fn namespace(&self) -> Option<&str> {
+        self.path.namespace.as_deref()
+    }
+
+    fn name(&self) -> Result<&str, Status> {
+        self.path.name.as_deref().ok_or_else(method_not_allowed)
+    }
+
+    fn form(&self, answer: Answer) -> Result<Form, Status> {
+        let accepted = negotiate::accept(self.headers(), &self.asked.query, answer)?;
+        Ok(Form { accepted, gzip: body::takes_gzip(self.headers()), now: self.inner.rest.now() })
+    }
+
+    fn write(&self, verb: WriteVerb) -> Result<Write<'_>, Status> {
+        let agent = negotiate::header_text(self.headers(), http::header::USER_AGENT);
+        Ok(Write {
+            resource: &self.resource,
+            namespace: self.namespace(),
+            subresource: self.subresource,
+            user: self.user,
+            options: WriteOptions::parse(&self.asked.query, verb, &agent)?,
+            warnings: self.warnings,
+        })
+    }
+
+    async fn run(&self, body: Bytes) -> Result<Response<Body>, Status> {
+        match self.asked.verb {
+            Verb::Get => self.get().await,
+            Verb::List => self.list().await,
+            Verb::Watch => self.watch().await,
+            Verb::Create => self.create(&body).await,
+            Verb::Update => self.update(&body).await,
+            Verb::Patch => self.patch(&body).await,
+            Verb::Delete => self.delete(&body).await,
+            Verb::DeleteCollection => self.delete_collection(&body).await,
+        }
+    }
+
+    async fn get(&self) -> Result<Response<Body>, Status> {
+        let form = self.form(Answer::One)?;
+        let version = self.asked.query.get("resourceVersion").unwrap_or_default();
+        let object = self.inner.rest.get(&self.resource, self.namespace(), self.name()?, version).await?;
+        if self.subresource == Subresource::Scale {
+            return respond::value(StatusCode::OK, &scale::view(&self.resource, &object.into_value()?)?, form);
+        }
+        respond::object(StatusCode::OK, &self.resource, &object, form)
+    }
+
+    fn selection(&self, options: &ListOptions) -> Result<Selection, Status> {
+        let selection = Selection::parse(&self.resource, &options.label_selector, &options.field_selector)?;
+        match &self.path.name {
+            None => Ok(selection),
+            Some(name) => selection.and_name(name),
+        }
+    }
+
+    async fn list(&self) -> Result<Response<Body>, Status> {
+        let form = self.form(Answer::List)?;
+        let options = ListOptions::parse(&self.asked.query)?;
+        let selection = self.selection(&options)?;
+        let rest = Arc::clone(&self.inner.rest);
+        let listing = rest.list(&self.resource, self.namespace(), &selection, &options).await?;
+        let namespace = self.path.namespace.clone();
+        respond::list(rest, Arc::clone(&self.resource), namespace, selection, listing, form).await
+    }
+
+    async fn watch(&self) -> Result<Response<Body>, Status> {
+        let form = self.form(Answer::Watch)?;
+        let mut query = self.asked.query.clone();
+        if self.path.legacy_watch {
+            query.set("watch", "true");
+        }
+        let options = ListOptions::parse(&query)?;
+        let selection = self.selection(&options)?;
+        let shutdown = self.inner.shutdown.clone();
+        let rest = &self.inner.rest;
+        let notices = rest.watch(&self.resource, self.namespace(), selection, &options, shutdown).await?;
+        let observer = Watching::new(&self.inner.metrics, &self.resource);
+        Ok(respond::watch(Arc::clone(&self.resource), notices, form, observer))
+    }
+
+    fn decode(&self, body: &[u8]) -> Result<Decoded, Status> {
+        let format = negotiate::content_format(self.headers())?;
+        decode(body, format).map_err(|error| {
+            let shown = summary(body);
+            let kind = &self.resource.kind;
+            Status::bad_request(format!(
+                "the object provided is unrecognized (must be of type {kind}): {error} ({shown})"
+            ))
+        })
+    }
+
+    async fn create(&self, body: &[u8]) -> Result<Response<Body>, Status> {
+        if self.path.name.is_some() {
+            return Err(method_not_allowed());
+        }
+        let form = self.form(Answer::One)?;
+        let write = self.write(WriteVerb::Create)?;
+        let object = write.take_in(self.decode(body)?)?;
+        let object = self.inner.rest.create(&write, object).await?;
+        respond::object(StatusCode::CREATED, &self.resource, &object, form)
+    }
+
+    async fn update(&self, body: &[u8]) -> Result<Response<Body>, Status> {
+        let form = self.form(Answer::One)?;
+        let write = self.write(WriteVerb::Update)?;
+        let decoded = self.decode(body)?;
+        let name = self.name()?;
+        let object = if self.subresource == Subresource::Scale { decoded.value } else { write.take_in(decoded)? };
+        check_name(&object, name)?;
+        self.change(&write, &Change::Replace(&object), form).await
+    }
+
+    async fn patch(&self, body: &[u8]) -> Result<Response<Body>, Status> {
+        let kind = negotiate::patch_type(self.headers(), self.resource.origin == Origin::BuiltIn)?;
+        let form = self.form(Answer::One)?;
+        if kind == PatchType::Apply {
+            let write = self.write(WriteVerb::Apply)?;
+            let decoded = decode(body, Format::Yaml)
+                .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+            return self.change(&write, &Change::Apply(&decoded), form).await;
+        }
+        let write = self.write(WriteVerb::Patch)?;
+        let decoded = decode(body, Format::Json).map_err(|_| Status::bad_request("invalid JSON patch"))?;
+        let change = Change::Patch { kind, bytes: body, problems: &decoded.problems };
+        self.change(&write, &change, form).await
+    }
+
+    async fn change(&self, write: &Write<'_>, change: &Change<'_>, form: Form) -> Result<Response<Body>, Status> {
+        let updated = self.inner.rest.update(write, self.name()?, change).await?;
+        let code = if updated.created { StatusCode::CREATED } else { StatusCode::OK };
+        if self.subresource == Subresource::Scale {
+            return respond::value(code, &scale::view(&self.resource, &updated.object.into_value()?)?, form);
+        }
+        respond::object(code, &self.resource, &updated.object, form)
+    }
+
+    fn delete_options(&self, body: &[u8]) -> Result<crate::objects::DeleteOptions, Status> {
+        if body.is_empty() {
+            return delete_options(&self.asked.query, None);
+        }
+        let format = negotiate::content_format(self.headers())?;
+        let decoded = decode(body, format).map_err(Status::bad_request)?;
+        let kind = decoded.value.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
+        if kind != "DeleteOptions" || !decoded.value.is_object() {
+            return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
+        }
+        delete_options(&self.asked.query, Some(&decoded.value))
+    }
+
+    fn delete_write(&self, dry_run: bool) -> Write<'_> {
+        let options = WriteOptions { dry_run, ..WriteOptions::default() };
+        Write {
+            resource: &self.resource,
+            namespace: self.namespace(),
+            subresource: self.subresource,
+            user: self.user,
+            options,
+            warnings: self.warnings,
+        }
+    }
+
+    async fn delete(&self, body: &[u8]) -> Result<Response<Body>, Status> {
+        if self.subresource != Subresource::None {
+            return Err(method_not_allowed());
+        }
+        let form = self.form(Answer::One)?;
+        let options = self.delete_options(body)?;
+        let write = self.delete_write(options.dry_run);
+        let name = self.name()?;
+        match self.inner.rest.delete(&write, name, &options).await? {
+            Deleted::Gone(object) => {
+                let uid = metadata::text(object.value()?, "uid").to_owned();
+                respond::value(StatusCode::OK, &respond::success(&self.resource, name, &uid), form)
+            }
+            Deleted::Pending(object) => {
+                let code = if options.accepted_when_pending { StatusCode::ACCEPTED } else { StatusCode::OK };
+                respond::object(code, &self.resource, &object, form)
+            }
+        }
+    }
+
+    async fn delete_collection(&self, body: &[u8]) -> Result<Response<Body>, Status> {
+        let form = self.form(Answer::List)?;
+        let list = ListOptions::parse(&self.asked.query)?;
+        let selection = self.selection(&list)?;
+        let options = self.delete_options(body)?;
+        let write = self.delete_write(options.dry_run);
+        let rest = Arc::clone(&self.inner.rest);
+        let (items, revision) = rest.delete_collection(&write, &selection, &list, &options).await?;
+        let listing = Listing { revision, items, continue_token: None, remaining: None, rest: None };
+        let namespace = self.path.namespace.clone();
+        respond::list(rest, Arc::clone(&self.resource), namespace, selection, listing, form).await
+    }
+}
+
+/// The beginning of a body, for an error message.
+fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let start = &body[..body.len().min(SHOWN)];
+    let shown = if body.is_empty() {
+        return "<empty>".to_owned();
+    } else if body.first() == Some(&b'{') {
+        String::from_utf8_lossy(start).into_owned()
+    } else {
+        start.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    if body.len() > SHOWN { format!("{shown} ...") } else { shown }
+}
+
+/// Counts an open watch and what it sends.
+struct Watching {
+    metrics: Arc<Metrics>,
+    labels: ResourceLabels,
+}
+
+impl Watching {
+    fn new(metrics: &Arc<Metrics>, resource: &Resource) -> Self {
+        let labels =
+            ResourceLabels { group: resource.group.as_str().into(), resource: resource.plural.as_str().into() };
+        metrics.watchers.get_or_create(&labels).inc();
+        Self { metrics: Arc::clone(metrics), labels }
+    }
+}
+
+impl WatchObserver for Watching {
+    fn sent(&self) {
+        self.metrics.watch_events.get_or_create(&self.labels).inc();
+    }
+}
+
+impl Drop for Watching {
+    fn drop(&mut self) {
+        self.metrics.watchers.get_or_create(&self.labels).dec();
+    }
+}

@@ -1,0 +1,161 @@
+//! How much a server takes on at once, and for how long.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::Method;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
+
+use crate::metrics::{KindLabels, Metrics, RequestKind};
+use crate::status::Status;
+
+/// Limits of one server. Defaults are kube-apiserver's.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Writes handled at once; more are answered with 429.
+    pub max_mutating_in_flight: usize,
+    /// Reads handled at once, watches excluded.
+    pub max_readonly_in_flight: usize,
+    /// Largest request body.
+    pub max_body_bytes: usize,
+    /// After this a request is answered with 504, watches excluded.
+    pub request_timeout: Duration,
+    /// How long connections may finish what they are doing at shutdown.
+    pub shutdown_grace: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            max_mutating_in_flight: 200,
+            max_readonly_in_flight: 400,
+            max_body_bytes: 3 * 1024 * 1024,
+            request_timeout: Duration::from_secs(60),
+            shutdown_grace: Duration::from_secs(5),
+        }
+    }
+}
+
+/// Counts requests in flight.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    mutating: Arc<Semaphore>,
+    readonly: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+/// A request in flight; ends when dropped.
+#[derive(Debug)]
+pub(super) struct Permit {
+    _permit: OwnedSemaphorePermit,
+    kind: RequestKind,
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.metrics.in_flight.get_or_create(&KindLabels { kind: self.kind }).dec();
+    }
+}
+
+impl InFlight {
+    pub(super) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Self {
+        Self {
+            mutating: Arc::new(Semaphore::new(limits.max_mutating_in_flight)),
+            readonly: Arc::new(Semaphore::new(limits.max_readonly_in_flight)),
+            metrics,
+        }
+    }
+
+    /// # Errors
+    /// 429 when there are too many already.
+    pub(super) fn enter(&self, method: &Method) -> Result<Permit, Status> {
+        let (kind, semaphore) = if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
+            (RequestKind::readonly, &self.readonly)
+        } else {
+            (RequestKind::mutating, &self.mutating)
+        };
+        match Arc::clone(semaphore).try_acquire_owned() {
+            Ok(permit) => {
+                self.metrics.in_flight.get_or_create(&KindLabels { kind }).inc();
+                Ok(Permit { _permit: permit, kind, metrics: Arc::clone(&self.metrics) })
+            }
+            Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
+                self.metrics.dropped.get_or_create(&KindLabels { kind }).inc();
+                Err(Status::too_many_requests("Too many requests, please try again later.", 1))
+            }
+        }
+    }
+}
+
+/// `?timeout=30s`: Go's duration notation, with whole or decimal numbers of ns, us, ms, s, m and h.
+pub(super) fn parse_duration(text: &str) -> Option<Duration> {
+    let mut rest = text.strip_prefix('+').unwrap_or(text);
+    if rest == "0" {
+        return Some(Duration::ZERO);
+    }
+    let mut total: u128 = 0;
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let end = rest.find(|c: char| !c.is_ascii_digit() && c != '.')?;
+        let (number, unit) = rest.split_at(end);
+        let unit_end = unit.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(unit.len());
+        let (unit, after) = unit.split_at(unit_end);
+        let nanos: u128 = match unit {
+            "ns" => 1,
+            "us" | "µs" | "μs" => 1_000,
+            "ms" => 1_000_000,
+            "s" => 1_000_000_000,
+            "m" => 60_000_000_000,
+            "h" => 3_600_000_000_000,
+            _ => return None,
+        };
+        let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+        if whole.is_empty() && fraction.is_empty() {
+            return None;
+        }
+        let whole: u128 = if whole.is_empty() { 0 } else { whole.parse().ok()? };
+        // Nine digits are a nanosecond; more can't be told apart.
+        let digits: String = fraction.chars().chain("000000000".chars()).take(9).collect();
+        let fraction: u128 = digits.parse().ok()?;
+        let part = whole.checked_mul(nanos)?.checked_add(fraction.checked_mul(nanos)? / 1_000_000_000)?;
+        total = total.checked_add(part)?;
+        rest = after;
+    }
+    u64::try_from(total).ok().map(Duration::from_nanos)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations() {
+        let cases = [
+            ("30s", Some(Duration::from_secs(30))),
+            ("1m30s", Some(Duration::from_secs(90))),
+            ("1.5s", Some(Duration::from_millis(1500))),
+            ("0", Some(Duration::ZERO)),
+            ("", None),
+            ("5", None),
+            ("5x", None),
+            ("-1s", None),
+        ];
+        for (text, expected) in cases {
+            assert_eq!(parse_duration(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_limit_answers_429() {
+        let limits = Limits { max_mutating_in_flight: 1, ..Limits::default() };
+        let in_flight = InFlight::new(&limits, Arc::new(Metrics::default()));
+        let held = in_flight.enter(&Method::POST).unwrap();
+        assert_eq!(in_flight.enter(&Method::PUT).unwrap_err().code().as_u16(), 429);
+        in_flight.enter(&Method::GET).unwrap();
+        drop(held);
+        in_flight.enter(&Method::POST).unwrap();
+    }
+}

@@ -1,0 +1,291 @@
+//! Create, and what all writes share: taking in a body, admitting, validating, storing.
+
+use std::sync::Arc;
+
+use http::StatusCode;
+use pullpiri_store::{Change, Expect, KeyValue, Write as StoreWrite, WriteError};
+use serde_json::Value;
+
+use super::decode::Decoded;
+use super::object::{Object, encode, take_revision};
+use super::options::FieldValidation;
+use super::{Rest, Write, key, metadata, model, store_errors};
+use crate::admission::{Attributes, Operation};
+use crate::registry::{Origin, Resource};
+use crate::status::Status;
+
+/// How often a generated name may be taken already.
+const GENERATE_ATTEMPTS: u32 = 8;
+/// Objects above this are refused, as etcd's default request limit does.
+const MAX_OBJECT_BYTES: usize = 1_572_864;
+
+impl Write<'_> {
+    pub(crate) fn admission<'a>(&'a self, operation: Operation, name: &'a str) -> Attributes<'a> {
+        Attributes {
+            operation,
+            resource: self.resource,
+            subresource: self.subresource.name(),
+            namespace: self.namespace,
+            name,
+            user: self.user,
+            dry_run: self.options.dry_run,
+        }
+    }
+
+    /// What `fieldValidation` makes of unknown and duplicate fields.
+    ///
+    /// # Errors
+    /// 400 when they are to be refused.
+    pub(crate) fn report_fields(&self, problems: Vec<String>) -> Result<(), Status> {
+        if problems.is_empty() {
+            return Ok(());
+        }
+        match self.options.field_validation {
+            FieldValidation::Ignore => Ok(()),
+            FieldValidation::Warn => {
+                problems.into_iter().for_each(|problem| self.warnings.push(problem));
+                Ok(())
+            }
+            FieldValidation::Strict => {
+                let kind = &self.resource.kind;
+                Err(Status::bad_request(format!(
+                    "{kind} in version \"{}\" cannot be handled as a {kind}: strict decoding error: {}",
+                    self.resource.version,
+                    problems.join(", ")
+                )))
+            }
+        }
+    }
+
+    /// A body as an object of this resource: right version and kind, known fields only, defaults filled in.
+    ///
+    /// # Errors
+    /// 400 for another kind, for fields that can't be what they are, and with `fieldValidation=Strict` for unknown ones.
+    pub(crate) fn take_in(&self, decoded: Decoded) -> Result<Value, Status> {
+        let Decoded { mut value, mut problems } = decoded;
+        check_type(self.resource, &mut value)?;
+        let metadata = metadata::of(&mut value)?;
+        metadata::ensure_namespace(metadata, self.namespace)?;
+        problems.extend(model::coerce(self.resource, &mut value)?);
+        self.report_fields(problems)?;
+        self.dedupe_owners(&mut value)?;
+        Ok(value)
+    }
+
+    pub(crate) fn dedupe_owners(&self, object: &mut Value) -> Result<(), Status> {
+        let duplicates = metadata::dedupe_owner_references(metadata::of(object)?);
+        if !duplicates.is_empty() {
+            self.warnings.push(metadata::duplicate_owners_warning(&duplicates));
+        }
+        Ok(())
+    }
+}
+
+/// The object says what it is; a built-in kind may leave it out.
+pub(crate) fn check_type(resource: &Resource, value: &mut Value) -> Result<(), Status> {
+    let Some(fields) = value.as_object_mut() else {
+        return Err(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): expected a JSON object",
+            resource.kind
+        )));
+    };
+    let mut given = [String::new(), String::new()];
+    for (slot, name) in given.iter_mut().zip(["apiVersion", "kind"]) {
+        match fields.get(name) {
+            None | Some(Value::Null) => {}
+            Some(Value::String(text)) => slot.clone_from(text),
+            Some(other) => {
+                return Err(Status::bad_request(format!(
+                    "{} in version \"{}\" cannot be handled as a {}: {name} must be a string, got {other}",
+                    resource.kind, resource.version, resource.kind
+                )));
+            }
+        }
+    }
+    let [api_version, kind] = given;
+    if kind.is_empty() && resource.origin != Origin::BuiltIn {
+        return Err(Status::bad_request(format!(
+            "the object provided is unrecognized (must be of type {}): Object 'Kind' is missing",
+            resource.kind
+        )));
+    }
+    if !api_version.is_empty() && !resource.is_api_version(&api_version) {
+        return Err(Status::bad_request(format!(
+            "the API version in the data ({api_version}) does not match the expected API version ({})",
+            resource.api_version()
+        )));
+    }
+    if !kind.is_empty() && kind != resource.kind {
+        return Err(Status::bad_request(format!(
+            "{kind} in version \"{}\" cannot be handled as a {}: the object's kind is {kind}, expected {}",
+            resource.version, resource.kind, resource.kind
+        )));
+    }
+    fields.insert("apiVersion".to_owned(), resource.api_version().into());
+    fields.insert("kind".to_owned(), resource.kind.as_str().into());
+    Ok(())
+}
+
+/// Why an object couldn't be inserted.
+#[derive(Debug)]
+pub(crate) enum Refused {
+    /// With what is there.
+    Exists(Option<KeyValue>),
+    Status(Status),
+}
+
+impl From<Status> for Refused {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl Rest {
+    /// Creates an object that [`Write::take_in`] has seen.
+    pub(crate) async fn create(&self, write: &Write<'_>, mut object: Value) -> Result<Object, Status> {
+        if take_revision(&mut object).is_some_and(|version| !version.is_empty() && version != "0") {
+            return Err(Status::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "",
+                "resourceVersion should not be set on objects to be created",
+            ));
+        }
+        metadata::wipe_system_fields(metadata::of(&mut object)?);
+        drop_status(write.resource, &mut object);
+        model::own(write, None, &mut object, self.now())?;
+        let base = metadata::text(&object, "generateName").to_owned();
+        let generate = metadata::text(&object, "name").is_empty() && !base.is_empty();
+        let of = write.resource.group_resource();
+        let mut attempt = 1;
+        loop {
+            let retry = generate && attempt < GENERATE_ATTEMPTS;
+            let mut candidate = if retry { object.clone() } else { std::mem::take(&mut object) };
+            if generate {
+                metadata::of(&mut candidate)?.insert("name".to_owned(), metadata::generate_name(&base).into());
+            }
+            let name = metadata::text(&candidate, "name").to_owned();
+            let warned = write.warnings.len();
+            match self.insert(write, &name, candidate).await {
+                Ok(object) => return Ok(object),
+                Err(Refused::Status(status)) => return Err(status),
+                Err(Refused::Exists(_)) if retry => write.warnings.truncate(warned),
+                Err(Refused::Exists(_)) if generate => {
+                    let why = "the server was not able to generate a unique name for the object";
+                    return Err(Status::already_exists(of, &name)
+                        .map_message(|text| format!("{text}, {why}"))
+                        .with_retry_after(1));
+                }
+                Err(Refused::Exists(found)) => return Err(exists(write.resource, &name, found)),
+            }
+            attempt += 1;
+        }
+    }
+
+    /// Fills in what the server decides, admits, validates and stores a new object whose fields have their owners.
+    pub(crate) async fn insert(&self, write: &Write<'_>, name: &str, mut object: Value) -> Result<Object, Refused> {
+        let resource = write.resource;
+        if resource.terminating {
+            let message = "create not allowed while custom resource definition is terminating";
+            return Err(Status::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).into());
+        }
+        metadata::fill_system_fields(metadata::of(&mut object)?, self.now());
+        self.admission.admit(&write.admission(Operation::Create, name), Some(&mut object), None).await?;
+        resource.strategy.prepare_for_create(&mut object);
+        if resource.counts_generation {
+            metadata::of(&mut object)?.insert("generation".to_owned(), 1.into());
+        }
+        model::validate(write, &object, None)?;
+        resource.strategy.warnings(&object).into_iter().for_each(|warning| write.warnings.push(warning));
+        self.put(write, &key::of(resource, write.namespace, name), Expect::Absent, object).await.map_err(|error| {
+            match error {
+                PutError::Mismatch(found) => Refused::Exists(found),
+                PutError::Status(status) => Refused::Status(status),
+            }
+        })
+    }
+
+    /// Stores an object (or only says what would be stored).
+    pub(crate) async fn put(
+        &self,
+        write: &Write<'_>,
+        key: &Arc<str>,
+        expect: Expect,
+        object: Value,
+    ) -> Result<Object, PutError> {
+        let resource = write.resource;
+        let stored = if resource.strategy.view_of().is_some() {
+            let mut stored = object.clone();
+            resource.strategy.to_stored(&mut stored);
+            stored
+        } else {
+            Value::Null
+        };
+        let is_view = !stored.is_null();
+        let raw = encode(if is_view { &stored } else { &object })?;
+        if raw.len() > MAX_OBJECT_BYTES {
+            return Err(Status::request_entity_too_large(format_args!(
+                "the object takes {} bytes in the storage, the limit is {MAX_OBJECT_BYTES}",
+                raw.len()
+            ))
+            .into());
+        }
+        let store = self.store(resource);
+        if write.options.dry_run {
+            let (found, _) = store.get(key).await.map_err(|error| store_errors::read(&error))?;
+            let holds = match (expect, &found) {
+                (Expect::Any, _) | (Expect::Absent, None) => true,
+                (Expect::At(revision), Some(found)) => found.modified == revision,
+                (Expect::Absent, Some(_)) | (Expect::At(_), None) => false,
+            };
+            if !holds {
+                return Err(PutError::Mismatch(found));
+            }
+            return Ok(Object::written(object, raw, found.map_or(0, |found| found.modified.0)));
+        }
+        let written = store
+            .write(StoreWrite { key: Arc::clone(key), expect, change: Change::Put(raw.clone()) })
+            .await
+            .map_err(PutError::from)?;
+        let revision = written.modified.0;
+        if is_view { Ok(Object::shown(object, revision)?) } else { Ok(Object::written(object, raw, revision)) }
+    }
+}
+
+/// Why an object couldn't be stored.
+#[derive(Debug)]
+pub(crate) enum PutError {
+    /// Someone else was faster; with what is there now.
+    Mismatch(Option<KeyValue>),
+    Status(Status),
+}
+
+impl From<Status> for PutError {
+    fn from(status: Status) -> Self {
+        Self::Status(status)
+    }
+}
+
+impl From<WriteError> for PutError {
+    fn from(error: WriteError) -> Self {
+        match error {
+            WriteError::Mismatch { current, .. } => Self::Mismatch(current),
+            other => Self::Status(store_errors::write(&other)),
+        }
+    }
+}
+
+/// A new object has no status where that is a subresource.
+pub(crate) fn drop_status(resource: &Resource, object: &mut Value) {
+    if resource.has_status
+        && let Some(fields) = object.as_object_mut()
+    {
+        fields.remove("status");
+    }
+}
+
+/// 409 for a name that is taken.
+pub(crate) fn exists(resource: &Resource, name: &str, found: Option<KeyValue>) -> Status {
+    let status = Status::already_exists(resource.group_resource(), name);
+    let deleting = found.is_some_and(|found| Object::stored(&found).value().is_ok_and(metadata::is_deleting));
+    if deleting { status.map_message(|text| format!("object is being deleted: {text}")) } else { status }
+}

@@ -1,0 +1,63 @@
+//! Request bodies to JSON values, with the duplicate fields that `fieldValidation` asks about.
+
+use pullpiri_apply::schema::strict;
+use serde_json::Value;
+
+use crate::http::negotiate::Format;
+
+/// A decoded body.
+#[derive(Debug)]
+pub(crate) struct Decoded {
+    pub(crate) value: Value,
+    /// `duplicate field "…"`
+    pub(crate) problems: Vec<String>,
+}
+
+/// Decodes a body. Apply patches may be YAML or JSON under one content type, so YAML that starts with `{` is first tried as JSON.
+///
+/// # Errors
+/// The decoder's message.
+pub(crate) fn decode(body: &[u8], format: Format) -> Result<Decoded, String> {
+    let looks_like_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
+    if format == Format::Json || looks_like_json {
+        match strict::parse(body) {
+            Ok(document) => {
+                let problems = document.duplicates.iter().map(|path| strict::duplicate_field(path)).collect();
+                return Ok(Decoded { value: document.value, problems });
+            }
+            Err(error) if format == Format::Json => return Err(error.to_string()),
+            Err(_) => {}
+        }
+    }
+    let text = std::str::from_utf8(body).map_err(|error| format!("error converting YAML to JSON: {error}"))?;
+    let value: Value =
+        serde_saphyr::from_str(text).map_err(|error| format!("error converting YAML to JSON: yaml: {error}"))?;
+    Ok(Decoded { value, problems: Vec::new() })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn duplicates_are_named_and_the_last_wins() {
+        let body = br#"{"spec":{"a":1,"a":2,"list":[{"x":1},{"x":1,"x":3}]},"kind":"A","kind":"B"}"#;
+        let decoded = decode(body, Format::Json).unwrap();
+        assert_eq!(decoded.value, json!({"spec": {"a": 2, "list": [{"x": 1}, {"x": 3}]}, "kind": "B"}));
+        assert_eq!(decoded.problems.len(), 3, "{:?}", decoded.problems);
+        assert_eq!(decoded.problems[0], "duplicate field \"spec.a\"");
+    }
+
+    #[test]
+    fn yaml_and_json_under_one_content_type() {
+        let expected = json!({"kind": "A", "spec": {"n": 1, "s": "1", "b": true, "f": 1.5, "z": null}});
+        let yaml = b"kind: A\nspec:\n  n: 1\n  s: \"1\"\n  b: true\n  f: 1.5\n  z: null\n";
+        assert_eq!(decode(yaml, Format::Yaml).unwrap().value, expected);
+        assert_eq!(decode(expected.to_string().as_bytes(), Format::Yaml).unwrap().value, expected);
+        assert!(decode(b"kind: [", Format::Yaml).unwrap_err().starts_with("error converting YAML to JSON: yaml: "));
+        assert!(decode(b"{\"a\":", Format::Json).is_err());
+        assert!(decode(b"{} {}", Format::Json).is_err());
+    }
+}

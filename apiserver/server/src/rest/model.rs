@@ -1,0 +1,172 @@
+//! Where the verbs meet `pullpiri-apply`: an object and its schema, its field owners, and patches of it.
+
+use jiff::Timestamp;
+use pullpiri_apply::error::{FieldError, Path};
+use pullpiri_apply::managed::{self, ApplyError, ConflictCause, FieldSet, Force, Manager, Operation};
+use pullpiri_apply::patch::{self, PatchError, PatchKind};
+use pullpiri_apply::schema::{default, listtype, prune, strict, validate};
+use serde_json::Value;
+
+use super::Write;
+use crate::clock::rfc3339;
+use crate::http::negotiate::PatchType;
+use crate::objects::Subresource;
+use crate::registry::{Origin, Resource};
+use crate::status::{Cause, Status};
+
+/// Makes an object one of its kind: unknown fields go, defaults come. Returns what went, as `unknown field "…"`.
+///
+/// # Errors
+/// 500 when the schema itself is broken.
+pub(crate) fn coerce(resource: &Resource, object: &mut Value) -> Result<Vec<String>, Status> {
+    let schema = resource.schema.structural(resource)?;
+    let unknown = prune::prune(object, schema);
+    default::default(object, schema);
+    Ok(unknown.iter().map(|path| strict::unknown_field(path)).collect())
+}
+
+/// Everything that may be wrong with an object.
+///
+/// # Errors
+/// 422 with every problem.
+pub(crate) fn validate(write: &Write<'_>, object: &Value, old: Option<&Value>) -> Result<(), Status> {
+    let resource = write.resource;
+    let errors = problems(resource, write.subresource, object, old)?;
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Status::invalid(&resource.group, &resource.kind, super::metadata::text(object, "name"), &errors))
+}
+
+fn problems(
+    resource: &Resource,
+    subresource: Subresource,
+    object: &Value,
+    old: Option<&Value>,
+) -> Result<Vec<FieldError>, Status> {
+    let schema = resource.schema.structural(resource)?;
+    let mut errors = resource.strategy.validate(object, old);
+    match old {
+        None => errors.extend(validate::validate(&Path::Root, object, schema)),
+        Some(old) => errors.extend(validate::validate_update(&Path::Root, object, old, schema)),
+    }
+    let was_clean = old.is_none_or(|old| listtype::validate(old, schema).is_empty());
+    if was_clean {
+        errors.extend(listtype::validate(object, schema));
+    }
+    let _ = subresource;
+    Ok(errors)
+}
+
+fn manager(write: &Write<'_>, operation: Operation) -> Manager {
+    Manager {
+        name: write.options.field_manager.clone(),
+        operation,
+        api_version: write.resource.api_version(),
+        subresource: write.subresource.name().to_owned(),
+    }
+}
+
+/// Fields that this endpoint doesn't write, and so doesn't own.
+fn reset_fields(write: &Write<'_>, schema: &pullpiri_apply::schema::Schema) -> FieldSet {
+    match write.subresource {
+        Subresource::None if write.resource.has_status => FieldSet::of_fields(&[&["status"]]),
+        Subresource::Status => {
+            let mut paths: Vec<&[&str]> = Vec::new();
+            let others: Vec<[&str; 1]> =
+                schema.properties.keys().filter(|name| *name != "status").map(|name| [name.as_str()]).collect();
+            paths.extend(others.iter().map(<[&str; 1]>::as_slice));
+            if write.resource.origin == Origin::BuiltIn {
+                paths.retain(|path| *path != ["metadata"]);
+            } else {
+                paths.push(&["metadata"]);
+            }
+            FieldSet::of_fields(&paths)
+        }
+        Subresource::None | Subresource::Scale | Subresource::Finalize => FieldSet::default(),
+    }
+}
+
+/// Records in `new` which fields this write makes its manager's.
+///
+/// # Errors
+/// 500 when the schema itself is broken.
+pub(crate) fn own(write: &Write<'_>, live: Option<&Value>, new: &mut Value, now: Timestamp) -> Result<(), Status> {
+    let resource = write.resource;
+    let schema = resource.schema.structural(resource)?;
+    let manager = manager(write, Operation::Update);
+    let reset = reset_fields(write, schema);
+    let time = rfc3339(now);
+    let request = managed::Write { schema, kind: &resource.kind, manager: &manager, time: &time, reset: &reset };
+    // As in kube-apiserver, a write isn't refused because its ownership can't be told.
+    if let Err(error) = managed::update(live, new, &request) {
+        tracing::debug!(%error, kind = resource.kind, "field owners couldn't be updated");
+    }
+    Ok(())
+}
+
+/// Server-side apply: the whole new object.
+///
+/// # Errors
+/// 400 for a configuration that can't be applied, 409 for conflicts with other managers.
+pub(crate) fn apply(write: &Write<'_>, live: Option<&Value>, config: &Value, now: Timestamp) -> Result<Value, Status> {
+    let resource = write.resource;
+    let schema = resource.schema.structural(resource)?;
+    let manager = manager(write, Operation::Apply);
+    let reset = reset_fields(write, schema);
+    let time = rfc3339(now);
+    let request = managed::Write { schema, kind: &resource.kind, manager: &manager, time: &time, reset: &reset };
+    let force = if write.options.force { Force::Yes } else { Force::No };
+    match managed::apply(live, config, force, &request) {
+        Ok(applied) => Ok(applied.object),
+        Err(ApplyError::BadRequest(message)) => Err(Status::bad_request(message)),
+        Err(ApplyError::Conflict(conflicts)) => {
+            let status = Status::new(http::StatusCode::CONFLICT, "Conflict", conflicts.to_string());
+            Err(conflicts.causes().into_iter().fold(status, |status, cause| {
+                status.with_cause(Cause {
+                    reason: ConflictCause::REASON.to_owned(),
+                    message: cause.message,
+                    field: cause.field,
+                })
+            }))
+        }
+        Err(error @ (ApplyError::Schema(_) | ApplyError::ManagedFields(_))) => {
+            Err(Status::new(http::StatusCode::INTERNAL_SERVER_ERROR, "", error.to_string()))
+        }
+    }
+}
+
+/// A JSON, merge or strategic merge patch of an object. Without a resource (a Scale) there is no strategic one.
+///
+/// # Errors
+/// 400 for a malformed patch, 422 for one that doesn't fit, 413 for one that is too long.
+pub(crate) fn patch(
+    resource: Option<&Resource>,
+    current: &Value,
+    kind: PatchType,
+    bytes: &[u8],
+) -> Result<Value, Status> {
+    let schema = match resource {
+        Some(resource) if kind == PatchType::Strategic => Some(resource.schema.structural(resource)?),
+        _ => None,
+    };
+    let kind = match kind {
+        PatchType::Json => PatchKind::Json,
+        PatchType::Merge => PatchKind::Merge,
+        PatchType::Strategic => PatchKind::Strategic,
+        PatchType::Apply => return Err(Status::internal("an apply isn't a patch of JSON")),
+    };
+    patch::apply(kind, bytes, current, schema.map(AsRef::as_ref)).map_err(|error| match error {
+        PatchError::Malformed(message) => Status::bad_request(message),
+        PatchError::Unprocessable { detail } => {
+            tracing::debug!(detail, "a patch doesn't fit its object");
+            Status::new(http::StatusCode::UNPROCESSABLE_ENTITY, "Invalid", detail_message(&detail))
+        }
+        PatchError::TooLarge(message) => Status::request_entity_too_large(message),
+        PatchError::Internal { message, .. } => Status::new(http::StatusCode::INTERNAL_SERVER_ERROR, "", message),
+    })
+}
+
+fn detail_message(detail: &str) -> String {
+    format!("the server rejected our request due to an error in our request ({detail})")
+}
