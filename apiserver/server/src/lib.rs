@@ -18,7 +18,7 @@
 //! builtin::resources() -> Vec<Resource>                                   // start-up: cheap, schemas lazy (SchemaCell)
 //! crd::resources_of(&Value /* the CRD */, Origin) -> Result<Vec<Resource>, String>   // also for virtual resources
 //! crd::load(&Objects) -> Result<(), Status>                               // start-up: registers the stored CRDs
-//! crd::run(Objects) / gc::run(Objects) / namespaces::run(Objects)         // async, until dropped
+//! crd::run(Objects) / gc::run(Objects) / namespaces::run(Objects, root CA)   // async, until dropped
 //! namespaces::ensure_defaults(&Objects) -> Result<(), Status>             // the four usual ones
 //! discovery::Discovery::default().serve(&Resources, &http::request::Parts) -> Result<http::Response<Bytes>, Status>
 //! openapi::OpenApi::default().serve(&Arc<Resources>, &http::request::Parts) -> Result<http::Response<Bytes>, Status>
@@ -35,10 +35,9 @@ pub mod clock;
 pub mod crd;
 pub mod discovery;
 pub mod gc;
-// pub mod gc;
 pub mod http;
 mod metrics;
-// pub mod namespaces;
+pub mod namespaces;
 pub mod objects;
 pub mod openapi;
 pub mod registry;

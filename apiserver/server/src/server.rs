@@ -33,7 +33,7 @@ use crate::registry::{Origin, Registry, Resource};
 use crate::rest::watch::EventCache;
 use crate::rest::{Rest, internal, metadata};
 use crate::status::Status;
-use crate::{builtin, crd};
+use crate::{builtin, crd, gc, namespaces};
 
 /// The digest of what [`ApiServer::install`] last applied: an unchanged manifest costs one read.
 const DIGEST_ANNOTATION: &str = "pullpiri.io/installed-digest";
@@ -52,6 +52,8 @@ pub struct Config {
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
     pub authorizer: Arc<dyn Authorizer>,
+    /// The certificate, in PEM, that clients verify the server by: published in every namespace as ConfigMap `kube-root-ca.crt`.
+    pub root_ca: Option<Arc<str>>,
     /// Run after the server's own admission plugins.
     pub admission: Vec<Arc<dyn Admission>>,
 }
@@ -65,6 +67,7 @@ impl Config {
             clock: Arc::new(SystemClock),
             limits: Limits::default(),
             authorizer: Arc::new(AllowAuthenticated),
+            root_ca: None,
             admission: Vec::new(),
         }
     }
@@ -127,11 +130,11 @@ impl ApiServer {
         });
         let objects = internal::objects(&rest);
         crd::load(&objects).await.map_err(ServerError::Load)?;
-        // namespaces::ensure_defaults(&objects).await.map_err(ServerError::Namespaces)?;
+        namespaces::ensure_defaults(&objects).await.map_err(ServerError::Namespaces)?;
         let mut tasks = JoinSet::new();
         tasks.spawn(crd::run(objects.clone()));
-        // tasks.spawn(gc::run(objects.clone()));
-        // tasks.spawn(namespaces::run(objects.clone()));
+        tasks.spawn(gc::run(objects.clone()));
+        tasks.spawn(namespaces::run(objects.clone(), config.root_ca));
         let (shutdown, stopping) = watch::channel(false);
         let service = ApiService::new(Arc::clone(&rest), config.authorizer, config.limits.clone(), metrics, stopping);
         let tasks = Mutex::new(tasks);
