@@ -119,7 +119,10 @@ mod tests {
     fn keys_are_file_names_and_stand_once() {
         let none: [&str; 0] = [];
         assert_eq!(paths(&json!({"data": {"a.b-C_1": "x"}, "binaryData": {"c": "eA=="}}), None), none);
-        assert_eq!(paths(&json!({"data": {"a/b": "x", "..": "y", "..z": ""}}), None), ["data[..]", "data[..z]", "data[a/b]"]);
+        assert_eq!(
+            paths(&json!({"data": {"a/b": "x", "..": "y", "..z": ""}}), None),
+            ["data[..]", "data[..z]", "data[a/b]"]
+        );
         assert_eq!(paths(&json!({"data": {"a": "x"}, "binaryData": {"a": "eA=="}}), None), ["data[a]"]);
     }
 

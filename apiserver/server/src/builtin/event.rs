@@ -95,9 +95,12 @@ fn check(event: &Value, controller_field: &str) -> Vec<FieldError> {
     if text(event, &["reportingComponent"]).is_empty() {
         errors.push(required(controller_field));
     }
-    for (field, most) in
-        [("reportingInstance", INSTANCE), ("action", REASON_AND_ACTION), ("reason", REASON_AND_ACTION), ("message", NOTE)]
-    {
+    for (field, most) in [
+        ("reportingInstance", INSTANCE),
+        ("action", REASON_AND_ACTION),
+        ("reason", REASON_AND_ACTION),
+        ("message", NOTE),
+    ] {
         let value = text(event, &[field]);
         if value.is_empty() && field != "message" {
             errors.push(required(field));

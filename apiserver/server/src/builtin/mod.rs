@@ -242,10 +242,7 @@ mod tests {
         let mut object = json!({"metadata": {"name": "x"}, "status": null});
         set(&mut object, &["metadata", "labels", "a"], json!("b"));
         set(&mut object, &["status", "phase"], json!("Active"));
-        assert_eq!(
-            object,
-            json!({"metadata": {"name": "x", "labels": {"a": "b"}}, "status": {"phase": "Active"}})
-        );
+        assert_eq!(object, json!({"metadata": {"name": "x", "labels": {"a": "b"}}, "status": {"phase": "Active"}}));
     }
 
     #[test]

@@ -67,7 +67,8 @@ impl Cleanup {
             if uid(crd) != self.uid {
                 return false;
             }
-            let mut finalizers = crd.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+            let mut finalizers =
+                crd.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
             let before = finalizers.len();
             finalizers.retain(|finalizer| finalizer != CLEANUP_FINALIZER);
             let changed = finalizers.len() != before;

@@ -6,8 +6,8 @@
 //!
 //! Schemas aren't touched here: an entry carries the text, and compiles it when first used.
 
-pub(crate) mod conditions;
 mod cleanup;
+pub(crate) mod conditions;
 mod naming;
 mod resources;
 pub mod strategy;
@@ -228,7 +228,8 @@ impl Controller {
                 Err(why) => tracing::error!(crd = name, why, "a stored CRD can't be served"),
             }
         }
-        let known = Known { uid: uid(crd).to_owned(), group, accepted, fingerprint: if established { fingerprint } else { 0 } };
+        let known =
+            Known { uid: uid(crd).to_owned(), group, accepted, fingerprint: if established { fingerprint } else { 0 } };
         self.known.insert(name.to_owned(), known);
     }
 

@@ -106,7 +106,8 @@ fn scale(of: &Value) -> Scale {
 
 /// The printer columns beside the name; the age alone when a CRD gives none.
 fn columns(version: &Value) -> Vec<Column> {
-    let given = version.get("additionalPrinterColumns").and_then(Value::as_array).map_or(&[] as &[Value], Vec::as_slice);
+    let given =
+        version.get("additionalPrinterColumns").and_then(Value::as_array).map_or(&[] as &[Value], Vec::as_slice);
     if given.is_empty() {
         return vec![Column {
             name: "Age".to_owned(),

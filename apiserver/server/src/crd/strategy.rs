@@ -109,7 +109,8 @@ impl Strategy for CrdStrategy {
     }
 
     fn deletion_begins(&self, object: &mut Value) {
-        let mut finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
+        let mut finalizers =
+            object.pointer("/metadata/finalizers").and_then(Value::as_array).cloned().unwrap_or_default();
         if !finalizers.iter().any(|finalizer| finalizer == CLEANUP_FINALIZER) {
             finalizers.push(json!(CLEANUP_FINALIZER));
             set(object, &["metadata", "finalizers"], Value::Array(finalizers));
@@ -142,7 +143,8 @@ fn immutable(object: &Value, old: &Value) -> Vec<FieldError> {
         .iter()
         .chain(established)
         .filter_map(|(pointer, path)| {
-            let (new, old) = (object.pointer(pointer).unwrap_or(&Value::Null), old.pointer(pointer).unwrap_or(&Value::Null));
+            let (new, old) =
+                (object.pointer(pointer).unwrap_or(&Value::Null), old.pointer(pointer).unwrap_or(&Value::Null));
             (new != old).then(|| invalid(path, new, "field is immutable"))
         })
         .collect()

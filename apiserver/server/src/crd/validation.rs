@@ -10,7 +10,12 @@ use crate::builtin::text;
 /// As many selectable fields as a version may have.
 const MOST_SELECTABLE: usize = 8;
 
-fn error(kind: FieldErrorKind, path: impl Into<String>, value: Option<&Value>, detail: impl Into<String>) -> FieldError {
+fn error(
+    kind: FieldErrorKind,
+    path: impl Into<String>,
+    value: Option<&Value>,
+    detail: impl Into<String>,
+) -> FieldError {
     FieldError::new(kind, path, value.cloned(), detail)
 }
 
@@ -79,9 +84,9 @@ fn check_group(crd: &Value, group: &str, errors: &mut Vec<FieldError>) {
     } else if !group.contains('.') {
         errors.push(invalid("spec.group", &json!(group), "should be a domain with at least one dot"));
     }
-    let protected = ["k8s.io", "kubernetes.io"].iter().any(|owner| {
-        group.strip_suffix(owner).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
-    });
+    let protected = ["k8s.io", "kubernetes.io"]
+        .iter()
+        .any(|owner| group.strip_suffix(owner).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')));
     let approval = "api-approved.kubernetes.io";
     if protected && text(crd, &["metadata", "annotations", approval]).is_empty() {
         errors.push(error(
@@ -291,7 +296,11 @@ mod tests {
             ("/spec/versions/0/name", json!("V1"), "spec.versions[0].name"),
             ("/spec/versions/0/storage", json!(false), "spec.versions"),
             ("/spec/versions/0/schema", json!({}), "spec.versions[0].schema.openAPIV3Schema"),
-            ("/spec/versions/0/schema/openAPIV3Schema/type", json!("string"), "spec.versions[0].schema.openAPIV3Schema.type"),
+            (
+                "/spec/versions/0/schema/openAPIV3Schema/type",
+                json!("string"),
+                "spec.versions[0].schema.openAPIV3Schema.type",
+            ),
             ("/spec/versions/0/deprecationWarning", json!("x"), "spec.versions[0].deprecationWarning"),
             (
                 "/spec/versions/0/additionalPrinterColumns",
@@ -303,7 +312,11 @@ mod tests {
                 json!([{"name": "A", "type": "string", "jsonPath": ".a["}]),
                 "spec.versions[0].additionalPrinterColumns[0].jsonPath",
             ),
-            ("/spec/versions/0/selectableFields", json!([{"jsonPath": "a"}]), "spec.versions[0].selectableFields[0].jsonPath"),
+            (
+                "/spec/versions/0/selectableFields",
+                json!([{"jsonPath": "a"}]),
+                "spec.versions[0].selectableFields[0].jsonPath",
+            ),
             ("/spec/conversion/strategy", json!("Webhook"), "spec.conversion.strategy"),
         ];
         for (pointer, value, path) in cases {

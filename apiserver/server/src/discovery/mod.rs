@@ -45,7 +45,9 @@ impl Discovery {
             (["apis"], Form::Aggregated(version)) => aggregated(&groups, false, version, &parts.headers),
             (["api"], Form::Separate) => plain(&api_versions(&parts.headers, &parts.uri)),
             (["apis"], Form::Separate) => plain(&groups.list()),
-            (["api", version], _) => groups.resource_list("", version).ok_or_else(page_not_found).and_then(|d| plain(&d)),
+            (["api", version], _) => {
+                groups.resource_list("", version).ok_or_else(page_not_found).and_then(|d| plain(&d))
+            }
             (["apis", group], _) => groups.group(group).ok_or_else(page_not_found).and_then(|d| plain(&d)),
             (["apis", group, version], _) => {
                 groups.resource_list(group, version).ok_or_else(page_not_found).and_then(|d| plain(&d))
@@ -212,8 +214,12 @@ impl Groups {
     }
 
     fn list(&self) -> Value {
-        let groups: Vec<Value> =
-            self.groups.iter().filter(|group| !group.name.is_empty()).map(|group| Value::Object(group.describe())).collect();
+        let groups: Vec<Value> = self
+            .groups
+            .iter()
+            .filter(|group| !group.name.is_empty())
+            .map(|group| Value::Object(group.describe()))
+            .collect();
         json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups})
     }
 
@@ -252,7 +258,8 @@ impl Groups {
                     .versions
                     .iter()
                     .map(|(version, resources)| {
-                        let resources: Vec<Value> = resources.iter().map(|resource| aggregated_entry(resource)).collect();
+                        let resources: Vec<Value> =
+                            resources.iter().map(|resource| aggregated_entry(resource)).collect();
                         json!({"version": version, "resources": resources, "freshness": "Current"})
                     })
                     .collect();

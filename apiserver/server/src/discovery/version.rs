@@ -41,8 +41,20 @@ mod tests {
 
     #[test]
     fn the_documented_order() {
-        let expected =
-            ["v10", "v2", "v1", "v11beta2", "v10beta3", "v3beta1", "v12alpha1", "v11alpha2", "foo1", "foo10", "v", "v1x"];
+        let expected = [
+            "v10",
+            "v2",
+            "v1",
+            "v11beta2",
+            "v10beta3",
+            "v3beta1",
+            "v12alpha1",
+            "v11alpha2",
+            "foo1",
+            "foo10",
+            "v",
+            "v1x",
+        ];
         let mut versions = expected;
         versions.reverse();
         versions.sort_by(|a, b| by_preference(a, b));

@@ -118,10 +118,7 @@ pub(super) fn all(resources: &[&Arc<Resource>], form: Form) -> Map<String, Value
             codes: OK,
             kind: Value::Null,
         };
-        paths.insert(
-            format!("{}/", root(group, version)),
-            item(&[operation], &[], &tag(group, version), form),
-        );
+        paths.insert(format!("{}/", root(group, version)), item(&[operation], &[], &tag(group, version), form));
     }
     for resource in resources {
         of_resource(resource, form, &mut paths);
@@ -211,7 +208,8 @@ impl<'a> Builder<'a> {
     }
 
     fn list(&self, suffix: &str) -> Operation<'a> {
-        let id = if suffix.is_empty() { format!("list{}", self.stem) } else { format!("list{}{suffix}", self.plain_stem) };
+        let id =
+            if suffix.is_empty() { format!("list{}", self.stem) } else { format!("list{}{suffix}", self.plain_stem) };
         Operation {
             method: "get",
             action: "list",
@@ -296,13 +294,13 @@ impl<'a> Builder<'a> {
             method: "patch",
             action: "patch",
             id: format!("patch{}{subresource}", self.stem),
-            description: Self::describe("partially update", subresource, &format!("the specified {}", self.resource.kind)),
+            description: Self::describe(
+                "partially update",
+                subresource,
+                &format!("the specified {}", self.resource.kind),
+            ),
             parameters: vec![DRY_RUN, FIELD_MANAGER, FIELD_VALIDATION, FORCE],
-            body: Some((
-                if built_in { BUILT_IN_PATCHES } else { PATCHES },
-                format!("{META}.Patch"),
-                Required::Yes,
-            )),
+            body: Some((if built_in { BUILT_IN_PATCHES } else { PATCHES }, format!("{META}.Patch"), Required::Yes)),
             answer,
             codes: REPLACED,
             kind,
@@ -361,7 +359,11 @@ impl Operation<'_> {
             Form::V3 => json!({"$ref": format!("#/components/schemas/{name}")}),
         };
         let content = |types: &[&str], name: &str| -> Value {
-            types.iter().map(|media| ((*media).to_owned(), json!({"schema": reference(name)}))).collect::<Map<_, _>>().into()
+            types
+                .iter()
+                .map(|media| ((*media).to_owned(), json!({"schema": reference(name)})))
+                .collect::<Map<_, _>>()
+                .into()
         };
         let mut parameters: Vec<Value> = self.parameters.iter().map(|one| parameter(*one, form)).collect();
         let mut responses: Map<String, Value> = self

@@ -54,8 +54,7 @@ pub(super) fn list_definition_name(resource: &Resource) -> String {
 /// All definitions that these resources and their paths need.
 pub(super) fn all(resources: &[&Arc<Resource>], form: Form) -> Map<String, Value> {
     let builtin = |resource: &&&Arc<Resource>| resource.origin == Origin::BuiltIn;
-    let mut roots: Vec<Root> =
-        resources.iter().filter(builtin).filter_map(|r| Root::of(&r.group, &r.kind)).collect();
+    let mut roots: Vec<Root> = resources.iter().filter(builtin).filter_map(|r| Root::of(&r.group, &r.kind)).collect();
     if resources.iter().any(|resource| resource.scale.is_some()) {
         roots.push(Root::Scale);
     }
@@ -117,7 +116,8 @@ fn custom(resource: &Resource, form: Form) -> Value {
     if let Some(map) = schema.as_object_mut() {
         map.insert("x-kubernetes-group-version-kind".to_owned(), kind_extension(resource, &resource.kind));
         if form == Form::V3 && !resource.selectable_fields.is_empty() {
-            let fields = resource.selectable_fields.iter().map(|path| json!({"fieldPath": path.trim_start_matches('.')}));
+            let fields =
+                resource.selectable_fields.iter().map(|path| json!({"fieldPath": path.trim_start_matches('.')}));
             map.insert("x-kubernetes-selectable-fields".to_owned(), fields.collect());
         }
     }

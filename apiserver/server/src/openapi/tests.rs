@@ -83,11 +83,9 @@ fn a_custom_resource_is_published_whole_in_v3() {
         .unwrap()
         .iter()
         .flat_map(|(path, item)| {
-            item.as_object()
-                .unwrap()
-                .iter()
-                .filter(|(method, _)| *method != "parameters")
-                .map(move |(method, operation)| format!("{method} {path} {}", operation["operationId"].as_str().unwrap()))
+            item.as_object().unwrap().iter().filter(|(method, _)| *method != "parameters").map(
+                move |(method, operation)| format!("{method} {path} {}", operation["operationId"].as_str().unwrap()),
+            )
         })
         .collect();
     insta::assert_json_snapshot!("v3-paths", paths);
@@ -134,7 +132,9 @@ fn operations_have_ids_of_their_own() {
 
 #[test]
 fn encodings_are_negotiated() {
-    for accept in [PROTOBUF, OLD_PROTOBUF, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf;q=1,application/json"] {
+    for accept in
+        [PROTOBUF, OLD_PROTOBUF, "application/com.github.proto-openapi.spec.v2@v1.0+protobuf;q=1,application/json"]
+    {
         let response = get("/openapi/v2", &[("accept", accept)]).unwrap();
         assert_eq!(response.headers()[header::CONTENT_TYPE], PROTOBUF);
         // Field 1, a string: the Swagger version.

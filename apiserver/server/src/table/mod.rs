@@ -101,7 +101,9 @@ mod tests {
             .as_array()
             .unwrap()
             .iter()
-            .map(|column| format!("{}{}", column["name"].as_str().unwrap(), if column["priority"] == 1 { "*" } else { "" }))
+            .map(|column| {
+                format!("{}{}", column["name"].as_str().unwrap(), if column["priority"] == 1 { "*" } else { "" })
+            })
             .collect()
     }
 
@@ -125,7 +127,10 @@ mod tests {
             "spec": {"text": ["a", 1], "count": 3.7, "ratio": 2, "on": true},
             "status": {"conditions": [{"type": "Ready", "status": "False"}]},
         });
-        assert_eq!(Value::Array(cells(&resource, &object, now())), json!(["w", "[\"a\",1]", 3, 2, true, "False", "10m"]));
+        assert_eq!(
+            Value::Array(cells(&resource, &object, now())),
+            json!(["w", "[\"a\",1]", 3, 2, true, "False", "10m"])
+        );
         let bare = json!({"metadata": {"name": "w"}, "spec": {"text": null, "count": "many", "on": "yes"}});
         assert_eq!(Value::Array(cells(&resource, &bare, now())), json!(["w", null, null, null, null, null, null]));
     }
@@ -137,11 +142,17 @@ mod tests {
 
         let namespaces = builtin("", "namespaces");
         assert_eq!(headers(&namespaces), ["Name", "Status", "Age"]);
-        assert_eq!(row(&namespaces, json!({"metadata": meta, "status": {"phase": "Active"}})), json!(["n", "Active", "30s"]));
+        assert_eq!(
+            row(&namespaces, json!({"metadata": meta, "status": {"phase": "Active"}})),
+            json!(["n", "Active", "30s"])
+        );
 
         let maps = builtin("", "configmaps");
         assert_eq!(headers(&maps), ["Name", "Data", "Age"]);
-        assert_eq!(row(&maps, json!({"metadata": meta, "data": {"a": ""}, "binaryData": {"b": ""}})), json!(["n", 2, "30s"]));
+        assert_eq!(
+            row(&maps, json!({"metadata": meta, "data": {"a": ""}, "binaryData": {"b": ""}})),
+            json!(["n", 2, "30s"])
+        );
 
         let secrets = builtin("", "secrets");
         assert_eq!(headers(&secrets), ["Name", "Type", "Data", "Age"]);
@@ -151,7 +162,10 @@ mod tests {
 
         let leases = builtin("coordination.k8s.io", "leases");
         assert_eq!(headers(&leases), ["Name", "Holder", "Age"]);
-        assert_eq!(row(&leases, json!({"metadata": meta, "spec": {"holderIdentity": "me"}})), json!(["n", "me", "30s"]));
+        assert_eq!(
+            row(&leases, json!({"metadata": meta, "spec": {"holderIdentity": "me"}})),
+            json!(["n", "me", "30s"])
+        );
 
         let crds = builtin("apiextensions.k8s.io", "customresourcedefinitions");
         assert_eq!(headers(&crds), ["Name", "Created At"]);
@@ -163,7 +177,18 @@ mod tests {
         let core = builtin("", "events");
         assert_eq!(
             headers(&core),
-            ["Last Seen", "Type", "Reason", "Object", "Subobject*", "Source*", "Message", "First Seen*", "Count*", "Name*"]
+            [
+                "Last Seen",
+                "Type",
+                "Reason",
+                "Object",
+                "Subobject*",
+                "Source*",
+                "Message",
+                "First Seen*",
+                "Count*",
+                "Name*"
+            ]
         );
         let mut event = json!({
             "metadata": {"name": "e"}, "type": "Normal", "reason": "Started", "message": " went up \n",

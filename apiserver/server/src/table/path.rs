@@ -52,9 +52,9 @@ impl Path {
     /// Every value that the path finds, in document order.
     #[must_use]
     pub fn find<'a>(&self, object: &'a Value) -> Vec<&'a Value> {
-        self.steps.iter().fold(vec![object], |found, step| {
-            found.into_iter().flat_map(|value| step.apply(value)).collect()
-        })
+        self.steps
+            .iter()
+            .fold(vec![object], |found, step| found.into_iter().flat_map(|value| step.apply(value)).collect())
     }
 }
 
@@ -69,7 +69,8 @@ impl Step {
             Self::Slice(from, to) => {
                 let Some(items) = value.as_array() else { return Vec::new() };
                 let bound = |given: Option<i64>, otherwise: usize| {
-                    given.map_or(otherwise, |given| position(given, items.len()).unwrap_or(items.len()).min(items.len()))
+                    given
+                        .map_or(otherwise, |given| position(given, items.len()).unwrap_or(items.len()).min(items.len()))
                 };
                 let (from, to) = (bound(*from, 0), bound(*to, items.len()));
                 items.get(from..to.max(from)).unwrap_or_default().iter().collect()
@@ -120,9 +121,7 @@ impl Operator {
     fn holds(self, found: &Value, wanted: &Value) -> bool {
         let order = match (found, wanted) {
             (Value::String(a), Value::String(b)) => Some(a.cmp(b)),
-            (Value::Number(a), Value::Number(b)) => {
-                a.as_f64().zip(b.as_f64()).and_then(|(a, b)| a.partial_cmp(&b))
-            }
+            (Value::Number(a), Value::Number(b)) => a.as_f64().zip(b.as_f64()).and_then(|(a, b)| a.partial_cmp(&b)),
             (Value::Bool(a), Value::Bool(b)) => Some(a.cmp(b)),
             _ => None,
         };
@@ -289,8 +288,12 @@ impl Parser<'_> {
     }
 
     fn integer(&mut self) -> Result<Option<i64>, String> {
-        let digits: String =
-            self.rest().char_indices().take_while(|(i, c)| c.is_ascii_digit() || (*i == 0 && *c == '-')).map(|(_, c)| c).collect();
+        let digits: String = self
+            .rest()
+            .char_indices()
+            .take_while(|(i, c)| c.is_ascii_digit() || (*i == 0 && *c == '-'))
+            .map(|(_, c)| c)
+            .collect();
         if digits.is_empty() {
             return Ok(None);
         }
