@@ -45,7 +45,12 @@ impl Wanted {
 
 /// The conditions to write, ordered by type, given those on record. Types on record that aren't wanted belong to others and aren't repeated.
 #[must_use]
-pub fn compute(on_record: &[Condition], wanted: Vec<Wanted>, generation: Option<i64>, now: Timestamp) -> Vec<Condition> {
+pub fn compute(
+    on_record: &[Condition],
+    wanted: Vec<Wanted>,
+    generation: Option<i64>,
+    now: Timestamp,
+) -> Vec<Condition> {
     let mut conditions: Vec<Condition> = wanted
         .into_iter()
         .map(|wanted| {

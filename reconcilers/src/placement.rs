@@ -143,9 +143,7 @@ fn at(model: &str, node: &NodeView, bound: &BTreeSet<String>) -> Place {
 }
 
 fn anywhere(model: &str, nodes: &[NodeView], bound: &BTreeSet<String>, loads: &Loads) -> Place {
-    let usable = |node: &&NodeView| {
-        node.readiness == Readiness::Ready && node.schedulability == Schedulability::Open
-    };
+    let usable = |node: &&NodeView| node.readiness == Readiness::Ready && node.schedulability == Schedulability::Open;
     // Of several (it was placed by a selector before) one that answers stays.
     let stays = nodes
         .iter()

@@ -37,9 +37,16 @@ impl Snapshot {
 /// One write to a status, under our own field manager: it names only what it is about.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Action {
-    NodeCondition { node: String, condition: Box<Condition> },
+    NodeCondition {
+        node: String,
+        condition: Box<Condition>,
+    },
     /// Phase Unknown and this condition.
-    InstanceUnknown { namespace: String, name: String, condition: Box<Condition> },
+    InstanceUnknown {
+        namespace: String,
+        name: String,
+        condition: Box<Condition>,
+    },
 }
 
 /// What is to be done about a node.
@@ -147,7 +154,8 @@ fn silent(snapshot: &Snapshot, now: Timestamp) -> Plan {
         let Some(status) = instance.status.as_ref().filter(|s| s.phase != Phase::Unknown) else {
             continue;
         };
-        let wanted = Wanted::new(kind::READY, Verdict::Unknown, reason::HEARTBEAT_LOST, format!("node {name} doesn't answer"));
+        let wanted =
+            Wanted::new(kind::READY, Verdict::Unknown, reason::HEARTBEAT_LOST, format!("node {name} doesn't answer"));
         for condition in conditions::compute(&status.conditions, vec![wanted], status.observed_generation, now) {
             plan.actions.push(Action::InstanceUnknown {
                 namespace: instance.metadata.namespace.clone().unwrap_or_default(),

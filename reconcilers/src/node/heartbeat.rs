@@ -11,10 +11,15 @@ pub const DEFAULT_LEASE: SignedDuration = SignedDuration::from_secs(40);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pulse {
     /// Until then, if nothing more is heard.
-    Alive { until: Timestamp },
+    Alive {
+        until: Timestamp,
+    },
     Silent,
-    /// It never had a Lease. It is given until then before anything is said about it.
-    Unheard { until: Timestamp },
+    /// Not heard of since we started (after a power cut every node is), or it never had a Lease: it gets no work, and until then
+    /// nothing is said about it.
+    Unheard {
+        until: Timestamp,
+    },
 }
 
 /// One node's Lease as we saw it.
@@ -23,6 +28,8 @@ pub struct Heartbeat {
     renewed: Option<MicroTime>,
     lasts: SignedDuration,
     heard: Timestamp,
+    /// When we saw it first, as long as it hasn't been renewed since.
+    met: Option<Timestamp>,
 }
 
 impl Heartbeat {
@@ -30,7 +37,7 @@ impl Heartbeat {
     #[must_use]
     pub fn first(lease: &LeaseSpec, now: Timestamp) -> Self {
         let claimed = lease.renew_time.as_ref().map_or(Timestamp::UNIX_EPOCH, |t| t.0);
-        Self { renewed: lease.renew_time.clone(), lasts: lasts(lease), heard: claimed.min(now) }
+        Self { renewed: lease.renew_time.clone(), lasts: lasts(lease), heard: claimed.min(now), met: Some(now) }
     }
 
     /// A further sight of it. Returns whether it was renewed.
@@ -41,13 +48,21 @@ impl Heartbeat {
         }
         self.renewed.clone_from(&lease.renew_time);
         self.heard = now;
+        self.met = None;
         true
     }
 
     #[must_use]
     pub fn pulse(&self, now: Timestamp) -> Pulse {
-        let until = self.heard.saturating_add(self.lasts).unwrap_or(Timestamp::MAX);
-        if until > now { Pulse::Alive { until } } else { Pulse::Silent }
+        let end = |from: Timestamp| from.saturating_add(self.lasts).unwrap_or(Timestamp::MAX);
+        let until = end(self.heard);
+        if until > now {
+            return Pulse::Alive { until };
+        }
+        match self.met.map(end) {
+            Some(until) if until > now => Pulse::Unheard { until },
+            Some(_) | None => Pulse::Silent,
+        }
     }
 }
 

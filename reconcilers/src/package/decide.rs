@@ -18,10 +18,10 @@ use super::plan::{Action, Plan};
 use super::snapshot::Snapshot;
 use super::status::{self, Account, Slot, Standing};
 use super::template::{Unresolved, resolve};
+use crate::claims;
 use crate::naming::{instance_name, label_value};
 use crate::ownership::{self, Ownership};
 use crate::placement::{self, Place, Readiness};
-use crate::claims;
 
 /// Whether the package should run, and who says so.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -82,7 +82,8 @@ fn desire(snapshot: &Snapshot) -> Desire {
 fn unsupported(snapshot: &Snapshot) -> Option<(&'static str, String)> {
     let spec = &snapshot.package.spec;
     if let Some(schedule) = &spec.schedule {
-        let message = format!("spec.schedule names {schedule}, but Schedules aren't supported by this release: not placed");
+        let message =
+            format!("spec.schedule names {schedule}, but Schedules aren't supported by this release: not placed");
         return Some((reason::SCHEDULE_UNSUPPORTED, message));
     }
     let policy = spec.policy.as_ref()?;
@@ -197,20 +198,19 @@ impl<'a> Work<'a> {
         if in_the_way || !outdated.is_empty() {
             let (name, reason) = match self.desire.run {
                 DesiredRun::Running => (name.as_str(), reason::REPLACING),
-                DesiredRun::Stopped => (outdated.first().and_then(|i| i.metadata.name.as_deref()).unwrap_or(&name), reason::STOPPING),
+                DesiredRun::Stopped => {
+                    (outdated.first().and_then(|i| i.metadata.name.as_deref()).unwrap_or(&name), reason::STOPPING)
+                }
             };
             return Slot::coming(&entry.name, node, name, reason, "the old instance is being removed");
         }
         if self.desire.run == DesiredRun::Stopped {
             return Slot::absent(&entry.name, entry.node.as_ref().map(|_| node.to_owned()));
         }
-        let taken = self
-            .snapshot
-            .instances
-            .iter()
-            .any(|i| i.metadata.name.as_deref() == Some(name.as_str()));
+        let taken = self.snapshot.instances.iter().any(|i| i.metadata.name.as_deref() == Some(name.as_str()));
         if taken {
-            let message = format!("model {}: instance {name} exists and isn't this package's; it is left alone", entry.name);
+            let message =
+                format!("model {}: instance {name} exists and isn't this package's; it is left alone", entry.name);
             self.account.unplaced.push((reason::NAME_TAKEN, message.clone()));
             return Slot::refused(&entry.name, Some(node.to_owned()), reason::NAME_TAKEN, message);
         }
@@ -261,14 +261,16 @@ impl<'a> Work<'a> {
         };
         let spec = ModelInstanceSpec { run, epoch: self.snapshot.epoch, ..instance.spec.clone() };
         let wanted = self.build(name, spec);
-        let mut slot = if run != instance.spec.run || !ownership::carries(&instance.metadata, &wanted.metadata) {
+        let ready = self.ready.get(node).copied().unwrap_or(Readiness::NotReady);
+        let mut slot = Slot::standing(&entry.name, node, instance, ready);
+        if run != instance.spec.run {
             let (reason, why) = if run { (reason::STARTING, "to run") } else { (reason::STOPPING, "to stop") };
             self.additions.push(Action::ApplyInstance { instance: Box::new(wanted), why });
-            Slot::coming(&entry.name, node, name, reason, "")
-        } else {
-            let ready = self.ready.get(node).copied().unwrap_or(Readiness::NotReady);
-            Slot::standing(&entry.name, node, instance, ready)
-        };
+            slot.standing = Standing::Coming(reason);
+            slot.message = None;
+        } else if !ownership::carries(&instance.metadata, &wanted.metadata) {
+            self.additions.push(Action::ApplyInstance { instance: Box::new(wanted), why: "labels and owner" });
+        }
         if let Some((reason, message)) = problem {
             if !instance.spec.run && self.desire.run == DesiredRun::Running {
                 slot.standing = Standing::Refused(reason);
@@ -293,11 +295,8 @@ impl<'a> Work<'a> {
 
     fn build(&self, name: &str, spec: ModelInstanceSpec) -> ModelInstance {
         let label = |key: &str, value: &str| (key.to_owned(), label_value(value));
-        let labels = [
-            label(LABEL_PACKAGE, &spec.package),
-            label(LABEL_MODEL, &spec.model),
-            label(LABEL_NODE, &spec.node_name),
-        ];
+        let labels =
+            [label(LABEL_PACKAGE, &spec.package), label(LABEL_MODEL, &spec.model), label(LABEL_NODE, &spec.node_name)];
         let mut instance = ModelInstance::new(name, spec);
         instance.metadata = ObjectMeta {
             name: Some(name.to_owned()),

@@ -87,7 +87,9 @@ impl Slot {
             .is_some_and(|(observed, current)| observed < current);
         // Why it doesn't run, as its node tells.
         let trouble = status.and_then(|s| {
-            s.conditions.iter().find(|c| matches!(c.type_.as_str(), kind::READY | kind::ACCEPTED) && c.status == "False")
+            s.conditions
+                .iter()
+                .find(|c| matches!(c.type_.as_str(), kind::READY | kind::ACCEPTED) && c.status == "False")
         });
         let stuck = trouble.and_then(|c| STUCK.into_iter().find(|&reason| reason == c.reason));
         let standing = match (instance.spec.run, phase) {
@@ -224,7 +226,9 @@ fn state(desire: &Desire, account: &Account) -> PackageState {
         DesiredRun::Running => {
             let dead = account.count(|s| match s {
                 Standing::Refused(_) | Standing::Failed(_) | Standing::Lost => true,
-                Standing::Coming(_) | Standing::Running | Standing::Ended | Standing::Stopped | Standing::Absent => false,
+                Standing::Coming(_) | Standing::Running | Standing::Ended | Standing::Stopped | Standing::Absent => {
+                    false
+                }
             });
             if coming > 0 {
                 PackageState::Updating
@@ -255,11 +259,9 @@ fn why(desire: &Desire, account: &Account, state: PackageState) -> &'static str 
                 Standing::Failed(reason) => Some(reason),
                 Standing::Lost => Some(reason::HEARTBEAT_LOST),
                 Standing::Refused(reason) => Some(reason),
-                Standing::Coming(_)
-                | Standing::Running
-                | Standing::Ended
-                | Standing::Stopped
-                | Standing::Absent => None,
+                Standing::Coming(_) | Standing::Running | Standing::Ended | Standing::Stopped | Standing::Absent => {
+                    None
+                }
             })
             .unwrap_or(reason::NOT_PLACED),
     }
@@ -293,13 +295,7 @@ fn note(desire: &Desire, account: &Account, state: PackageState, ready: &str) ->
     }
 }
 
-fn wanted(
-    desire: &Desire,
-    account: &Account,
-    state: PackageState,
-    why: &'static str,
-    ready: &str,
-) -> Vec<Wanted> {
+fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static str, ready: &str) -> Vec<Wanted> {
     let verdict = |holds: bool| if holds { Verdict::True } else { Verdict::False };
     let note = note(desire, account, state, ready);
     let troubled = matches!(state, PackageState::Degraded | PackageState::Error);
@@ -311,7 +307,12 @@ fn wanted(
     };
     vec![
         Wanted::new(kind::READY, verdict(state == PackageState::Running), why, note),
-        Wanted::new(kind::PROGRESSING, verdict(progressing), if progressing { why } else { reason::AS_DECLARED }, progress_note),
+        Wanted::new(
+            kind::PROGRESSING,
+            verdict(progressing),
+            if progressing { why } else { reason::AS_DECLARED },
+            progress_note,
+        ),
         Wanted::new(kind::DEGRADED, verdict(troubled), if troubled { why } else { reason::AS_DECLARED }, trouble_note),
         summed(kind::RESOLVED, reason::ALL_RESOLVED, &account.unresolved),
         summed(kind::PLACED, reason::ALL_PLACED, &account.unplaced),

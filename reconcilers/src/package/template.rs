@@ -74,8 +74,7 @@ pub fn resolve(entry: &PackageModel, snapshot: &Snapshot) -> Result<Template, Ve
     } else if let Some((name, Some(volume))) = volume {
         spec.volumes.push(given_volume(name, &volume.spec));
     }
-    let known: BTreeSet<&str> =
-        spec.volumes.iter().map(|v| v.name.as_str()).chain(given.volume.as_deref()).collect();
+    let known: BTreeSet<&str> = spec.volumes.iter().map(|v| v.name.as_str()).chain(given.volume.as_deref()).collect();
     for container in &spec.containers {
         for mount in container.volume_mounts.iter().filter(|m| !known.contains(m.name.as_str())) {
             missing.push(Unresolved::Mount {

@@ -142,7 +142,9 @@ fn claim(scenario: &Scenario, held: Held<'_>, firing: &Firing) -> Option<Claim> 
     let (since, because) = match (firing, held) {
         (Firing::Yes { since, because }, _) => (Some(since.clone()), because.clone()),
         (Firing::No | Firing::Recorded, Held::Mine(claim)) => (claim.spec.since.clone(), claim.spec.because.clone()),
-        (Firing::Blocked, _) | (Firing::No | Firing::Recorded, Held::Nothing | Held::Leaving(_) | Held::Taken) => return None,
+        (Firing::Blocked, _) | (Firing::No | Firing::Recorded, Held::Nothing | Held::Leaving(_) | Held::Taken) => {
+            return None;
+        }
     };
     let name = scenario.metadata.name.clone().unwrap_or_default();
     let spec = ClaimSpec {

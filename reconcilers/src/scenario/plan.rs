@@ -65,7 +65,13 @@ impl fmt::Display for Plan {
             }
         }
         if let Some(status) = &self.status {
-            writeln!(f, "status {:?} truth={:?} claim={}", status.state, status.truth, status.claim.as_deref().unwrap_or("-"))?;
+            writeln!(
+                f,
+                "status {:?} truth={:?} claim={}",
+                status.state,
+                status.truth,
+                status.claim.as_deref().unwrap_or("-")
+            )?;
             for c in &status.conditions {
                 writeln!(f, "  {}={} {}: {}", c.type_, c.status, c.reason, c.message)?;
             }

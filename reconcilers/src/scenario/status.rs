@@ -136,7 +136,10 @@ fn standing(snapshot: &Snapshot, claim: Option<&Claim>) -> Standing {
         forced @ (DesiredState::Running | DesiredState::Stopped) => {
             let forced_run = if forced == DesiredState::Running { DesiredRun::Running } else { DesiredRun::Stopped };
             if forced_run != wish {
-                return Standing::Overridden(format!("spec.desiredState of package {} is {forced:?}", claim.spec.package));
+                return Standing::Overridden(format!(
+                    "spec.desiredState of package {} is {forced:?}",
+                    claim.spec.package
+                ));
             }
         }
     }
@@ -171,7 +174,9 @@ fn events(snapshot: &Snapshot, state: ScenarioState, fired: bool, standing: &Sta
     }
     match (state, standing) {
         (Idle | Waiting, Standing::NoClaim) => {
-            events.push((ScenarioEvent::Watch, reason::CONDITION_NOT_MET, String::new()));
+            let unknown = !snapshot.observed.undecided.is_empty();
+            let why = if unknown { reason::WAITING_FOR_SIGNAL } else { reason::CONDITION_NOT_MET };
+            events.push((ScenarioEvent::Watch, why, String::new()));
         }
         (Satisfied | Allowed | Denied | Completed, Standing::NoClaim) => {
             events.push((ScenarioEvent::Withdraw, reason::CLAIM_WITHDRAWN, "its claim was deleted".to_owned()));
@@ -202,7 +207,8 @@ fn ready(snapshot: &Snapshot, held: Held<'_>, state: ScenarioState, standing: &S
     let target = &scenario.spec.target;
     let wanted = |verdict, reason, message: String| Wanted::new(kind::READY, verdict, reason, message);
     if matches!(held, Held::Taken) {
-        let message = format!("claim {name} exists and isn't this scenario's; it is left alone and the scenario can't act");
+        let message =
+            format!("claim {name} exists and isn't this scenario's; it is left alone and the scenario can't act");
         return wanted(Verdict::False, reason::CLAIM_NAME_TAKEN, message);
     }
     if let Some(condition) = &scenario.spec.condition {
@@ -219,12 +225,12 @@ fn ready(snapshot: &Snapshot, held: Held<'_>, state: ScenarioState, standing: &S
         return wanted(Verdict::False, reason::OVERRIDDEN, why.clone());
     }
     match state {
-        ScenarioState::Completed => {
-            wanted(Verdict::True, reason::COMPLETED, format!("package {target} is as wished"))
-        }
-        ScenarioState::Satisfied | ScenarioState::Allowed => {
-            wanted(Verdict::True, reason::CLAIMED, format!("claim {name} is written; package {target} isn't as wished yet"))
-        }
+        ScenarioState::Completed => wanted(Verdict::True, reason::COMPLETED, format!("package {target} is as wished")),
+        ScenarioState::Satisfied | ScenarioState::Allowed => wanted(
+            Verdict::True,
+            reason::CLAIMED,
+            format!("claim {name} is written; package {target} isn't as wished yet"),
+        ),
         ScenarioState::Denied => wanted(Verdict::False, reason::POLICY_DENIED, "a policy denies the action".to_owned()),
         ScenarioState::Idle | ScenarioState::Waiting => {
             let undecided = &snapshot.observed.undecided;

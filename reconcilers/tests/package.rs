@@ -1,0 +1,511 @@
+//! Packages: golden plans of the main situations, and what holds for all of them.
+
+mod world;
+
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use proptest::prelude::*;
+use pullpiri_crds::instance::{ModelInstanceStatus, Phase};
+use pullpiri_crds::package::{DesiredRun, DesiredState, PackageModel, PackageState};
+use pullpiri_crds::scenario::Action;
+use pullpiri_crds::volume::{Volume, VolumeSpec};
+use pullpiri_crds::{Network, network::NetworkSpec};
+use pullpiri_reconcilers::naming::{MAX_LABEL, instance_name, label_value};
+use pullpiri_reconcilers::package::{self, Snapshot, decide, resolve};
+use pullpiri_reconcilers::placement::{NodeView, Readiness, Schedulability};
+use world::{
+    anywhere, apply_package, at, claim, model, node, on_node, package, package_snapshot, report, running, selecting,
+};
+
+/// Decides, applies and prints, until nothing is left to do.
+fn settle(snapshot: &mut Snapshot, second: i64) -> String {
+    let mut text = String::new();
+    for step in 0..6 {
+        let plan = decide(snapshot, at(second + step));
+        text.push_str(&plan.to_string());
+        if plan.is_empty() {
+            return text;
+        }
+        text.push_str("--\n");
+        apply_package(snapshot, &plan);
+    }
+    panic!("doesn't settle:\n{text}");
+}
+
+fn state(snapshot: &Snapshot) -> PackageState {
+    snapshot.package.status.as_ref().unwrap().state
+}
+
+fn condition<'a>(snapshot: &'a Snapshot, kind: &str) -> &'a Condition {
+    snapshot.package.status.as_ref().unwrap().conditions.iter().find(|c| c.type_ == kind).unwrap()
+}
+
+fn bms() -> Snapshot {
+    package_snapshot(
+        package("bms", vec![on_node("blis", "ZONE"), on_node("mavd", "HPC")]),
+        &[model("blis", "localhost/blis:1.0"), model("mavd", "localhost/mavd:1.0")],
+        &[node("hpc"), node("zone")],
+    )
+}
+
+#[test]
+fn from_a_claim_to_running_paused_and_back() {
+    let mut snapshot = bms();
+    let mut text = String::from("# no claim\n");
+    text += &settle(&mut snapshot, 0);
+    text += "# claimed\n";
+    snapshot.claims = vec![Arc::new(claim("eco", Action::Update, "bms", 0, 10))];
+    text += &settle(&mut snapshot, 10);
+    text += "# running\n";
+    report(&mut snapshot, Phase::Running);
+    text += &settle(&mut snapshot, 20);
+    text += "# terminated by a later claim\n";
+    snapshot.claims.push(Arc::new(claim("off", Action::Terminate, "bms", 0, 30)));
+    text += &settle(&mut snapshot, 30);
+    report(&mut snapshot, Phase::Running);
+    text += &settle(&mut snapshot, 40);
+    text += "# launched again\n";
+    snapshot.claims.push(Arc::new(claim("on", Action::Launch, "bms", 1, 5)));
+    text += &settle(&mut snapshot, 50);
+    insta::assert_snapshot!(text);
+}
+
+#[test]
+fn a_new_template_replaces_the_old_instance_only_when_it_is_gone() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 5);
+    snapshot.models.insert("blis".to_owned(), Arc::new(model("blis", "localhost/blis:2.0")));
+    let plan = decide(&snapshot, at(10));
+    insta::assert_snapshot!(plan.to_string());
+    // A node that takes its time to remove it: the object stays until its finalizer is done.
+    let mut lingering = snapshot.clone();
+    for instance in &mut lingering.instances {
+        if instance.spec.model == "blis" {
+            let mut leaving = (**instance).clone();
+            leaving.metadata.deletion_timestamp = Some(Time(at(10)));
+            *instance = Arc::new(leaving);
+        }
+    }
+    let waiting = decide(&lingering, at(11));
+    assert!(waiting.actions.is_empty(), "{waiting}");
+    apply_package(&mut snapshot, &plan);
+    let then = decide(&snapshot, at(12));
+    assert_eq!(then.actions.len(), 1, "{then}");
+    assert!(matches!(&then.actions[0], package::Action::ApplyInstance { instance, .. } if instance.spec.run));
+}
+
+#[test]
+fn what_is_missing_is_named_and_heals() {
+    let mut snapshot = package_snapshot(
+        running(package(
+            "bms",
+            vec![world::with_volume(on_node("blis", "ZONE"), "bms-volume", "bms-network"), on_node("gone", "GPU")],
+        )),
+        &[model("blis", "localhost/blis:1.0")],
+        &[node("zone")],
+    );
+    let text = settle(&mut snapshot, 0);
+    insta::assert_snapshot!(text);
+    assert_eq!(state(&snapshot), PackageState::Error);
+    snapshot.volumes.insert("bms-volume".to_owned(), Arc::new(Volume::new("bms-volume", VolumeSpec::default())));
+    snapshot.networks.insert("bms-network".to_owned(), Arc::new(Network::new("bms-network", NetworkSpec::default())));
+    snapshot.models.insert("gone".to_owned(), Arc::new(model("gone", "x")));
+    snapshot.nodes.push(node("gpu"));
+    settle(&mut snapshot, 10);
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 20);
+    assert_eq!(state(&snapshot), PackageState::Running);
+    assert_eq!(condition(&snapshot, "Resolved").status, "True");
+    assert_eq!(condition(&snapshot, "Placed").status, "True");
+}
+
+#[test]
+fn what_runs_survives_the_loss_of_its_model() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 5);
+    snapshot.models.clear();
+    let plan = decide(&snapshot, at(6));
+    assert!(plan.actions.is_empty(), "{plan}");
+    apply_package(&mut snapshot, &plan);
+    assert_eq!(state(&snapshot), PackageState::Running);
+    assert_eq!(condition(&snapshot, "Resolved").reason, "ModelNotFound");
+    // It still stops when it should.
+    let mut stopped = (*snapshot.package).clone();
+    stopped.spec.desired_state = Some(DesiredState::Stopped);
+    snapshot.package = Arc::new(stopped);
+    settle(&mut snapshot, 7);
+    assert!(snapshot.instances.iter().all(|i| !i.spec.run));
+}
+
+#[test]
+fn schedules_and_policies_are_refused_by_name() {
+    for (schedule, policy, reason) in
+        [(Some("rt"), None, "ScheduleUnsupported"), (None, Some("place"), "PolicyUnsupported")]
+    {
+        let mut snapshot = bms();
+        let mut spec = running((*snapshot.package).clone());
+        spec.spec.schedule = schedule.map(ToOwned::to_owned);
+        spec.spec.policy = policy.map(ToOwned::to_owned);
+        snapshot.package = Arc::new(spec);
+        settle(&mut snapshot, 0);
+        assert!(snapshot.instances.is_empty());
+        let placed = condition(&snapshot, "Placed");
+        assert_eq!((placed.status.as_str(), placed.reason.as_str()), ("False", reason));
+        assert!(placed.message.contains(schedule.or(policy).unwrap()), "{}", placed.message);
+        assert_eq!(state(&snapshot), PackageState::Error);
+    }
+}
+
+#[test]
+fn phases_add_up_to_a_state() {
+    use Phase::{Failed, Pending, Running, Succeeded, Unknown};
+    for (phases, expected, ready) in [
+        ([Running, Running], PackageState::Running, "2/2"),
+        ([Running, Pending], PackageState::Updating, "1/2"),
+        ([Running, Failed], PackageState::Degraded, "1/2"),
+        ([Running, Succeeded], PackageState::Running, "1/2"),
+        ([Succeeded, Succeeded], PackageState::Exited, "0/2"),
+        ([Succeeded, Failed], PackageState::Degraded, "0/2"),
+        ([Failed, Failed], PackageState::Error, "0/2"),
+        ([Unknown, Running], PackageState::Degraded, "1/2"),
+        ([Unknown, Failed], PackageState::Error, "0/2"),
+        ([Pending, Failed], PackageState::Updating, "0/2"),
+    ] {
+        let mut snapshot = bms();
+        snapshot.package = Arc::new(running((*snapshot.package).clone()));
+        settle(&mut snapshot, 0);
+        for (instance, phase) in snapshot.instances.iter_mut().zip(phases) {
+            let mut next = (**instance).clone();
+            next.status = Some(ModelInstanceStatus { phase, observed_generation: Some(1), ..Default::default() });
+            *instance = Arc::new(next);
+        }
+        settle(&mut snapshot, 5);
+        let status = snapshot.package.status.as_ref().unwrap();
+        assert_eq!((status.state, status.ready.as_deref()), (expected, Some(ready)), "{phases:?}");
+        assert_eq!(condition(&snapshot, "Ready").status == "True", expected == PackageState::Running);
+        assert_eq!(condition(&snapshot, "Progressing").status == "True", expected == PackageState::Updating);
+    }
+}
+
+#[test]
+fn an_instance_that_waiting_does_not_cure_is_a_failure_with_its_message() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    let mut stuck = (*snapshot.instances[0]).clone();
+    stuck.status = Some(ModelInstanceStatus {
+        phase: Phase::Pending,
+        observed_generation: Some(1),
+        conditions: vec![Condition {
+            type_: "Ready".to_owned(),
+            status: "False".to_owned(),
+            reason: "ImageMissing".to_owned(),
+            message: "image localhost/blis:1.0 isn't on the node".to_owned(),
+            last_transition_time: Time(at(1)),
+            observed_generation: Some(1),
+        }],
+        ..Default::default()
+    });
+    snapshot.instances[0] = Arc::new(stuck);
+    settle(&mut snapshot, 5);
+    assert_eq!(state(&snapshot), PackageState::Degraded);
+    let ready = condition(&snapshot, "Ready");
+    assert_eq!(ready.reason, "ImageMissing");
+    assert!(ready.message.contains("image localhost/blis:1.0 isn't on the node"), "{}", ready.message);
+}
+
+#[test]
+fn a_silent_node_is_unknown_and_keeps_its_instances() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 5);
+    snapshot.nodes[0].readiness = Readiness::NotReady;
+    let plan = decide(&snapshot, at(50));
+    assert!(plan.actions.is_empty(), "{plan}");
+    insta::assert_snapshot!(plan.to_string());
+}
+
+#[test]
+fn placement_table() {
+    let labelled = |name: &str, zone: &str| {
+        let mut node = node(name);
+        node.labels.insert("zone".to_owned(), zone.to_owned());
+        node
+    };
+    let silent = |mut node: NodeView| {
+        node.readiness = Readiness::NotReady;
+        node
+    };
+    let closed = |mut node: NodeView| {
+        node.schedulability = Schedulability::Closed;
+        node
+    };
+    let loaded = |mut node: NodeView, load: usize| {
+        node.load = load;
+        node
+    };
+    for (what, entry, nodes, expected) in [
+        ("by name, in any spelling", on_node("m", "My_Zone"), vec![node("my-zone"), node("b")], "my-zone"),
+        ("by name, silent", on_node("m", "a"), vec![silent(node("a")), node("b")], "NodeNotReady"),
+        ("by name, closed", on_node("m", "a"), vec![closed(node("a"))], "NodeUnschedulable"),
+        ("by name, missing", on_node("m", "a"), vec![node("b")], "NodeNotFound"),
+        (
+            "by selector, all",
+            selecting("m", "zone", "x"),
+            vec![labelled("b", "x"), labelled("a", "x"), labelled("c", "y")],
+            "a b",
+        ),
+        (
+            "by selector, one silent",
+            selecting("m", "zone", "x"),
+            vec![labelled("a", "x"), silent(labelled("b", "x"))],
+            "a NodeNotReady",
+        ),
+        ("by selector, none", selecting("m", "zone", "z"), vec![labelled("a", "x")], "NoNodeMatches"),
+        (
+            "anywhere, least loaded",
+            anywhere("m"),
+            vec![loaded(node("a"), 2), loaded(node("b"), 1), loaded(node("c"), 1)],
+            "b",
+        ),
+        ("anywhere, none free", anywhere("m"), vec![silent(node("a")), closed(node("b"))], "NodeNotReady"),
+        ("anywhere, no nodes", anywhere("m"), vec![], "NoNodeMatches"),
+    ] {
+        let mut snapshot = package_snapshot(running(package("p", vec![entry])), &[model("m", "i")], &nodes);
+        settle(&mut snapshot, 0);
+        let mut got: Vec<String> = snapshot.instances.iter().map(|i| i.spec.node_name.clone()).collect();
+        if condition(&snapshot, "Placed").status != "True" {
+            got.push(condition(&snapshot, "Placed").reason.clone());
+        }
+        assert_eq!(got.join(" "), expected, "{what}");
+    }
+}
+
+#[test]
+fn models_without_a_node_spread_and_stay() {
+    let entries: Vec<PackageModel> = (0..4).map(|i| anywhere(&format!("m{i}"))).collect();
+    let models: Vec<_> = (0..4).map(|i| model(&format!("m{i}"), "i")).collect();
+    let mut snapshot = package_snapshot(running(package("p", entries)), &models, &[node("a"), node("b")]);
+    settle(&mut snapshot, 0);
+    let on = |snapshot: &Snapshot, node: &str| snapshot.instances.iter().filter(|i| i.spec.node_name == node).count();
+    assert_eq!((on(&snapshot, "a"), on(&snapshot, "b")), (2, 2));
+    // An emptier node draws nothing away; neither does silence.
+    snapshot.nodes.push(node("c"));
+    snapshot.nodes[0].readiness = Readiness::NotReady;
+    snapshot.nodes[0].load = 2;
+    snapshot.nodes[1].load = 9;
+    settle(&mut snapshot, 5);
+    assert_eq!((on(&snapshot, "a"), on(&snapshot, "b"), on(&snapshot, "c")), (2, 2, 0));
+    // A node that is removed does.
+    snapshot.nodes.remove(0);
+    settle(&mut snapshot, 10);
+    assert_eq!((on(&snapshot, "a"), on(&snapshot, "b"), on(&snapshot, "c")), (0, 2, 2));
+}
+
+#[test]
+fn dropped_models_and_predecessors_are_removed_before_anything_is_added() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    // The same package, made anew: another UID, other models.
+    let mut anew = running(package("bms", vec![on_node("blis", "ZONE")]));
+    anew.metadata.uid = Some("uid-anew".to_owned());
+    snapshot.package = Arc::new(anew);
+    let text = settle(&mut snapshot, 10);
+    insta::assert_snapshot!(text);
+    assert_eq!(snapshot.instances.len(), 1);
+}
+
+#[test]
+fn a_strangers_instance_is_left_alone() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    let mut foreign = (*snapshot.instances[0]).clone();
+    foreign.metadata.owner_references = None;
+    snapshot.instances = vec![Arc::new(foreign.clone())];
+    settle(&mut snapshot, 5);
+    assert!(snapshot.instances.iter().any(|i| **i == foreign));
+    assert_eq!(condition(&snapshot, "Placed").reason, "NameTaken");
+}
+
+#[test]
+fn a_newer_leader_is_given_way_to() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    snapshot.epoch = 7;
+    settle(&mut snapshot, 0);
+    snapshot.epoch = 6;
+    snapshot.models.clear();
+    snapshot.claims.clear();
+    let plan = decide(&snapshot, at(5));
+    assert!(plan.is_empty());
+    assert_eq!(plan.superseded_by, Some(7));
+}
+
+#[test]
+fn a_deleted_package_is_left_to_garbage_collection() {
+    let mut snapshot = bms();
+    let mut leaving = running((*snapshot.package).clone());
+    leaving.metadata.deletion_timestamp = Some(Time(at(0)));
+    snapshot.package = Arc::new(leaving);
+    assert!(decide(&snapshot, at(1)).is_empty());
+}
+
+#[test]
+fn templates_take_volumes_from_the_package_and_leave_kubectls_annotations() {
+    let mut blis = model("blis", "i");
+    blis.metadata.annotations = Some(
+        [("kubectl.kubernetes.io/last-applied-configuration", "{}"), ("io.piccolo/x", "y")]
+            .map(|(k, v)| (k.to_owned(), v.to_owned()))
+            .into(),
+    );
+    blis.spec.containers[0].volume_mounts = vec![pullpiri_crds::model::VolumeMount {
+        name: "bms-volume".to_owned(),
+        mount_path: "/data".to_owned(),
+        ..Default::default()
+    }];
+    let entry = world::with_volume(on_node("blis", "a"), "bms-volume", "net");
+    let mut snapshot = package_snapshot(package("p", vec![entry.clone(), on_node("blis", "a")]), &[blis], &[node("a")]);
+    snapshot.volumes.insert("bms-volume".to_owned(), Arc::new(Volume::new("bms-volume", VolumeSpec::default())));
+    snapshot.networks.insert("net".to_owned(), Arc::new(Network::new("net", NetworkSpec::default())));
+    let template = resolve(&entry, &snapshot).unwrap();
+    assert_eq!(template.annotations.keys().collect::<Vec<_>>(), ["io.piccolo/x"]);
+    assert!(template.spec.volumes[0].empty_dir.is_some());
+    let missing = resolve(&on_node("blis", "a"), &snapshot).unwrap_err();
+    assert_eq!(
+        missing[0].to_string(),
+        "model blis: container main mounts bms-volume, which is neither a volume of the model nor the one that its package gives it"
+    );
+}
+
+proptest! {
+    #[test]
+    fn names_are_labels_and_tell_everything_apart(
+        a in ("[a-z][a-z0-9.-]{0,100}[a-z0-9]", "[a-z][a-z0-9.-]{0,100}[a-z0-9]", "[a-z][a-z0-9.-]{0,80}[a-z0-9]"),
+        b in ("[a-z][a-z0-9.-]{0,100}[a-z0-9]", "[a-z][a-z0-9.-]{0,100}[a-z0-9]", "[a-z][a-z0-9.-]{0,80}[a-z0-9]"),
+    ) {
+        let template = Default::default();
+        let name = |x: &(String, String, String)| instance_name(&x.0, &x.1, &x.2, &template).unwrap();
+        for n in [name(&a), label_value(&a.0)] {
+            prop_assert!(n.len() <= MAX_LABEL);
+            prop_assert!(n.starts_with(|c: char| c.is_ascii_alphanumeric()) && n.ends_with(|c: char| c.is_ascii_alphanumeric()));
+        }
+        prop_assert!(!name(&a).contains('.'));
+        prop_assert_eq!(name(&a), name(&a));
+        prop_assert_eq!(name(&a) == name(&b), a == b);
+    }
+
+    /// Whatever is thrown at it, a package settles, and settling leaves nothing to do and at most one instance for each model on each node.
+    #[test]
+    fn it_settles(steps in proptest::collection::vec(step(), 1..20)) {
+        let mut snapshot = package_snapshot(
+            package("p", vec![on_node("m0", "a"), anywhere("m1"), selecting("m2", "zone", "x")]),
+            &[model("m0", "0"), model("m1", "0"), model("m2", "0")],
+            &[node("a"), node("b"), node("c")],
+        );
+        for (second, step) in (0_i64..).zip(steps) {
+            step.run(&mut snapshot, second);
+            settle(&mut snapshot, second * 100);
+            let mut slots: Vec<_> = snapshot.instances.iter().map(|i| (&i.spec.model, &i.spec.node_name)).collect();
+            let all = slots.len();
+            slots.sort();
+            slots.dedup();
+            prop_assert_eq!(slots.len(), all);
+            let desired = snapshot.package.status.as_ref().unwrap().desired;
+            if desired == Some(DesiredRun::Stopped) {
+                prop_assert!(snapshot.instances.iter().all(|i| !i.spec.run));
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Claim(u8, Action, i32),
+    Unclaim(u8),
+    Edit(u8, u8),
+    Remove(u8),
+    Ready(usize, bool),
+    Close(usize, bool),
+    Label(usize, bool),
+    Report(Phase),
+    Desire(Option<DesiredState>),
+    Policy(bool),
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let action = prop_oneof![Just(Action::Launch), Just(Action::Terminate), Just(Action::Update)];
+    let phase = prop_oneof![
+        Just(Phase::Running),
+        Just(Phase::Pending),
+        Just(Phase::Failed),
+        Just(Phase::Succeeded),
+        Just(Phase::Unknown)
+    ];
+    let desire = prop_oneof![Just(None), Just(Some(DesiredState::Running)), Just(Some(DesiredState::Stopped))];
+    prop_oneof![
+        (0_u8..3, action, 0..3).prop_map(|(n, a, p)| Step::Claim(n, a, p)),
+        (0_u8..3).prop_map(Step::Unclaim),
+        (0_u8..3, 0_u8..4).prop_map(|(m, v)| Step::Edit(m, v)),
+        (0_u8..3).prop_map(Step::Remove),
+        (0_usize..3, any::<bool>()).prop_map(|(n, r)| Step::Ready(n, r)),
+        (0_usize..3, any::<bool>()).prop_map(|(n, r)| Step::Close(n, r)),
+        (0_usize..3, any::<bool>()).prop_map(|(n, r)| Step::Label(n, r)),
+        phase.prop_map(Step::Report),
+        desire.prop_map(Step::Desire),
+        any::<bool>().prop_map(Step::Policy),
+    ]
+}
+
+impl Step {
+    fn run(self, snapshot: &mut Snapshot, second: i64) {
+        let edit = |snapshot: &mut Snapshot, f: &dyn Fn(&mut pullpiri_crds::PackageSpec)| {
+            let mut package = (*snapshot.package).clone();
+            f(&mut package.spec);
+            package.metadata.generation = package.metadata.generation.map(|g| g + 1);
+            snapshot.package = Arc::new(package);
+        };
+        match self {
+            Self::Claim(n, action, priority) => {
+                let name = format!("c{n}");
+                snapshot.claims.retain(|c| c.metadata.name.as_ref() != Some(&name));
+                snapshot.claims.push(Arc::new(claim(&name, action, "p", priority, second)));
+            }
+            Self::Unclaim(n) => snapshot.claims.retain(|c| c.metadata.name != Some(format!("c{n}"))),
+            Self::Edit(m, version) => {
+                let name = format!("m{m}");
+                snapshot.models.insert(name.clone(), Arc::new(model(&name, &version.to_string())));
+            }
+            Self::Remove(m) => {
+                snapshot.models.remove(&format!("m{m}"));
+            }
+            Self::Ready(n, ready) => {
+                snapshot.nodes[n].readiness = if ready { Readiness::Ready } else { Readiness::NotReady };
+            }
+            Self::Close(n, closed) => {
+                snapshot.nodes[n].schedulability = if closed { Schedulability::Closed } else { Schedulability::Open };
+            }
+            Self::Label(n, on) => {
+                if on {
+                    snapshot.nodes[n].labels.insert("zone".to_owned(), "x".to_owned());
+                } else {
+                    snapshot.nodes[n].labels.clear();
+                }
+            }
+            Self::Report(phase) => report(snapshot, phase),
+            Self::Desire(state) => edit(snapshot, &|spec| spec.desired_state = state),
+            Self::Policy(on) => edit(snapshot, &|spec| spec.policy = on.then(|| "policy".to_owned())),
+        }
+    }
+}
