@@ -98,7 +98,7 @@ fn meta(transaction: &ReadTransaction, name: &str) -> Result<u64, Fault> {
     value.ok_or_else(|| Fault::Corrupt(format!("it has no {name} mark")))
 }
 
-fn keys_from<'a>(range: &'a Range) -> Bound<&'a str> {
+fn keys_from(range: &Range) -> Bound<&str> {
     match &range.after {
         Some(after) if **after >= *range.prefix => Bound::Excluded(after),
         _ => Bound::Included(range.prefix.as_str()),
