@@ -53,7 +53,7 @@ pub fn quote(text: &str) -> String {
 }
 
 /// Go's `unicode.IsPrint`, near enough: letters, marks, numbers, punctuation, symbols and the ASCII space.
-fn printable(c: char) -> bool {
+pub(crate) fn printable(c: char) -> bool {
     if c == ' ' {
         return true;
     }

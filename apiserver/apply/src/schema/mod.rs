@@ -3,7 +3,10 @@
 //! Parsed once from a CRD's `openAPIV3Schema` (`apiextensions.k8s.io/v1` JSONSchemaProps as JSON) or from the schema of a
 //! built-in kind, which carries the same extensions plus `x-kubernetes-patch-strategy` and `x-kubernetes-patch-merge-key`.
 
+pub mod admit;
+pub mod cel;
 pub mod default;
+pub mod embedded;
 mod format;
 pub mod listtype;
 mod number;
@@ -18,6 +21,7 @@ use std::collections::BTreeMap;
 
 use serde_json::Value;
 
+pub use admit::{Admitted, CompiledSchema};
 pub use pattern::Pattern;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +88,21 @@ pub struct Schema {
     pub default: Option<Value>,
     /// Everything that only validates (bounds, patterns, formats, enum, required, allOf/anyOf/oneOf/not). `None` when there is none.
     pub validation: Option<Box<Validation>>,
+    /// `x-kubernetes-validations` of this node.
+    pub rules: Vec<Rule>,
     /// `x-kubernetes-validations` stand here or below, so CEL has something to do.
     pub has_rules: bool,
+}
+
+/// One of `x-kubernetes-validations`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Rule {
+    pub rule: String,
+    pub message: String,
+    pub message_expression: String,
+    pub reason: Option<String>,
+    pub field_path: String,
+    pub optional_old_self: Option<bool>,
 }
 
 /// The value validations of one node.

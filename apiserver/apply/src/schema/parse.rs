@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Number, Value};
 
-use super::{Additional, Exclusive, ListType, MapType, PatchStrategy, Pattern, Schema, Type, Validation};
+use super::{Additional, Exclusive, ListType, MapType, PatchStrategy, Pattern, Rule, Schema, Type, Validation};
 use crate::error::{FieldError, FieldErrorKind, Path};
 
 impl Schema {
@@ -175,17 +175,45 @@ fn node(schema: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) -> Schema
         patch_strategy: patch_strategy(&mut words),
         default: words.get("default").cloned(),
         validation: None,
+        rules: rules(&mut words),
         has_rules: false,
     };
     let validation = validation(&mut words);
-    let own_rules = words.get("x-kubernetes-validations").and_then(Value::as_array).is_some_and(|r| !r.is_empty());
-    parsed.has_rules = own_rules
+    // Rules in allOf and the like are refused in CRDs, and don't count.
+    parsed.has_rules = !parsed.rules.is_empty()
         || parsed.properties.values().any(|s| s.has_rules)
         || parsed.items.as_ref().is_some_and(|s| s.has_rules)
-        || matches!(&parsed.additional, Some(Additional::Of(s)) if s.has_rules)
-        || validation.as_ref().is_some_and(|v| v.all_of.iter().any(|s| s.has_rules));
+        || matches!(&parsed.additional, Some(Additional::Of(s)) if s.has_rules);
     parsed.validation = validation.map(Box::new);
     parsed
+}
+
+fn rules(words: &mut Keywords<'_, '_>) -> Vec<Rule> {
+    let Some(value) = words.get("x-kubernetes-validations") else { return Vec::new() };
+    let Some(items) = value.as_array() else {
+        words.wrong("x-kubernetes-validations", value, "a list of rules");
+        return Vec::new();
+    };
+    let path = words.path.child("x-kubernetes-validations");
+    let mut rules = Vec::with_capacity(items.len());
+    for (i, item) in items.iter().enumerate() {
+        let Some(map) = item.as_object() else {
+            words.errors.push(FieldError::invalid(path.index(i), item.clone(), "must be an object"));
+            continue;
+        };
+        let place = path.index(i);
+        let mut words = Keywords { map, path: &place, errors: words.errors };
+        let mut text = |key: &str| words.text(key).unwrap_or_default().to_owned();
+        rules.push(Rule {
+            rule: text("rule"),
+            message: text("message"),
+            message_expression: text("messageExpression"),
+            reason: Some(text("reason")).filter(|reason| !reason.is_empty()),
+            field_path: text("fieldPath"),
+            optional_old_self: words.get("optionalOldSelf").and_then(Value::as_bool),
+        });
+    }
+    rules
 }
 
 fn kind(words: &mut Keywords<'_, '_>) -> Option<Type> {

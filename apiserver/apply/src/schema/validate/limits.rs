@@ -5,7 +5,7 @@ use std::cmp::Ordering;
 use serde_json::{Map, Value};
 
 use super::{At, Check, Outcome, Problem};
-use crate::error::{FieldError, FieldErrorKind, print};
+use crate::error::{FieldError, print};
 use crate::schema::number::{Num, Range, as_float, compare, is_multiple, same, truncate};
 use crate::schema::{Exclusive, Schema, Type, Validation};
 
@@ -56,8 +56,7 @@ impl Check<'_> {
                 outcome.add(self.out_of_range("MultipleOf", range, at));
             }
             if factor <= 0.0 || (fits && matches!(num, Num::Int(_)) && truncate(factor) <= 0) {
-                let factor = factor_text(num, factor, fits);
-                outcome.add(self.unfit_factor(&factor, at));
+                outcome.add(self.unfit_factor(num, factor, fits, at));
             } else if !is_multiple(num, factor, fits) {
                 let factor = factor_text(num, factor, fits);
                 outcome.add(
@@ -83,7 +82,8 @@ impl Check<'_> {
             if violated {
                 let or_equal = if *exclusive == Exclusive::Yes { "" } else { " or equal to" };
                 let bound = factor_text(num, bound, fits);
-                outcome.add(self.invalid(at, number(num), |name| match or_equal {
+                let given = if fits { number(num) } else { Value::from(num.float()) };
+                outcome.add(self.invalid(at, given, |name| match or_equal {
                     "" => format!("{name} in body should be {than} than {bound}"),
                     _ => format!("{name} in body should be {than} than{or_equal} {bound}"),
                 }));
@@ -95,10 +95,13 @@ impl Check<'_> {
         self.unplaced(format!("{what} value must be of type {} in {}", range.words(), at.text()))
     }
 
-    fn unfit_factor(&self, factor: &str, at: &At<'_>) -> Problem {
-        self.problem(at, FieldErrorKind::Invalid, Value::from(factor), |name| {
-            format!("factor MultipleOf declared for {name} must be positive: {factor}")
-        })
+    fn unfit_factor(&self, num: Num, factor: f64, fits: bool, at: &At<'_>) -> Problem {
+        let text = factor_text(num, factor, fits);
+        let given = match num {
+            Num::Int(_) if fits => Value::from(truncate(factor)),
+            _ => Value::from(factor),
+        };
+        self.invalid(at, given, |name| format!("factor MultipleOf declared for {name} must be positive: {text}"))
     }
 
     pub(super) fn check_item_limits(&self, rules: &Validation, items: &[Value], at: &At<'_>, outcome: &mut Outcome) {

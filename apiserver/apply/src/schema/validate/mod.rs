@@ -170,7 +170,7 @@ impl Check<'_> {
         }
         // Junctors always apply: one for them, one for having applied.
         if let Some(rules) = rules {
-            self.check_junctors(rules, value, at, old, &mut outcome);
+            self.check_junctors(rules, value, at, &mut outcome);
         }
         outcome.pass();
         outcome.pass();
@@ -272,16 +272,10 @@ impl Check<'_> {
         Some(Problem { text: format!("{name} in body should be one of {texts:?}"), error })
     }
 
-    fn check_junctors(
-        &self,
-        rules: &Validation,
-        value: &Value,
-        at: &At<'_>,
-        old: Option<Correlated<'_>>,
-        outcome: &mut Outcome,
-    ) {
+    /// Branches know nothing of old values in Kubernetes, so what they refuse isn't forgiven below the node that has them.
+    fn check_junctors(&self, rules: &Validation, value: &Value, at: &At<'_>, outcome: &mut Outcome) {
         if !rules.any_of.is_empty() {
-            let (_, best) = self.branches(&rules.any_of, value, at, old, Until::FirstValid);
+            let (_, best) = self.branches(&rules.any_of, value, at, Until::FirstValid);
             if best.as_ref().is_none_or(|b| !b.is_valid()) {
                 let name = print::quote(&at.text());
                 outcome.add(self.unplaced(format!("{name} must validate at least one schema (anyOf)")));
@@ -289,7 +283,7 @@ impl Check<'_> {
             best.into_iter().for_each(|best| outcome.merge(best));
         }
         if !rules.one_of.is_empty() {
-            let (valid, best) = self.branches(&rules.one_of, value, at, old, Until::All);
+            let (valid, best) = self.branches(&rules.one_of, value, at, Until::All);
             if valid != 1 {
                 let found = match valid {
                     0 => "Found none valid".to_owned(),
@@ -304,7 +298,7 @@ impl Check<'_> {
         if !rules.all_of.is_empty() {
             let mut valid = 0;
             for branch in &rules.all_of {
-                let branch = self.node(branch, value, at, old);
+                let branch = self.node(branch, value, at, None);
                 valid += usize::from(branch.is_valid());
                 outcome.merge(branch);
             }
@@ -315,7 +309,7 @@ impl Check<'_> {
             }
         }
         if let Some(not) = &rules.not
-            && self.node(not, value, at, old).is_valid()
+            && self.node(not, value, at, None).is_valid()
         {
             let name = print::quote(&at.text());
             outcome.add(self.unplaced(format!("{name} must not validate the schema (not)")));
@@ -323,18 +317,11 @@ impl Check<'_> {
     }
 
     /// How many branches hold, and the first that does or else the one that came closest.
-    fn branches(
-        &self,
-        branches: &[Schema],
-        value: &Value,
-        at: &At<'_>,
-        old: Option<Correlated<'_>>,
-        until: Until,
-    ) -> (usize, Option<Outcome>) {
+    fn branches(&self, branches: &[Schema], value: &Value, at: &At<'_>, until: Until) -> (usize, Option<Outcome>) {
         let mut valid = 0;
         let mut best: Option<Outcome> = None;
         for branch in branches {
-            let outcome = self.node(branch, value, at, old);
+            let outcome = self.node(branch, value, at, None);
             let better = match &best {
                 None => true,
                 Some(known) if outcome.is_valid() => !known.is_valid(),

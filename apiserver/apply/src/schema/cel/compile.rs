@@ -1,0 +1,116 @@
+//! Rules to programs. What the evaluator can't do (or would panic on) is refused here, when the CRD is created.
+
+use kube_cel::cel::Program;
+use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
+
+use super::Rule;
+use super::access::Access;
+use super::field_path::{ArrayNotation, parse as parse_field_path};
+use crate::error::{FieldError, Path};
+use crate::schema::{Additional, Schema};
+
+/// A compiled rule.
+#[derive(Debug)]
+pub(super) struct Compiled {
+    /// `None` for an empty rule, which holds.
+    pub(super) program: Result<Option<Program>, String>,
+    pub(super) message: Option<Program>,
+    pub(super) uses_old_self: bool,
+    /// Where errors are reported, below the node.
+    pub(super) field_path: Option<String>,
+}
+
+impl Compiled {
+    pub(super) fn collect_access(&self, access: &mut Access) {
+        let program = self.program.as_ref().ok().and_then(Option::as_ref);
+        program.into_iter().chain(&self.message).for_each(|program| access.collect(program.expression()));
+    }
+}
+
+pub(super) fn compile(rule: &Rule, schema: &Schema) -> Compiled {
+    let program = match rule.rule.trim() {
+        "" => Ok(None),
+        _ => compile_expression(&rule.rule).map(Some).map_err(|error| format!("compilation failed: {error}")),
+    };
+    let uses_old_self = matches!(&program, Ok(Some(program)) if program.references().has_variable("oldSelf"));
+    let message = Some(rule.message_expression.as_str())
+        .filter(|expression| !expression.trim().is_empty())
+        .and_then(|expression| compile_expression(expression).ok());
+    let field_path = Some(rule.field_path.as_str())
+        .filter(|path| !path.is_empty())
+        .and_then(|path| parse_field_path(path, schema, ArrayNotation::Allowed).ok())
+        .filter(|path| !path.is_empty());
+    Compiled { program, message, uses_old_self, field_path }
+}
+
+fn compile_expression(source: &str) -> Result<Program, String> {
+    let program = Program::compile(source).map_err(|error| error.to_string())?;
+    refuse_structs(program.expression())?;
+    Ok(program)
+}
+
+/// Messages (`Type{field: value}`) have no place in rules, and the evaluator has none for them.
+fn refuse_structs(expression: &IdedExpr) -> Result<(), String> {
+    let all = |parts: &[&IdedExpr]| parts.iter().try_for_each(|part| refuse_structs(part));
+    match &expression.expr {
+        Expr::Struct(object) => Err(format!("ERROR: undeclared reference to '{}' (in container '')", object.type_name)),
+        Expr::Unspecified => Err("ERROR: unsupported expression".to_owned()),
+        Expr::Select(select) => refuse_structs(&select.operand),
+        Expr::Call(call) => {
+            call.target.iter().try_for_each(|target| refuse_structs(target))?;
+            call.args.iter().try_for_each(refuse_structs)
+        }
+        Expr::Comprehension(l) => all(&[&l.iter_range, &l.accu_init, &l.loop_cond, &l.loop_step, &l.result]),
+        Expr::List(list) => list.elements.iter().try_for_each(refuse_structs),
+        Expr::Map(map) => map.entries.iter().try_for_each(|entry| match &entry.expr {
+            EntryExpr::MapEntry(entry) => all(&[&entry.key, &entry.value]),
+            EntryExpr::StructField(_) => Err("ERROR: unsupported expression".to_owned()),
+        }),
+        Expr::Ident(_) | Expr::Literal(_) => Ok(()),
+    }
+}
+
+/// A rule that doesn't compile, or an error of its other fields.
+pub type RuleError = FieldError;
+
+/// Errors of all rules of a schema, at the places where a CRD has them: `…properties[spec].x-kubernetes-validations[0].rule`.
+#[must_use]
+pub fn check_rules(schema: &Schema, path: &Path<'_>) -> Vec<RuleError> {
+    let mut errors = Vec::new();
+    walk(schema, path, &mut errors);
+    errors
+}
+
+fn walk(schema: &Schema, path: &Path<'_>, errors: &mut Vec<RuleError>) {
+    if !schema.has_rules {
+        return;
+    }
+    let rules = path.child("x-kubernetes-validations");
+    for (i, rule) in schema.rules.iter().enumerate() {
+        let place = rules.index(i);
+        let compiled = compile(rule, schema);
+        if let Err(error) = compiled.program {
+            errors.push(FieldError::invalid(place.child("rule"), rule.rule.as_str(), error));
+        }
+        if !rule.message_expression.trim().is_empty()
+            && let Err(error) = compile_expression(&rule.message_expression)
+        {
+            let detail = format!("messageExpression compilation failed: {error}");
+            errors.push(FieldError::invalid(
+                place.child("messageExpression"),
+                rule.message_expression.as_str(),
+                detail,
+            ));
+        }
+    }
+    if let Some(items) = &schema.items {
+        walk(items, &path.child("items"), errors);
+    }
+    if let Some(Additional::Of(of)) = &schema.additional {
+        walk(of, &path.child("additionalProperties"), errors);
+    }
+    let properties = path.child("properties");
+    for (name, property) in &schema.properties {
+        walk(property, &properties.key(name), errors);
+    }
+}
