@@ -8,7 +8,8 @@ use std::fmt;
 use std::sync::{Arc, OnceLock};
 
 use pullpiri_apply::error::{FieldError, aggregate};
-use pullpiri_apply::schema::Schema;
+use pullpiri_apply::metadata::NameFormat;
+use pullpiri_apply::schema::{CompiledSchema, Schema};
 use serde_json::Value;
 use tokio::sync::watch;
 
@@ -63,19 +64,19 @@ pub struct Scale {
 pub struct SchemaCell {
     /// Yields the published OpenAPI v3 schema. Called rarely (compilation, `/openapi`), so that it isn't kept in memory parsed.
     published: Box<dyn Fn() -> Arc<Value> + Send + Sync>,
-    structural: OnceLock<Result<Arc<Schema>, String>>,
+    compiled: OnceLock<Result<CompiledSchema, String>>,
 }
 
 impl fmt::Debug for SchemaCell {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SchemaCell").field("compiled", &self.structural.get().is_some()).finish_non_exhaustive()
+        f.debug_struct("SchemaCell").field("compiled", &self.compiled.get().is_some()).finish_non_exhaustive()
     }
 }
 
 impl SchemaCell {
     #[must_use]
     pub fn new(published: impl Fn() -> Arc<Value> + Send + Sync + 'static) -> Self {
-        Self { published: Box::new(published), structural: OnceLock::new() }
+        Self { published: Box::new(published), compiled: OnceLock::new() }
     }
 
     /// The schema as published (`openAPIV3Schema`), for `/openapi`. Not cached here.
@@ -84,15 +85,15 @@ impl SchemaCell {
         (self.published)()
     }
 
-    /// The parsed schema.
+    /// What the schema does to objects; parsed at the first call, its CEL rules compiled at the first object that they look at.
     ///
     /// # Errors
     /// 500 when the schema can't be parsed; a CRD with such a schema isn't accepted in the first place.
-    pub(crate) fn structural(&self, of: &Resource) -> Result<&Arc<Schema>, Status> {
-        let parsed = self
-            .structural
-            .get_or_init(|| Schema::parse(&self.published()).map(Arc::new).map_err(|errors| aggregate(&errors)));
-        parsed
+    pub(crate) fn compiled(&self, of: &Resource) -> Result<&CompiledSchema, Status> {
+        let compiled = self.compiled.get_or_init(|| {
+            Schema::parse(&self.published()).map(CompiledSchema::new).map_err(|errors| aggregate(&errors))
+        });
+        compiled
             .as_ref()
             .map_err(|why| Status::internal(format_args!("the schema of {} is broken: {why}", of.group_resource())))
     }
@@ -109,6 +110,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     /// Rules beyond metadata and schema. `old` is set on updates.
     fn validate(&self, _object: &Value, _old: Option<&Value>) -> Vec<FieldError> {
         Vec::new()
+    }
+
+    /// What the generic rules ask of names.
+    fn name_format(&self) -> NameFormat {
+        NameFormat::Subdomain
     }
 
     /// `Warning` headers for an accepted object.

@@ -51,7 +51,10 @@ async fn an_expired_page_can_go_on_inconsistently() {
     let answer = api.get(&format!("{CONFIG_MAPS}?limit=1&continue={token}")).await;
     let (code, reason, message) = answer.failure();
     assert_eq!((code, reason.as_str()), (410, "Expired"));
-    assert!(message.starts_with("The provided continue parameter is too old to display a consistent list result."), "{message}");
+    assert!(
+        message.starts_with("The provided continue parameter is too old to display a consistent list result."),
+        "{message}"
+    );
     let token = answer.json()["metadata"]["continue"].as_str().unwrap().to_owned();
     let rest = api.get(&format!("{CONFIG_MAPS}?limit=5&continue={token}")).await.expect(200);
     assert_eq!(names(&rest), ["b", "c", "d"]);

@@ -40,10 +40,7 @@ async fn a_config_map_from_create_to_delete() {
     let gone = api.delete(&path).await.expect(200);
     assert_eq!(gone["status"], "Success");
     assert_eq!(gone["details"], json!({"name": "a", "kind": "configmaps", "uid": made["metadata"]["uid"]}));
-    assert_eq!(
-        api.get(&path).await.failure(),
-        (404, "NotFound".to_owned(), "configmaps \"a\" not found".to_owned())
-    );
+    assert_eq!(api.get(&path).await.failure(), (404, "NotFound".to_owned(), "configmaps \"a\" not found".to_owned()));
 }
 
 #[tokio::test]
@@ -52,9 +49,17 @@ async fn refusals_have_kubernetes_codes_and_texts() {
     api.post(CONFIG_MAPS, &config_map("taken", &json!({}))).await.expect(201);
     let other_kind = json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "x"}});
     let other_version = json!({"apiVersion": "v2", "kind": "ConfigMap", "metadata": {"name": "x"}});
-    let other_namespace = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "namespace": "kube-system"}});
+    let other_namespace =
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "x", "namespace": "kube-system"}});
     let cases: Vec<(&str, String, Value, u16, &str, &str)> = vec![
-        ("POST", CONFIG_MAPS.into(), config_map("taken", &json!({})), 409, "AlreadyExists", "configmaps \"taken\" already exists"),
+        (
+            "POST",
+            CONFIG_MAPS.into(),
+            config_map("taken", &json!({})),
+            409,
+            "AlreadyExists",
+            "configmaps \"taken\" already exists",
+        ),
         (
             "POST",
             "/api/v1/namespaces/nowhere/configmaps".into(),
@@ -113,7 +118,14 @@ async fn refusals_have_kubernetes_codes_and_texts() {
             "Forbidden",
             "namespaces \"default\" is forbidden: this namespace may not be deleted",
         ),
-        ("GET", format!("{CONFIG_MAPS}?limit=x"), Value::Null, 400, "BadRequest", "strconv.ParseInt: parsing \"x\": invalid syntax"),
+        (
+            "GET",
+            format!("{CONFIG_MAPS}?limit=x"),
+            Value::Null,
+            400,
+            "BadRequest",
+            "strconv.ParseInt: parsing \"x\": invalid syntax",
+        ),
         (
             "GET",
             format!("{CONFIG_MAPS}?fieldSelector=spec.foo%3D1"),
@@ -136,11 +148,13 @@ async fn refusals_have_kubernetes_codes_and_texts() {
 async fn media_types_are_negotiated() {
     let api = api().await;
     let yaml = "apiVersion: v1\nkind: ConfigMap\nmetadata:\n  name: y\ndata:\n  a: b\n";
-    let made = api.raw("POST", CONFIG_MAPS, &[("content-type", "application/yaml"), ("accept", "application/yaml")], yaml).await;
+    let made = api
+        .raw("POST", CONFIG_MAPS, &[("content-type", "application/yaml"), ("accept", "application/yaml")], yaml)
+        .await;
     assert_eq!(made.code, 201, "{}", made.text());
     assert!(made.text().contains("kind: ConfigMap"), "{}", made.text());
-    let protobuf = [("content-type", "application/vnd.kubernetes.protobuf")];
-    let refused = api.raw("POST", CONFIG_MAPS, &protobuf, "x").await.failure();
+    let cbor = [("content-type", "application/cbor")];
+    let refused = api.raw("POST", CONFIG_MAPS, &cbor, "x").await.failure();
     assert_eq!((refused.0, refused.1.as_str()), (415, "UnsupportedMediaType"));
     let refused = api.raw("GET", CONFIG_MAPS, &[("accept", "application/vnd.kubernetes.protobuf")], "").await.failure();
     assert_eq!((refused.0, refused.1.as_str()), (406, "NotAcceptable"));
@@ -177,7 +191,8 @@ async fn patches() {
 
     // Strategic merge on a built-in kind.
     api.post(CONFIG_MAPS, &config_map("s", &json!({"a": "1", "b": "2"}))).await.expect(201);
-    let strategic = api.patch("strategic-merge-patch", &format!("{CONFIG_MAPS}/s"), &json!({"data": {"a": null, "c": "3"}})).await;
+    let strategic =
+        api.patch("strategic-merge-patch", &format!("{CONFIG_MAPS}/s"), &json!({"data": {"a": null, "c": "3"}})).await;
     assert_eq!(strategic.expect(200)["data"], json!({"b": "2", "c": "3"}));
 }
 
@@ -197,14 +212,20 @@ async fn server_side_apply_creates_shares_and_conflicts() {
     assert_eq!(refused.failure().0, 409);
     assert_eq!(status["message"], "Apply failed with 1 conflict: conflict with \"one\": .spec.size");
     assert_eq!(status["details"]["causes"][0]["reason"], "FieldManagerConflict");
-    let forced = api.patch("apply", &format!("{other}&force=true"), &widget("w", &json!({"size": 2}))).await.expect(200);
+    let forced =
+        api.patch("apply", &format!("{other}&force=true"), &widget("w", &json!({"size": 2}))).await.expect(200);
     assert_eq!(forced["spec"]["size"], 2);
     let nameless = api.patch("apply", &format!("{WIDGETS}/w"), &config).await.failure();
     assert_eq!(nameless.0, 422);
     assert!(nameless.2.contains("fieldManager: Required value: is required for apply patch"), "{}", nameless.2);
     let yaml = "apiVersion: test.pullpiri.io/v1\nkind: Widget\nmetadata:\n  name: y\nspec:\n  size: 5\n";
     let made = api
-        .raw("PATCH", &format!("{WIDGETS}/y?fieldManager=one"), &[("content-type", "application/apply-patch+yaml")], yaml)
+        .raw(
+            "PATCH",
+            &format!("{WIDGETS}/y?fieldManager=one"),
+            &[("content-type", "application/apply-patch+yaml")],
+            yaml,
+        )
         .await
         .expect(201);
     assert_eq!(made["spec"]["size"], 5);
@@ -320,8 +341,10 @@ async fn dry_runs_leave_nothing() {
     assert_eq!(api.get(&format!("{CONFIG_MAPS}/a")).await.failure().0, 404);
     let real = api.post(CONFIG_MAPS, &config_map("a", &json!({}))).await.expect(201);
     assert_eq!(api.post(&format!("{CONFIG_MAPS}?dryRun=All"), &config_map("a", &json!({}))).await.failure().0, 409);
-    let patched =
-        api.patch("merge-patch", &format!("{CONFIG_MAPS}/a?dryRun=All"), &json!({"data": {"x": "y"}})).await.expect(200);
+    let patched = api
+        .patch("merge-patch", &format!("{CONFIG_MAPS}/a?dryRun=All"), &json!({"data": {"x": "y"}}))
+        .await
+        .expect(200);
     assert_eq!(patched["data"]["x"], "y");
     api.delete(&format!("{CONFIG_MAPS}/a?dryRun=All")).await.expect(200);
     assert_eq!(api.get(&format!("{CONFIG_MAPS}/a")).await.expect(200), real);
@@ -357,7 +380,8 @@ async fn finalizers_hold_a_deleted_object() {
     assert_eq!(again["metadata"]["resourceVersion"], held["metadata"]["resourceVersion"], "marked once");
     let exists = api.post(WIDGETS, &object).await.failure();
     assert_eq!(exists.2, "object is being deleted: widgets.test.pullpiri.io \"w\" already exists");
-    let added = api.patch("merge-patch", &path, &json!({"metadata": {"finalizers": ["test.pullpiri.io/hold", "x/y"]}})).await;
+    let added =
+        api.patch("merge-patch", &path, &json!({"metadata": {"finalizers": ["test.pullpiri.io/hold", "x/y"]}})).await;
     assert_eq!(added.code, 422, "no new finalizers on a deleted object: {}", added.text());
     let last = api.patch("json-patch", &path, &json!([{"op": "remove", "path": "/metadata/finalizers"}])).await;
     last.expect(200);
@@ -376,9 +400,15 @@ async fn deletions_check_their_preconditions() {
     };
     let refused = delete(json!({"uid": "other"})).await.failure();
     assert_eq!(refused.0, 409);
-    assert!(refused.2.contains("the UID in the precondition (other) does not match the UID in record"), "{}", refused.2);
+    assert!(
+        refused.2.contains("the UID in the precondition (other) does not match the UID in record"),
+        "{}",
+        refused.2
+    );
     assert_eq!(delete(json!({"resourceVersion": "1"})).await.failure().0, 409);
-    delete(json!({"uid": made["metadata"]["uid"], "resourceVersion": made["metadata"]["resourceVersion"]})).await.expect(200);
+    delete(json!({"uid": made["metadata"]["uid"], "resourceVersion": made["metadata"]["resourceVersion"]}))
+        .await
+        .expect(200);
 }
 
 #[tokio::test]
@@ -434,5 +464,7 @@ async fn the_in_flight_limit_answers_429() {
     let (code, reason, message) = answer.failure();
     assert_eq!((code, reason.as_str()), (429, "TooManyRequests"));
     assert_eq!(message, "Too many requests, please try again later.");
-    assert!(api.get("/metrics").await.text().contains("pullpiri_apiserver_requests_dropped_total{kind=\"mutating\"} 1"));
+    assert!(
+        api.get("/metrics").await.text().contains("pullpiri_apiserver_requests_dropped_total{kind=\"mutating\"} 1")
+    );
 }

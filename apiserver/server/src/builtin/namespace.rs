@@ -1,6 +1,7 @@
 //! Namespace: exists until the `kubernetes` entry of `spec.finalizers` is taken away, which the namespace controller does once the
 //! namespace is empty. The label `kubernetes.io/metadata.name` always says its name.
 
+use pullpiri_apply::metadata::NameFormat;
 use pullpiri_apply::error::{FieldError, FieldErrorKind};
 use serde_json::{Value, json};
 
@@ -48,6 +49,11 @@ impl Strategy for NamespaceStrategy {
             }
         }
         label(object);
+    }
+
+    /// [`Self::validate`] asks for more.
+    fn name_format(&self) -> NameFormat {
+        NameFormat::PathSegment
     }
 
     fn validate(&self, object: &Value, _old: Option<&Value>) -> Vec<FieldError> {

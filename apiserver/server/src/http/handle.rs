@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::body::{self, Body};
-use super::negotiate::{self, Answer, Format, PatchType};
+use super::negotiate::{self, Content, Answer, Format, PatchType};
 use super::respond::{self, Form, WatchObserver};
 use super::route::{ResourcePath, Route, Verb};
 use super::{Asked, Inner, method_not_allowed, no_such_resource};
@@ -17,7 +17,7 @@ use crate::auth::UserInfo;
 use crate::metrics::{Metrics, ResourceLabels};
 use crate::objects::Subresource;
 use crate::registry::{Origin, Resource};
-use crate::rest::decode::{Decoded, decode};
+use crate::rest::decode::{Decoded, decode, decode_content};
 use crate::rest::delete::Deleted;
 use crate::rest::options::{ListOptions, WriteOptions, WriteVerb, delete_options};
 use crate::rest::read::Listing;
@@ -232,7 +232,10 @@ impl<'a> Call<'a> {
 
     fn decode(&self, body: &[u8]) -> Result<Decoded, Status> {
         let format = negotiate::content_format(self.headers())?;
-        decode(body, format).map_err(|error| {
+        if format == Content::Protobuf && self.resource.origin != Origin::BuiltIn {
+            return Err(negotiate::unsupported("application/json, application/yaml"));
+        }
+        decode_content(body, format).map_err(|error| {
             let shown = summary(body);
             let kind = &self.resource.kind;
             Status::bad_request(format!(
@@ -291,7 +294,7 @@ impl<'a> Call<'a> {
             return delete_options(&self.asked.query, None);
         }
         let format = negotiate::content_format(self.headers())?;
-        let decoded = decode(body, format).map_err(Status::bad_request)?;
+        let decoded = decode_content(body, format).map_err(Status::bad_request)?;
         let kind = decoded.value.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
         if kind != "DeleteOptions" || !decoded.value.is_object() {
             return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));

@@ -8,6 +8,7 @@ mod handle;
 mod health;
 mod limits;
 pub(crate) mod negotiate;
+pub(crate) mod protobuf;
 mod respond;
 pub(crate) mod route;
 

@@ -16,6 +16,13 @@ pub(crate) enum Format {
     Yaml,
 }
 
+/// How a request's body is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Content {
+    Text(Format),
+    Protobuf,
+}
+
 impl Format {
     pub(crate) const fn content_type(self) -> &'static str {
         match self {
@@ -189,12 +196,13 @@ pub(crate) enum PatchType {
 ///
 /// # Errors
 /// 415 for anything but JSON and YAML.
-pub(crate) fn content_format(headers: &HeaderMap) -> Result<Format, Status> {
+pub(crate) fn content_format(headers: &HeaderMap) -> Result<Content, Status> {
     let media = media_type(headers);
     match media.as_str() {
-        "" | "application/json" => Ok(Format::Json),
-        "application/yaml" => Ok(Format::Yaml),
-        _ => Err(unsupported("application/json, application/yaml")),
+        "" | "application/json" => Ok(Content::Text(Format::Json)),
+        "application/yaml" => Ok(Content::Text(Format::Yaml)),
+        "application/vnd.kubernetes.protobuf" => Ok(Content::Protobuf),
+        _ => Err(unsupported("application/json, application/yaml, application/vnd.kubernetes.protobuf")),
     }
 }
 
@@ -219,7 +227,7 @@ pub(crate) fn patch_type(headers: &HeaderMap, strategic: bool) -> Result<PatchTy
     }
 }
 
-fn unsupported(accepted: &str) -> Status {
+pub(crate) fn unsupported(accepted: &str) -> Status {
     Status::unsupported_media_type(format!(
         "the body of the request was in an unknown format - accepted media types include: {accepted}"
     ))
@@ -276,7 +284,7 @@ mod tests {
     #[test]
     fn content_types() {
         let mut headers = HeaderMap::new();
-        assert_eq!(content_format(&headers).unwrap(), Format::Json);
+        assert_eq!(content_format(&headers).unwrap(), Content::Text(Format::Json));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/vnd.kubernetes.protobuf"));
         assert_eq!(content_format(&headers).unwrap_err().code().as_u16(), 415);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/strategic-merge-patch+json; charset=utf-8"));

@@ -3,7 +3,8 @@
 use pullpiri_apply::schema::strict;
 use serde_json::Value;
 
-use crate::http::negotiate::Format;
+use crate::http::negotiate::{Content, Format};
+use crate::http::protobuf;
 
 /// A decoded body.
 #[derive(Debug)]
@@ -11,6 +12,17 @@ pub(crate) struct Decoded {
     pub(crate) value: Value,
     /// `duplicate field "…"`
     pub(crate) problems: Vec<String>,
+}
+
+/// Decodes the body of a write or of delete options.
+///
+/// # Errors
+/// The decoder's message.
+pub(crate) fn decode_content(body: &[u8], content: Content) -> Result<Decoded, String> {
+    match content {
+        Content::Text(format) => decode(body, format),
+        Content::Protobuf => Ok(Decoded { value: protobuf::decode(body)?, problems: Vec::new() }),
+    }
 }
 
 /// Decodes a body. Apply patches may be YAML or JSON under one content type, so YAML that starts with `{` is first tried as JSON.
@@ -31,8 +43,13 @@ pub(crate) fn decode(body: &[u8], format: Format) -> Result<Decoded, String> {
     }
     let text = std::str::from_utf8(body).map_err(|error| format!("error converting YAML to JSON: {error}"))?;
     let value: Value =
-        serde_saphyr::from_str(text).map_err(|error| format!("error converting YAML to JSON: yaml: {error}"))?;
+        serde_saphyr::from_str_with_options(text, yaml_options()).map_err(|error| format!("error converting YAML to JSON: yaml: {error}"))?;
     Ok(Decoded { value, problems: Vec::new() })
+}
+
+/// `y` and `on` are names as often as booleans; only `true` and `false` are taken for the latter.
+fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! { strict_booleans: true }
 }
 
 #[cfg(test)]

@@ -1,10 +1,11 @@
 //! Where the verbs meet `pullpiri-apply`: an object and its schema, its field owners, and patches of it.
 
 use jiff::Timestamp;
-use pullpiri_apply::error::{FieldError, Path};
+use pullpiri_apply::error::FieldError;
 use pullpiri_apply::managed::{self, ApplyError, ConflictCause, FieldSet, Force, Manager, Operation};
+use pullpiri_apply::metadata::{self, Scope, decode};
 use pullpiri_apply::patch::{self, PatchError, PatchKind};
-use pullpiri_apply::schema::{default, listtype, prune, strict, validate};
+use pullpiri_apply::schema::{embedded, strict};
 use serde_json::Value;
 
 use super::Write;
@@ -14,14 +15,25 @@ use crate::objects::Subresource;
 use crate::registry::{Origin, Resource};
 use crate::status::{Cause, Status};
 
-/// Makes an object one of its kind: unknown fields go, defaults come. Returns what went, as `unknown field "…"`.
+/// Makes an object one of its kind: unknown fields go, defaults come, metadata takes its usual form. Returns what went, as
+/// `unknown field "…"`.
 ///
 /// # Errors
-/// 500 when the schema itself is broken.
+/// 400 for metadata of the wrong types, 500 when the schema itself is broken.
 pub(crate) fn coerce(resource: &Resource, object: &mut Value) -> Result<Vec<String>, Status> {
-    let schema = resource.schema.structural(resource)?;
-    let unknown = prune::prune(object, schema);
-    default::default(object, schema);
+    let schema = resource.schema.compiled(resource)?;
+    let kind = &resource.kind;
+    let unfit = |why: &dyn std::fmt::Display| {
+        Status::bad_request(format!("{kind} in version \"{}\" cannot be handled as a {kind}: {why}", resource.version))
+    };
+    let mut unknown = Vec::new();
+    if let Some(metadata) = object.get_mut("metadata") {
+        let dropped = decode::decode(metadata).map_err(|why| unfit(&why))?;
+        unknown.extend(dropped.iter().map(|path| format!("metadata.{path}")));
+    }
+    unknown.extend(schema.prune(object));
+    unknown.extend(embedded::coerce(object, schema.schema()).map_err(|error| unfit(&error))?);
+    schema.default(object);
     Ok(unknown.iter().map(|path| strict::unknown_field(path)).collect())
 }
 
@@ -33,6 +45,9 @@ pub(crate) fn validate(write: &Write<'_>, object: &Value, old: Option<&Value>) -
     let resource = write.resource;
     let errors = problems(resource, write.subresource, object, old)?;
     if errors.is_empty() {
+        if resource.origin != Origin::BuiltIn {
+            metadata::validate::finalizer_warnings(object, old).into_iter().for_each(|text| write.warnings.push(text));
+        }
         return Ok(());
     }
     Err(Status::invalid(&resource.group, &resource.kind, super::metadata::text(object, "name"), &errors))
@@ -44,17 +59,26 @@ fn problems(
     object: &Value,
     old: Option<&Value>,
 ) -> Result<Vec<FieldError>, Status> {
-    let schema = resource.schema.structural(resource)?;
-    let mut errors = resource.strategy.validate(object, old);
-    match old {
-        None => errors.extend(validate::validate(&Path::Root, object, schema)),
-        Some(old) => errors.extend(validate::validate_update(&Path::Root, object, old, schema)),
-    }
-    let was_clean = old.is_none_or(|old| listtype::validate(old, schema).is_empty());
-    if was_clean {
-        errors.extend(listtype::validate(object, schema));
-    }
-    let _ = subresource;
+    let schema = resource.schema.compiled(resource)?;
+    let mut errors = match old {
+        None => {
+            let scope = if resource.is_namespaced() { Scope::Namespaced } else { Scope::Cluster };
+            metadata::validate_create(object, scope, resource.strategy.name_format())
+        }
+        Some(old) => {
+            let mut errors = metadata::validate_update(object, old);
+            // Compared before, and not part of the object here.
+            errors.retain(|error| error.path != "metadata.resourceVersion");
+            errors
+        }
+    };
+    errors.extend(resource.strategy.validate(object, old));
+    errors.extend(embedded::validate(object, schema.schema()));
+    errors.extend(match old {
+        None => schema.validate_create(object),
+        Some(old) if subresource == Subresource::Status => schema.validate_status(object, old),
+        Some(old) => schema.validate_update(object, old),
+    });
     Ok(errors)
 }
 
@@ -93,7 +117,7 @@ fn reset_fields(write: &Write<'_>, schema: &pullpiri_apply::schema::Schema) -> F
 /// 500 when the schema itself is broken.
 pub(crate) fn own(write: &Write<'_>, live: Option<&Value>, new: &mut Value, now: Timestamp) -> Result<(), Status> {
     let resource = write.resource;
-    let schema = resource.schema.structural(resource)?;
+    let schema = resource.schema.compiled(resource)?.schema();
     let manager = manager(write, Operation::Update);
     let reset = reset_fields(write, schema);
     let time = rfc3339(now);
@@ -111,7 +135,7 @@ pub(crate) fn own(write: &Write<'_>, live: Option<&Value>, new: &mut Value, now:
 /// 400 for a configuration that can't be applied, 409 for conflicts with other managers.
 pub(crate) fn apply(write: &Write<'_>, live: Option<&Value>, config: &Value, now: Timestamp) -> Result<Value, Status> {
     let resource = write.resource;
-    let schema = resource.schema.structural(resource)?;
+    let schema = resource.schema.compiled(resource)?.schema();
     let manager = manager(write, Operation::Apply);
     let reset = reset_fields(write, schema);
     let time = rfc3339(now);
@@ -147,7 +171,7 @@ pub(crate) fn patch(
     bytes: &[u8],
 ) -> Result<Value, Status> {
     let schema = match resource {
-        Some(resource) if kind == PatchType::Strategic => Some(resource.schema.structural(resource)?),
+        Some(resource) if kind == PatchType::Strategic => Some(resource.schema.compiled(resource)?.schema()),
         _ => None,
     };
     let kind = match kind {
@@ -156,7 +180,7 @@ pub(crate) fn patch(
         PatchType::Strategic => PatchKind::Strategic,
         PatchType::Apply => return Err(Status::internal("an apply isn't a patch of JSON")),
     };
-    patch::apply(kind, bytes, current, schema.map(AsRef::as_ref)).map_err(|error| match error {
+    patch::apply(kind, bytes, current, schema).map_err(|error| match error {
         PatchError::Malformed(message) => Status::bad_request(message),
         PatchError::Unprocessable { detail } => {
             tracing::debug!(detail, "a patch doesn't fit its object");

@@ -1,0 +1,465 @@
+//! Request bodies in Kubernetes' protobuf encoding, as JSON.
+//!
+//! kubectl and other Go clients send built-in kinds as `application/vnd.kubernetes.protobuf`: four magic bytes, then a `runtime.Unknown` that
+//! names the kind and wraps the object. Custom resources have no such encoding. Answers are always JSON, which these clients accept too.
+//!
+//! A table of field numbers (facts of `k8s.io/api` and `k8s.io/apimachinery`, `generated.proto`, Kubernetes 1.37) drives one decoder; unknown
+//! fields are skipped, as protobuf has it. Fields that Go writes even when empty become absent, as its JSON encoder has it.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use jiff::Timestamp;
+use jiff::fmt::temporal::DateTimePrinter;
+use serde_json::{Map, Value};
+
+/// `k8s` and a zero byte.
+const MAGIC: &[u8] = b"k8s\0";
+/// The deepest message below is 4 down; a body that nests deeper is no object of ours.
+const MAX_DEPTH: usize = 16;
+
+/// What a field holds, and thereby how it is written in JSON.
+enum Field {
+    /// Absent when empty.
+    Text,
+    /// Present even when empty: a pointer in Go.
+    OptionalText,
+    /// Absent when zero.
+    Number,
+    /// Present even when zero: a pointer in Go.
+    OptionalNumber,
+    /// A pointer in Go, always.
+    Boolean,
+    /// Whole seconds.
+    Time,
+    /// Microseconds.
+    MicroTime,
+    /// JSON in a message of its own (`FieldsV1`).
+    RawJson,
+    Texts,
+    TextMap,
+    BytesMap,
+    Message(&'static Message),
+    Messages(&'static Message),
+}
+
+/// The fields of a message by number.
+type Message = [(u64, &'static str, Field)];
+
+const OWNER_REFERENCE: &Message = &[
+    (5, "apiVersion", Field::Text),
+    (1, "kind", Field::Text),
+    (3, "name", Field::Text),
+    (4, "uid", Field::Text),
+    (6, "controller", Field::Boolean),
+    (7, "blockOwnerDeletion", Field::Boolean),
+];
+const MANAGED_FIELDS: &Message = &[
+    (1, "manager", Field::Text),
+    (2, "operation", Field::Text),
+    (3, "apiVersion", Field::Text),
+    (4, "time", Field::Time),
+    (6, "fieldsType", Field::Text),
+    (7, "fieldsV1", Field::RawJson),
+    (8, "subresource", Field::Text),
+];
+const OBJECT_META: &Message = &[
+    (1, "name", Field::Text),
+    (2, "generateName", Field::Text),
+    (3, "namespace", Field::Text),
+    (4, "selfLink", Field::Text),
+    (5, "uid", Field::Text),
+    (6, "resourceVersion", Field::Text),
+    (7, "generation", Field::Number),
+    (8, "creationTimestamp", Field::Time),
+    (9, "deletionTimestamp", Field::Time),
+    (10, "deletionGracePeriodSeconds", Field::OptionalNumber),
+    (11, "labels", Field::TextMap),
+    (12, "annotations", Field::TextMap),
+    (13, "ownerReferences", Field::Messages(OWNER_REFERENCE)),
+    (14, "finalizers", Field::Texts),
+    (17, "managedFields", Field::Messages(MANAGED_FIELDS)),
+];
+const NAMESPACE_CONDITION: &Message = &[
+    (1, "type", Field::Text),
+    (2, "status", Field::Text),
+    (4, "lastTransitionTime", Field::Time),
+    (5, "reason", Field::Text),
+    (6, "message", Field::Text),
+];
+const NAMESPACE_SPEC: &Message = &[(1, "finalizers", Field::Texts)];
+const NAMESPACE_STATUS: &Message =
+    &[(1, "phase", Field::Text), (2, "conditions", Field::Messages(NAMESPACE_CONDITION))];
+const NAMESPACE: &Message = &[
+    (1, "metadata", Field::Message(OBJECT_META)),
+    (2, "spec", Field::Message(NAMESPACE_SPEC)),
+    (3, "status", Field::Message(NAMESPACE_STATUS)),
+];
+const CONFIG_MAP: &Message = &[
+    (1, "metadata", Field::Message(OBJECT_META)),
+    (2, "data", Field::TextMap),
+    (3, "binaryData", Field::BytesMap),
+    (4, "immutable", Field::Boolean),
+];
+const SECRET: &Message = &[
+    (1, "metadata", Field::Message(OBJECT_META)),
+    (2, "data", Field::BytesMap),
+    (3, "type", Field::Text),
+    (4, "stringData", Field::TextMap),
+    (5, "immutable", Field::Boolean),
+];
+const OBJECT_REFERENCE: &Message = &[
+    (1, "kind", Field::Text),
+    (2, "namespace", Field::Text),
+    (3, "name", Field::Text),
+    (4, "uid", Field::Text),
+    (5, "apiVersion", Field::Text),
+    (6, "resourceVersion", Field::Text),
+    (7, "fieldPath", Field::Text),
+];
+const LOCAL_OBJECT_REFERENCE: &Message = &[(1, "name", Field::Text)];
+const SERVICE_ACCOUNT: &Message = &[
+    (1, "metadata", Field::Message(OBJECT_META)),
+    (2, "secrets", Field::Messages(OBJECT_REFERENCE)),
+    (3, "imagePullSecrets", Field::Messages(LOCAL_OBJECT_REFERENCE)),
+    (4, "automountServiceAccountToken", Field::Boolean),
+];
+const EVENT_SOURCE: &Message = &[(1, "component", Field::Text), (2, "host", Field::Text)];
+const EVENT_SERIES: &Message = &[(1, "count", Field::Number), (2, "lastObservedTime", Field::MicroTime)];
+const CORE_EVENT: &Message = &[
+    (1, "metadata", Field::Message(OBJECT_META)),
+    (2, "involvedObject", Field::Message(OBJECT_REFERENCE)),
+    (3, "reason", Field::Text),
+    (4, "message", Field::Text),
+    (5, "source", Field::Message(EVENT_SOURCE)),
+    (6, "firstTimestamp", Field::Time),
+    (7, "lastTimestamp", Field::Time),
+    (8, "count", Field::Number),
+    (9, "type", Field::Text),
+    (10, "eventTime", Field::MicroTime),
+    (11, "series", Field::Message(EVENT_SERIES)),
+    (12, "action", Field::Text),
+    (13, "related", Field::Message(OBJECT_REFERENCE)),
+    (14, "reportingComponent", Field::Text),
+    (15, "reportingInstance", Field::Text),
+];
+const EVENT: &Message = &[
+    (1, "metadata", Field::Message(OBJECT_META)),
+    (2, "eventTime", Field::MicroTime),
+    (3, "series", Field::Message(EVENT_SERIES)),
+    (4, "reportingController", Field::Text),
+    (5, "reportingInstance", Field::Text),
+    (6, "action", Field::Text),
+    (7, "reason", Field::Text),
+    (8, "regarding", Field::Message(OBJECT_REFERENCE)),
+    (9, "related", Field::Message(OBJECT_REFERENCE)),
+    (10, "note", Field::Text),
+    (11, "type", Field::Text),
+    (12, "deprecatedSource", Field::Message(EVENT_SOURCE)),
+    (13, "deprecatedFirstTimestamp", Field::Time),
+    (14, "deprecatedLastTimestamp", Field::Time),
+    (15, "deprecatedCount", Field::Number),
+];
+const LEASE_SPEC: &Message = &[
+    (1, "holderIdentity", Field::OptionalText),
+    (2, "leaseDurationSeconds", Field::OptionalNumber),
+    (3, "acquireTime", Field::MicroTime),
+    (4, "renewTime", Field::MicroTime),
+    (5, "leaseTransitions", Field::OptionalNumber),
+    (6, "strategy", Field::OptionalText),
+    (7, "preferredHolder", Field::OptionalText),
+];
+const LEASE: &Message = &[(1, "metadata", Field::Message(OBJECT_META)), (2, "spec", Field::Message(LEASE_SPEC))];
+const PRECONDITIONS: &Message = &[(1, "uid", Field::OptionalText), (2, "resourceVersion", Field::OptionalText)];
+const DELETE_OPTIONS: &Message = &[
+    (1, "gracePeriodSeconds", Field::OptionalNumber),
+    (2, "preconditions", Field::Message(PRECONDITIONS)),
+    (3, "orphanDependents", Field::Boolean),
+    (4, "propagationPolicy", Field::OptionalText),
+    (5, "dryRun", Field::Texts),
+    (6, "ignoreStoreReadErrorWithClusterBreakingPotential", Field::Boolean),
+];
+
+fn message_of(api_version: &str, kind: &str) -> Option<&'static Message> {
+    Some(match (api_version, kind) {
+        // Delete options carry the group of what is deleted, or none.
+        (_, "DeleteOptions") => DELETE_OPTIONS,
+        ("v1", "Namespace") => NAMESPACE,
+        ("v1", "ConfigMap") => CONFIG_MAP,
+        ("v1", "Secret") => SECRET,
+        ("v1", "ServiceAccount") => SERVICE_ACCOUNT,
+        ("v1", "Event") => CORE_EVENT,
+        ("events.k8s.io/v1", "Event") => EVENT,
+        ("coordination.k8s.io/v1", "Lease") => LEASE,
+        _ => return None,
+    })
+}
+
+/// The object in a body.
+///
+/// # Errors
+/// What is wrong with the encoding, or that the kind has none.
+pub(crate) fn decode(body: &[u8]) -> Result<Value, String> {
+    let rest = body.strip_prefix(MAGIC).ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
+    let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
+    let mut reader = Reader(rest);
+    while let Some((number, wire)) = reader.field()? {
+        match (number, wire) {
+            (1, Wire::Bytes(type_meta)) => {
+                let mut reader = Reader(type_meta);
+                while let Some((number, wire)) = reader.field()? {
+                    match number {
+                        1 => api_version = wire.text()?,
+                        2 => kind = wire.text()?,
+                        _ => {}
+                    }
+                }
+            }
+            (2, Wire::Bytes(bytes)) => raw = bytes,
+            _ => {}
+        }
+    }
+    let message = message_of(&api_version, &kind)
+        .ok_or_else(|| format!("no protobuf encoding is known for {kind:?} in {api_version:?}; send JSON"))?;
+    let mut object = object(raw, message, 0)?;
+    object.insert("apiVersion".to_owned(), api_version.into());
+    object.insert("kind".to_owned(), kind.into());
+    Ok(Value::Object(object))
+}
+
+fn object(bytes: &[u8], message: &Message, depth: usize) -> Result<Map<String, Value>, String> {
+    if depth > MAX_DEPTH {
+        return Err(format!("protobuf: nested more than {MAX_DEPTH} deep"));
+    }
+    let mut object = Map::new();
+    let mut reader = Reader(bytes);
+    while let Some((number, wire)) = reader.field()? {
+        let Some((_, name, field)) = message.iter().find(|(known, ..)| *known == number) else { continue };
+        add(&mut object, name, field, wire, depth).map_err(|problem| format!("{name}: {problem}"))?;
+    }
+    Ok(object)
+}
+
+fn add(object: &mut Map<String, Value>, name: &str, field: &Field, wire: Wire<'_>, depth: usize) -> Result<(), String> {
+    let value = match field {
+        Field::Text => Some(wire.text()?).filter(|text| !text.is_empty()).map(Value::String),
+        Field::OptionalText => Some(Value::String(wire.text()?)),
+        Field::Number => Some(wire.number()?).filter(|number| *number != 0).map(Value::from),
+        Field::OptionalNumber => Some(Value::from(wire.number()?)),
+        Field::Boolean => Some(Value::Bool(wire.number()? != 0)),
+        Field::Time => time(wire.bytes()?, 0)?,
+        Field::MicroTime => time(wire.bytes()?, 6)?,
+        Field::RawJson => {
+            let mut reader = Reader(wire.bytes()?);
+            let mut parsed = None;
+            while let Some((number, wire)) = reader.field()? {
+                if number == 1 {
+                    parsed = Some(serde_json::from_slice(wire.bytes()?).map_err(|error| error.to_string())?);
+                }
+            }
+            parsed
+        }
+        Field::Message(message) => {
+            let below = self::object(wire.bytes()?, message, depth + 1)?;
+            (!below.is_empty()).then_some(Value::Object(below))
+        }
+        Field::Texts => {
+            append(object, name, Value::String(wire.text()?));
+            None
+        }
+        Field::Messages(message) => {
+            append(object, name, Value::Object(self::object(wire.bytes()?, message, depth + 1)?));
+            None
+        }
+        Field::TextMap | Field::BytesMap => {
+            let (key, bytes) = map_entry(wire.bytes()?)?;
+            let value = if matches!(field, Field::TextMap) { text(bytes)? } else { STANDARD.encode(bytes) };
+            let map = object.entry(name).or_insert_with(|| Value::Object(Map::new()));
+            if let Some(map) = map.as_object_mut() {
+                map.insert(key, value.into());
+            }
+            None
+        }
+    };
+    if let Some(value) = value {
+        object.insert(name.to_owned(), value);
+    }
+    Ok(())
+}
+
+fn append(object: &mut Map<String, Value>, name: &str, value: Value) {
+    if let Some(list) = object.entry(name).or_insert_with(|| Value::Array(Vec::new())).as_array_mut() {
+        list.push(value);
+    }
+}
+
+fn map_entry(bytes: &[u8]) -> Result<(String, &[u8]), String> {
+    let (mut key, mut value) = (String::new(), &[][..]);
+    let mut reader = Reader(bytes);
+    while let Some((number, wire)) = reader.field()? {
+        match number {
+            1 => key = wire.text()?,
+            2 => value = wire.bytes()?,
+            _ => {}
+        }
+    }
+    Ok((key, value))
+}
+
+/// An empty message is Go's zero time, which JSON has no text for.
+fn time(bytes: &[u8], digits: u8) -> Result<Option<Value>, String> {
+    let (mut seconds, mut nanoseconds) = (None, 0);
+    let mut reader = Reader(bytes);
+    while let Some((number, wire)) = reader.field()? {
+        match number {
+            1 => seconds = Some(wire.number()?),
+            2 => nanoseconds = wire.number()?,
+            _ => {}
+        }
+    }
+    let Some(seconds) = seconds else { return Ok(None) };
+    let nanoseconds = i32::try_from(nanoseconds).map_err(|_| format!("{nanoseconds} nanoseconds are out of range"))?;
+    let time = Timestamp::new(seconds, nanoseconds).map_err(|error| error.to_string())?;
+    let text = DateTimePrinter::new().precision(Some(digits)).timestamp_to_string(&time);
+    Ok(Some(Value::String(text)))
+}
+
+fn text(bytes: &[u8]) -> Result<String, String> {
+    std::str::from_utf8(bytes).map(str::to_owned).map_err(|_| "text that isn't UTF-8".to_owned())
+}
+
+/// A field's content by wire type (Protocol Buffers, "Encoding").
+#[derive(Clone, Copy)]
+enum Wire<'a> {
+    Varint(u64),
+    Bytes(&'a [u8]),
+    /// Fixed-size numbers, which no known field uses.
+    Other,
+}
+
+impl<'a> Wire<'a> {
+    fn bytes(self) -> Result<&'a [u8], String> {
+        match self {
+            Self::Bytes(bytes) => Ok(bytes),
+            Self::Varint(_) | Self::Other => Err("expected bytes, given a number".to_owned()),
+        }
+    }
+
+    fn text(self) -> Result<String, String> {
+        text(self.bytes()?)
+    }
+
+    /// Signed numbers are two's complement in a varint.
+    fn number(self) -> Result<i64, String> {
+        match self {
+            Self::Varint(number) => Ok(number.cast_signed()),
+            Self::Bytes(_) | Self::Other => Err("expected a number, given bytes".to_owned()),
+        }
+    }
+}
+
+/// Reads fields off the front of a message.
+struct Reader<'a>(&'a [u8]);
+
+impl<'a> Reader<'a> {
+    fn field(&mut self) -> Result<Option<(u64, Wire<'a>)>, String> {
+        if self.0.is_empty() {
+            return Ok(None);
+        }
+        let tag = self.varint()?;
+        let wire = match tag & 7 {
+            0 => Wire::Varint(self.varint()?),
+            1 => {
+                self.take(8)?;
+                Wire::Other
+            }
+            2 => {
+                let length = usize::try_from(self.varint()?).map_err(|_| "protobuf: a length beyond the body")?;
+                Wire::Bytes(self.take(length)?)
+            }
+            5 => {
+                self.take(4)?;
+                Wire::Other
+            }
+            wire => return Err(format!("protobuf: unknown wire type {wire}")),
+        };
+        Ok(Some((tag >> 3, wire)))
+    }
+
+    fn varint(&mut self) -> Result<u64, String> {
+        let mut value = 0_u64;
+        for shift in (0..64).step_by(7) {
+            let byte = self.take(1)?.first().copied().unwrap_or_default();
+            value |= u64::from(byte & 0x7f).checked_shl(shift).unwrap_or_default();
+            if byte & 0x80 == 0 {
+                return Ok(value);
+            }
+        }
+        Err("protobuf: a number longer than 64 bits".to_owned())
+    }
+
+    fn take(&mut self, count: usize) -> Result<&'a [u8], String> {
+        let (taken, rest) = self.0.split_at_checked(count).ok_or("protobuf: the body ends within a field")?;
+        self.0 = rest;
+        Ok(taken)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn bytes(number: u8, content: &[u8]) -> Vec<u8> {
+        let mut field = vec![number << 3 | 2, u8::try_from(content.len()).unwrap()];
+        field.extend_from_slice(content);
+        field
+    }
+
+    fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
+        let type_meta = [bytes(1, api_version.as_bytes()), bytes(2, kind.as_bytes())].concat();
+        [MAGIC.to_vec(), bytes(1, &type_meta), bytes(2, raw)].concat()
+    }
+
+    #[test]
+    fn a_config_map_as_kubectl_sends_it() {
+        let metadata = [bytes(1, b"a"), bytes(2, b""), bytes(8, b""), bytes(11, &[bytes(1, b"k"), bytes(2, b"v")].concat())].concat();
+        let entry = |key: &[u8], value: &[u8]| [bytes(1, key), bytes(2, value)].concat();
+        let raw = [bytes(1, &metadata), bytes(2, &entry(b"x", b"y")), bytes(3, &entry(b"b", &[0xff])), vec![4 << 3, 0]].concat();
+        let expected = json!({
+            "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "labels": {"k": "v"}},
+            "data": {"x": "y"}, "binaryData": {"b": "/w=="}, "immutable": false,
+        });
+        assert_eq!(decode(&body("v1", "ConfigMap", &raw)).unwrap(), expected);
+    }
+
+    #[test]
+    fn times_and_options() {
+        let time = [vec![1 << 3, 10], vec![2 << 3, 0xc0, 0x84, 0x3d]].concat();
+        let raw = bytes(2, &[bytes(1, b"me"), vec![2 << 3, 15], bytes(4, &time)].concat());
+        let lease = decode(&body("coordination.k8s.io/v1", "Lease", &raw)).unwrap();
+        let spec = json!({"holderIdentity": "me", "leaseDurationSeconds": 15, "renewTime": "1970-01-01T00:00:10.001000Z"});
+        assert_eq!(lease["spec"], spec);
+        let options = decode(&body("meta.k8s.io/v1", "DeleteOptions", &[vec![1 << 3, 0], bytes(4, b"Orphan")].concat())).unwrap();
+        assert_eq!(options["gracePeriodSeconds"], 0);
+        assert_eq!(options["propagationPolicy"], "Orphan");
+    }
+
+    #[test]
+    fn what_is_no_message_is_refused() {
+        assert!(decode(b"{}").unwrap_err().contains("does not appear to be a protobuf message"));
+        assert!(decode(&body("v1", "Pod", b"")).unwrap_err().contains("send JSON"));
+        assert!(decode(&[MAGIC, &[0x0a, 0x7f]].concat()).unwrap_err().contains("ends within"));
+        assert!(decode(&body("v1", "Secret", &[0xff; 12])).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn no_body_panics(raw in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..120)) {
+            for (version, kind) in [("v1", "ConfigMap"), ("v1", "Event"), ("v1", "DeleteOptions")] {
+                drop(decode(&body(version, kind, &raw)));
+            }
+            drop(decode(&raw));
+        }
+    }
+}
