@@ -200,7 +200,9 @@ impl Graph {
 
     /// An object is gone.
     pub fn remove(&mut self, uid: Uid, work: &mut Vec<Work>) {
-        let Some(node) = self.nodes.remove(&uid) else { return };
+        let Some(mut node) = self.nodes.remove(&uid) else { return };
+        // An object may name itself as its owner.
+        node.dependents.remove(&uid);
         work.extend(node.dependents.iter().map(|dependent| Work::Check(*dependent)));
         for (owner, _) in node.owners {
             if let Some(node) = self.nodes.get_mut(&owner) {
