@@ -7,6 +7,9 @@
 //! One contract suite (`tests/contract.rs`) runs against each of them. Adapters are told what to do; what should be done is decided in
 //! `node-runtime/core`.
 
+pub mod images;
+pub mod oci;
+
 use std::path::Path;
 use std::time::Duration;
 

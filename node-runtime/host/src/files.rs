@@ -14,8 +14,17 @@ use nix::sys::stat::{Mode, mkdirat};
 
 use crate::{Result, SysError};
 
-/// Replaces `path` by `bytes` so that a reader sees the old or the new content, and so that after a power cut one of them is there.
-pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
+/// Whether a written file must survive a power cut or only its writer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// Synced before it takes its name.
+    PowerCut,
+    /// For what means nothing after a reboot.
+    ProcessDeath,
+}
+
+/// Replaces `path` by `bytes` so that a reader sees the old or the new content, never a part. Readable by the owner alone.
+pub fn replace(path: &Path, bytes: &[u8], durability: Durability) -> Result<()> {
     let attempted = || format!("writing {}", path.display());
     let temporary = path.with_extension("new");
     let mut file = std::fs::OpenOptions::new()
@@ -25,7 +34,10 @@ pub fn replace(path: &Path, bytes: &[u8]) -> Result<()> {
         .mode(0o600)
         .open(&temporary)
         .map_err(|e| SysError::io(attempted(), e))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_data());
+    let written = file.write_all(bytes).and_then(|()| match durability {
+        Durability::PowerCut => file.sync_data(),
+        Durability::ProcessDeath => Ok(()),
+    });
     drop(file);
     written.and_then(|()| std::fs::rename(&temporary, path)).map_err(|e| {
         // What is half-written is of no use; that it can't be removed either adds nothing to the error.
@@ -73,6 +85,21 @@ pub fn lock(path: &Path, kind: LockKind) -> Result<Lock> {
             Err((_, e)) => return Err(SysError::errno(attempted(), e)),
         }
     }
+}
+
+/// Locks a file until every process that has a copy of the descriptor has closed it: the lock outlives its maker in those it was handed
+/// to. `None` if another has it.
+pub fn lock_to_hand_on(path: &Path) -> Result<Option<OwnedFd>> {
+    let attempted = || format!("locking {}", path.display());
+    let file = open_lock(path).map_err(|e| SysError::io(attempted(), e))?;
+    // SAFETY: flock takes an open descriptor and a number. nix's wrapper would unlock when dropped, for all copies.
+    #[allow(unsafe_code)]
+    let locked = unsafe { libc::flock(file.as_raw_fd(), libc::LOCK_EX | libc::LOCK_NB) };
+    if locked == 0 {
+        return Ok(Some(file.into()));
+    }
+    let error = SysError::last(attempted());
+    if error.raw_os_error() == Some(libc::EWOULDBLOCK) { Ok(None) } else { Err(error) }
 }
 
 /// Locks a file or directory for this process alone, or says that another has it.
@@ -194,11 +221,11 @@ mod tests {
     fn a_replaced_file_is_whole() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("record.json");
-        replace(&path, b"one").unwrap();
-        replace(&path, b"two").unwrap();
+        replace(&path, b"one", Durability::PowerCut).unwrap();
+        replace(&path, b"two", Durability::ProcessDeath).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), b"two");
         assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1);
-        assert!(replace(Path::new("/proc/no/such"), b"x").is_err());
+        assert!(replace(Path::new("/proc/no/such"), b"x", Durability::PowerCut).is_err());
     }
 
     #[test]
@@ -210,6 +237,19 @@ mod tests {
         drop(held);
         assert!(try_lock(&path).unwrap().is_some());
         assert!(try_lock(dir.path()).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_that_was_handed_on_stays_until_the_last_copy_is_closed() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        let first = lock_to_hand_on(&path).unwrap().unwrap();
+        let copy = first.try_clone().unwrap();
+        drop(first);
+        assert!(lock_to_hand_on(&path).unwrap().is_none());
+        assert!(try_lock(&path).unwrap().is_none());
+        drop(copy);
+        assert!(try_lock(&path).unwrap().is_some());
     }
 
     #[test]

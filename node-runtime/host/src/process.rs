@@ -4,7 +4,7 @@ use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use nix::fcntl::{FcntlArg, FdFlag, OFlag, fcntl, open};
+use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::sys::stat::Mode;
@@ -186,24 +186,6 @@ pub fn detach_stdio() -> Result<()> {
         std::mem::forget(null);
     }
     Ok(())
-}
-
-/// Takes ownership of a descriptor that the process was started with (as a re-executed zygote is), and keeps it from children.
-///
-/// Fails if the number isn't open.
-pub fn inherit_fd(number: RawFd) -> Result<OwnedFd> {
-    let attempted = || format!("taking over descriptor {number}");
-    // SAFETY: fcntl on a number that isn't open fails with EBADF and changes nothing.
-    #[allow(unsafe_code)]
-    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
-    if flags < 0 {
-        return Err(SysError::last(attempted()));
-    }
-    // SAFETY: it is open, was inherited over exec, and by contract of the caller's start protocol belongs to no other object here.
-    #[allow(unsafe_code)]
-    let fd = unsafe { OwnedFd::from_raw_fd(number) };
-    fcntl(&fd, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).map_err(|e| SysError::errno(attempted(), e))?;
-    Ok(fd)
 }
 
 /// Gives memory that the allocator holds back to the kernel.
