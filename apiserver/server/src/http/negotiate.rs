@@ -285,7 +285,7 @@ mod tests {
     fn content_types() {
         let mut headers = HeaderMap::new();
         assert_eq!(content_format(&headers).unwrap(), Content::Text(Format::Json));
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/vnd.kubernetes.protobuf"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/vnd.kubernetes.cbor"));
         assert_eq!(content_format(&headers).unwrap_err().code().as_u16(), 415);
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/strategic-merge-patch+json; charset=utf-8"));
         assert_eq!(patch_type(&headers, true).unwrap(), PatchType::Strategic);
