@@ -37,7 +37,7 @@ impl ControlPlane {
         let pki = Pki::open(&serving.data_dir, Timestamp::now())?;
         let hostname = fs::read_to_string("/proc/sys/kernel/hostname").ok();
         let tls = pki.server_config(&names_for(&bound, hostname.as_deref().map(str::trim)))?;
-        let store: Arc<dyn Store> = Arc::new(RedbStore::open(&serving.data_dir.join("store.redb"), Options::default())?);
+        let store: Arc<dyn Store> = Arc::new(RedbStore::open(serving.data_dir.join("store.redb"), Options::default())?);
         let mut config = Config::new(Arc::clone(&store));
         config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition()?)?];
         let server = ApiServer::open(config).await?;

@@ -6,6 +6,7 @@ use pullpiri_node_adapters::images::{ImageStore, build};
 
 use crate::args::ImageVerb;
 use crate::fail::Failure;
+use crate::out;
 
 pub(crate) fn run(verb: &ImageVerb) -> Result<(), Failure> {
     match verb {
@@ -13,7 +14,7 @@ pub(crate) fn run(verb: &ImageVerb) -> Result<(), Failure> {
             let store = ImageStore::open(data_dir.join("images"))?;
             for image in store.load(archive)? {
                 for reference in &image.references {
-                    println!("loaded {reference} ({})", image.id);
+                    out::line(&format!("loaded {reference} ({})", image.id))?;
                 }
             }
             Ok(())

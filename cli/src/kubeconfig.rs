@@ -5,6 +5,7 @@ use pullpiri_apiserver::tls::{Pki, kubeconfig};
 
 use crate::args::Kubeconfig;
 use crate::fail::Failure;
+use crate::out;
 
 pub(crate) fn run(arguments: &Kubeconfig) -> Result<(), Failure> {
     // Opening would make a CA; one that no API server uses helps nobody.
@@ -20,6 +21,5 @@ pub(crate) fn run(arguments: &Kubeconfig) -> Result<(), Failure> {
     }
     let pki = Pki::open(&arguments.data_dir, Timestamp::now())?;
     let identity = pki.issue_client(&arguments.user, &arguments.group)?;
-    print!("{}", kubeconfig(&arguments.server, pki.ca_certificate(), &identity));
-    Ok(())
+    out::line(kubeconfig(&arguments.server, pki.ca_certificate(), &identity).trim_end())
 }

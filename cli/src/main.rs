@@ -1,42 +1,80 @@
 //! `pullpiri`: the one binary, all roles.
 
+mod apiserver;
 mod args;
+mod client;
+mod control_plane;
 mod convert;
+mod fail;
+mod image;
+mod kubeconfig;
+mod logging;
+mod out;
+mod shutdown;
+mod signal;
 
+use std::future::Future;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser};
 use clap_complete::generate;
 
 use args::{Cli, Command, Shell};
+use fail::Failure;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
-    match run(cli) {
+    match run(Cli::parse()) {
         Ok(code) => code,
-        Err(message) => {
-            eprintln!("pullpiri: {message}");
+        Err(failure) => {
+            eprintln!("pullpiri: {failure}");
             ExitCode::FAILURE
         }
     }
 }
 
-fn run(cli: Cli) -> Result<ExitCode, String> {
+fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
-        Command::Convert(convert) => {
-            let guesses = if convert.strict { convert::Guesses::Refuse } else { convert::Guesses::Warn };
-            let clean = convert::run(&convert.paths, guesses).map_err(|error| error.to_string())?;
-            Ok(if clean { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Command::Apiserver(arguments) => {
+            logging::start(cli.log_format);
+            block_on(apiserver::run(&arguments))?;
         }
+        Command::Convert(arguments) => {
+            let guesses = if arguments.strict { convert::Guesses::Refuse } else { convert::Guesses::Warn };
+            if !convert::run(&arguments.paths, guesses)? {
+                return Ok(ExitCode::FAILURE);
+            }
+        }
+        Command::Crds => print_crds()?,
+        Command::Signal(arguments) => block_on(signal::run(&arguments.verb))?,
+        Command::Image(arguments) => image::run(&arguments.verb)?,
+        Command::Kubeconfig(arguments) => kubeconfig::run(&arguments)?,
         Command::Completion { shell } => {
             let generator = match shell {
                 Shell::Bash => clap_complete::Shell::Bash,
                 Shell::Zsh => clap_complete::Shell::Zsh,
                 Shell::Fish => clap_complete::Shell::Fish,
             };
-            generate(generator, &mut Cli::command(), "pullpiri", &mut std::io::stdout());
-            Ok(ExitCode::SUCCESS)
+            let mut script = Vec::new();
+            generate(generator, &mut Cli::command(), "pullpiri", &mut script);
+            out::line(String::from_utf8_lossy(&script).trim_end())?;
         }
-        other => Err(format!("{other:?}")),
+        other => return Err(Failure::new(format!("{other:?}"))),
     }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Two worker threads: an ECU has few cores to spare, and nothing here computes for long.
+fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let outcome = runtime.block_on(work);
+    // What still blocks (a client's last answer) doesn't keep the process.
+    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    outcome
+}
+
+fn print_crds() -> Result<(), Failure> {
+    for crd in pullpiri_crds::all() {
+        out::line(&format!("---\n{}", serde_saphyr::to_string(&serde_json::to_value(crd)?)?.trim_end()))?;
+    }
+    Ok(())
 }

@@ -11,6 +11,7 @@ use pullpiri_crds::{Scenario, Signal, names};
 use crate::args::SignalVerb;
 use crate::client::connect;
 use crate::fail::Failure;
+use crate::out;
 
 pub(crate) async fn run(verb: &SignalVerb) -> Result<(), Failure> {
     match verb {
@@ -89,7 +90,7 @@ async fn set(client: &Client, assignments: &[Assignment<'_>]) -> Result<(), Fail
         signal.sampled_at = Some(MicroTime(Timestamp::now()));
         signals.replace(&name, &PostParams::default(), &signal).await.map_err(|error| about(topic, &error))?;
         for (field, value) in &signal.fields {
-            println!("{topic}#{field}={value}");
+            out::line(&format!("{topic}#{field}={value}"))?;
         }
     }
     Ok(())
@@ -111,14 +112,14 @@ async fn print_one(signals: &Api<Signal>, topic: &str, field: Option<&str>) -> R
     match field {
         None => {
             for (field, value) in &signal.fields {
-                println!("{topic}#{field}={value}");
+                out::line(&format!("{topic}#{field}={value}"))?;
             }
         }
         Some(field) => {
             let value = signal.fields.get(field);
             let known: Vec<&str> = signal.fields.keys().map(String::as_str).collect();
             let missing = || Failure::new(format!("{topic} has no field {field:?}; it has {}", known.join(", ")));
-            println!("{}", value.ok_or_else(missing)?);
+            out::line(value.ok_or_else(missing)?)?;
         }
     }
     Ok(())

@@ -14,7 +14,6 @@ mod sources;
 mod tree;
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
@@ -24,6 +23,8 @@ use report::{Finding, Place, Reporter, Severity};
 use schemas::{SchemaUnreadable, Schemas};
 use sources::Source;
 use tree::Document;
+
+use crate::out;
 
 /// How strict to be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,11 +48,9 @@ pub(crate) fn run(paths: &[PathBuf], guesses: Guesses) -> Result<bool, ConvertEr
     for finding in &converted.findings {
         eprintln!("{finding}");
     }
-    let mut out = std::io::stdout().lock();
     for document in &converted.documents {
-        writeln!(out, "---\n{}", document.trim_end()).map_err(ConvertError::Print)?;
+        out::line(&format!("---\n{}", document.trim_end())).map_err(|failure| ConvertError::Print(failure.to_string()))?;
     }
-    out.flush().map_err(ConvertError::Print)?;
     Ok(!converted.failed)
 }
 
@@ -59,8 +58,8 @@ pub(crate) fn run(paths: &[PathBuf], guesses: Guesses) -> Result<bool, ConvertEr
 pub(crate) enum ConvertError {
     #[error(transparent)]
     Schema(#[from] SchemaUnreadable),
-    #[error("writing the converted resources")]
-    Print(#[source] std::io::Error),
+    #[error("{0}")]
+    Print(String),
 }
 
 pub(crate) fn convert(paths: &[PathBuf], guesses: Guesses) -> Result<Converted, ConvertError> {
