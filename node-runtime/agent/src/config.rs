@@ -1,0 +1,79 @@
+//! What a node is told at its start.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pullpiri_crds::model::Adapter;
+use pullpiri_crds::names::rfc1123;
+use pullpiri_node_adapters::Runtime;
+use pullpiri_node_core::restart::Backoff;
+
+use crate::AgentError;
+
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// In the operator's spelling; the NodeRuntime's name is its RFC 1123 form.
+    pub name: String,
+    /// Absolute. Ledger and volumes are kept here.
+    pub data_dir: PathBuf,
+    /// For models that name no runtime. `None`: the first adapter that works, in the order in which they were given.
+    pub default_adapter: Option<Adapter>,
+    /// Stop every workload on shutdown.
+    pub stop_workloads: bool,
+    /// Labels of the NodeRuntime beside those that every node has.
+    pub labels: BTreeMap<String, String>,
+    pub backoff: Backoff,
+    pub heartbeat: Heartbeat,
+}
+
+/// How often a node renews its Lease, and for how long that holds. Four renewals may fail before a node is given up.
+#[derive(Clone, Copy, Debug)]
+pub struct Heartbeat {
+    pub renew: Duration,
+    pub hold: Duration,
+}
+
+impl Default for Heartbeat {
+    fn default() -> Self {
+        Self { renew: Duration::from_secs(10), hold: Duration::from_secs(40) }
+    }
+}
+
+impl Config {
+    #[must_use]
+    pub fn new(name: impl Into<String>, data_dir: impl Into<PathBuf>) -> Self {
+        Self {
+            name: name.into(),
+            data_dir: data_dir.into(),
+            default_adapter: None,
+            stop_workloads: false,
+            labels: BTreeMap::new(),
+            backoff: Backoff::default(),
+            heartbeat: Heartbeat::default(),
+        }
+    }
+
+    pub(crate) fn check(&self, runtimes: &[Arc<dyn Runtime>]) -> Result<(), AgentError> {
+        self.node_name()?;
+        if !self.data_dir.is_absolute() {
+            return Err(AgentError::DataDirectory { path: self.data_dir.display().to_string() });
+        }
+        if runtimes.is_empty() {
+            return Err(AgentError::NoRuntime);
+        }
+        if let Some(wanted) = self.default_adapter
+            && !runtimes.iter().any(|runtime| runtime.adapter() == wanted)
+        {
+            let given: Vec<&str> = runtimes.iter().map(|runtime| runtime.adapter().as_str()).collect();
+            return Err(AgentError::DefaultRuntime { wanted: wanted.as_str(), given: given.join(", ") });
+        }
+        Ok(())
+    }
+
+    /// The NodeRuntime's name.
+    pub(crate) fn node_name(&self) -> Result<String, AgentError> {
+        rfc1123(&self.name).ok_or_else(|| AgentError::Name { given: self.name.clone() })
+    }
+}

@@ -1,0 +1,638 @@
+//! The one task that owns the node's snapshot and decides.
+//!
+//! Messages change the snapshot and mark instances as dirty; once no message waits, each dirty instance that nobody is working on is decided
+//! on and its plan carried out. While actions on an instance are under way it isn't decided on, and events about its pod wait, since what
+//! the actions bring back comes first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kube::Client;
+use pullpiri_crds::ModelInstance;
+use pullpiri_crds::model::Adapter;
+use pullpiri_crds::node::RuntimeStatus;
+use pullpiri_node_adapters::{Runtime, RuntimeEvent};
+use pullpiri_node_core::memory::{FailureKind, Memory};
+use pullpiri_node_core::plan::{FinalizerChange, LedgerChange};
+use pullpiri_node_core::resolve::data_refs;
+use pullpiri_node_core::runtime::{PodId, PodObserved, Timestamp};
+use pullpiri_node_core::snapshot::{AdapterState, DataRef, DataState, Instance, Node as NodeFacts};
+use pullpiri_node_core::{Action, Plan, Snapshot, decide_one, decide_unknown};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use crate::act::{Acted, Effect, Executor};
+use crate::instances::Told;
+use crate::metrics::Metrics;
+use crate::pods::{Listed, fold, fold_container};
+use crate::references::References;
+use crate::register::{Facts, Identity};
+use crate::report::{Reporter, Wish, is_older};
+use crate::tell::Teller;
+use crate::{AgentError, Config, heartbeat, host, instances, ledger, pods, register};
+
+/// Messages that may wait before those who send them wait too.
+const MESSAGES: usize = 1024;
+/// How long the API server may take to tell what is wanted, before the ledger's services are started without it.
+const FIRST_CONTACT: Duration = Duration::from_millis(300);
+/// How long a status waits for the action that will change it. Starting takes some ten milliseconds: one write instead of two.
+const HOLD: Duration = Duration::from_millis(100);
+/// Before a pod that nobody knows and that couldn't be removed is tried again.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// What the node task is told.
+#[derive(Debug)]
+pub(crate) enum Message {
+    Instance(Told),
+    Data(DataRef, DataState),
+    Listed(Adapter, Listed),
+    Runtime(Adapter, RuntimeEvent),
+    Acted(PodId, Acted),
+    /// As a write of ours left it.
+    Written(Box<ModelInstance>),
+}
+
+pub(crate) struct Node {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) executor: Executor,
+    pub(crate) ledger: ledger::Writer,
+    pub(crate) reporter: Reporter,
+    pub(crate) metrics: Metrics,
+    runtimes: Vec<Arc<dyn Runtime>>,
+    messages: mpsc::Sender<Message>,
+    teller: Teller,
+    references: References,
+    facts: watch::Sender<Facts>,
+    /// Adapters that haven't answered yet, one way or the other: nothing is decided before.
+    unlisted: BTreeSet<Adapter>,
+    /// Adapters that are being asked because of an event about a pod that isn't known.
+    asking: BTreeSet<Adapter>,
+    dirty: BTreeSet<PodId>,
+    /// Instances that are being worked on, with the events that came meanwhile.
+    busy: BTreeMap<PodId, Vec<(Adapter, RuntimeEvent)>>,
+    /// Instances to decide on again at a time.
+    timers: BTreeMap<PodId, Timestamp>,
+    /// What is to be written unless an action changes it before.
+    held: BTreeMap<PodId, (Timestamp, Wish)>,
+    /// What the list under way has told so far.
+    listing: Option<BTreeSet<PodId>>,
+    /// Pods that nobody knows are to be looked for.
+    sweep: bool,
+    sweep_at: Option<Timestamp>,
+    /// The ledger's services wait for the API server until then.
+    contact_by: Timestamp,
+}
+
+pub(crate) fn now() -> Timestamp {
+    jiff::Timestamp::now().into()
+}
+
+pub(crate) async fn run(
+    config: Config,
+    client: Client,
+    runtimes: Vec<Arc<dyn Runtime>>,
+    metrics: Metrics,
+    shutdown: CancellationToken,
+) -> Result<(), AgentError> {
+    let name = config.node_name()?;
+    let disk = ledger::Ledger::open(&config.data_dir)?;
+    let memories = disk.load()?;
+    info!(node = name, known = memories.len(), "node runtime starts");
+
+    let stop = CancellationToken::new();
+    let _stop_tasks = stop.clone().drop_guard();
+    let (sender, mut messages) = mpsc::channel(MESSAGES);
+    let (facts, facts_receiver) = watch::channel(Facts::default());
+    let (ledger_failure, mut ledger_failures) = watch::channel(None);
+    for runtime in &runtimes {
+        tokio::spawn(pods::listen(Arc::clone(runtime), sender.clone(), stop.clone()));
+    }
+    tokio::spawn(instances::watch(client.clone(), name.clone(), sender.clone(), metrics.clone(), stop.clone()));
+    tokio::spawn(heartbeat::beat(client.clone(), name.clone(), config.heartbeat, metrics.clone(), stop.clone()));
+
+    let volumes = config.data_dir.join("volumes");
+    let mut node = Node {
+        snapshot: first_snapshot(&config, &name, &volumes, memories, &runtimes),
+        executor: Executor::new(runtimes.clone(), volumes, metrics.clone()),
+        ledger: ledger::Writer::start(disk, metrics.clone(), ledger_failure),
+        reporter: Reporter::start(client.clone(), sender.clone(), metrics.clone()),
+        teller: Teller::start(client.clone(), name.clone(), metrics.clone()),
+        references: References::new(client.clone(), sender.clone()),
+        metrics,
+        unlisted: runtimes.iter().map(|runtime| runtime.adapter()).collect(),
+        runtimes,
+        messages: sender,
+        facts,
+        asking: BTreeSet::new(),
+        dirty: BTreeSet::new(),
+        busy: BTreeMap::new(),
+        timers: BTreeMap::new(),
+        held: BTreeMap::new(),
+        listing: None,
+        sweep: false,
+        sweep_at: None,
+        contact_by: now().plus(FIRST_CONTACT),
+    };
+    let mut identity = Some(Identity { name, published: config.name.clone(), labels: config.labels.clone() });
+    loop {
+        let wake = node.next_wake();
+        tokio::select! {
+            () = shutdown.cancelled() => break,
+            Some(message) = messages.recv() => {
+                node.take(message);
+                while let Ok(message) = messages.try_recv() {
+                    node.take(message);
+                }
+            }
+            Ok(()) = ledger_failures.changed() => {
+                let failure = ledger_failures.borrow_and_update().clone();
+                node.facts.send_modify(|facts| facts.ledger_failure = failure);
+            }
+            () = tokio::time::sleep(wake.unwrap_or_default()), if wake.is_some() => {}
+        }
+        node.wake();
+        if node.unlisted.is_empty() {
+            if let Some(identity) = identity.take() {
+                node.choose_default(config.default_adapter);
+                tokio::spawn(register::keep(client.clone(), identity, facts_receiver.clone(), stop.clone()));
+            }
+            node.decide();
+        }
+    }
+    node.shut_down(&mut messages, config.stop_workloads).await;
+    Ok(())
+}
+
+fn first_snapshot(
+    config: &Config,
+    name: &str,
+    volumes: &Path,
+    memories: BTreeMap<PodId, Memory>,
+    runtimes: &[Arc<dyn Runtime>],
+) -> Snapshot {
+    let unasked = || AdapterState::Unavailable { message: "it hasn't answered yet".to_owned() };
+    let first = runtimes.first().map_or(Adapter::Oci, |runtime| runtime.adapter());
+    let instances = memories.into_iter().map(|(id, memory)| (id, Instance { object: None, memory }));
+    Snapshot {
+        now: now(),
+        node: NodeFacts {
+            name: name.to_owned(),
+            default_adapter: config.default_adapter.unwrap_or(first),
+            adapters: runtimes.iter().map(|runtime| (runtime.adapter(), unasked())).collect(),
+            volumes: volumes.to_owned(),
+            backoff: config.backoff.clone(),
+        },
+        instances: instances.collect(),
+        pods: BTreeMap::new(),
+        data: BTreeMap::new(),
+        directories: host::directories(volumes).into_iter().map(PodId).collect(),
+        synced: false,
+    }
+}
+
+impl Node {
+    /// The first adapter that works, in the order given, if none was named.
+    fn choose_default(&mut self, named: Option<Adapter>) {
+        let mut working =
+            self.runtimes.iter().map(|runtime| runtime.adapter()).filter(|a| self.snapshot.node.is_ready(*a));
+        if let Some(adapter) = named.or_else(|| working.next()) {
+            self.snapshot.node.default_adapter = adapter;
+        }
+        let default = self.snapshot.node.default_adapter;
+        self.facts.send_modify(|facts| facts.default_runtime = Some(default));
+        self.dirty.extend(self.snapshot.instances.keys().cloned());
+    }
+
+    fn take(&mut self, message: Message) {
+        match message {
+            Message::Instance(told) => self.hear(told),
+            Message::Data(data, state) => {
+                if self.references.is_needed(&data) {
+                    self.dirty.extend(self.references.needers(&data));
+                    self.snapshot.data.insert(data, state);
+                }
+            }
+            Message::Listed(adapter, listed) => self.listed(adapter, listed),
+            Message::Runtime(adapter, event) => self.happened(adapter, event),
+            Message::Acted(id, acted) => self.acted(id, acted),
+            Message::Written(object) => {
+                // One that is gone meanwhile doesn't come back by this.
+                let id = PodId(object.metadata.uid.clone().unwrap_or_default());
+                if self.snapshot.instances.get(&id).is_some_and(|instance| instance.object.is_some()) {
+                    self.upsert(object, false);
+                }
+            }
+        }
+    }
+
+    fn hear(&mut self, told: Told) {
+        match told {
+            Told::Init => self.listing = Some(BTreeSet::new()),
+            Told::Listed(object) => {
+                if let (Some(id), Some(listing)) = (self.upsert(object, true), &mut self.listing) {
+                    listing.insert(id);
+                }
+            }
+            Told::InitDone => {
+                let listed = self.listing.take().unwrap_or_default();
+                for (id, instance) in &mut self.snapshot.instances {
+                    if !listed.contains(id) {
+                        instance.object = None;
+                        self.dirty.insert(id.clone());
+                    }
+                }
+                if !self.snapshot.synced {
+                    debug!(instances = listed.len(), "the API server told what is wanted");
+                }
+                self.snapshot.synced = true;
+                self.sweep = true;
+            }
+            Told::Applied(object) => {
+                self.upsert(object, false);
+            }
+            Told::Deleted(uid) => {
+                let id = PodId(uid);
+                if let Some(instance) = self.snapshot.instances.get_mut(&id) {
+                    instance.object = None;
+                    self.dirty.insert(id);
+                }
+            }
+            Told::Unreadable(uid) => {
+                // What was accepted before goes on.
+                let id = PodId(uid);
+                if let Some(listing) = &mut self.listing {
+                    listing.insert(id.clone());
+                }
+                if let Some(instance) = self.snapshot.instances.get_mut(&id)
+                    && instance.object.is_none()
+                {
+                    instance.object = instance.memory.accepted.clone().map(Arc::new);
+                }
+            }
+        }
+    }
+
+    fn upsert(&mut self, mut object: Box<ModelInstance>, listed: bool) -> Option<PodId> {
+        let uid = object.metadata.uid.clone().unwrap_or_default();
+        // It names files.
+        if uid.is_empty() || !uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-') {
+            warn!(uid, name = object.metadata.name, "a ModelInstance's UID isn't one; it is left alone");
+            return None;
+        }
+        let id = PodId(uid);
+        let instance = self.snapshot.instances.entry(id.clone()).or_default();
+        let version = |object: &ModelInstance| object.metadata.resource_version.clone().unwrap_or_default();
+        if !listed && instance.object.as_ref().is_some_and(|known| is_older(&version(&object), &version(known))) {
+            return None;
+        }
+        object.metadata.managed_fields = None;
+        instance.object = Some(Arc::from(object));
+        self.dirty.insert(id.clone());
+        Some(id)
+    }
+
+    fn listed(&mut self, adapter: Adapter, listed: Listed) {
+        self.asking.remove(&adapter);
+        self.unlisted.remove(&adapter);
+        let (state, status) = match listed {
+            Ok((info, pods)) => {
+                self.replace_pods(adapter, pods);
+                let status =
+                    RuntimeStatus { name: adapter, available: true, version: Some(info.version), message: None };
+                (AdapterState::Ready, status)
+            }
+            Err(error) => {
+                let message = match error {
+                    pullpiri_node_adapters::RuntimeError::Unavailable { message, .. } => message,
+                    error => error.to_string(),
+                };
+                let shown: String = message.chars().take(1024).collect();
+                let status = RuntimeStatus { name: adapter, available: false, version: None, message: Some(shown) };
+                (AdapterState::Unavailable { message }, status)
+            }
+        };
+        let known = self.snapshot.node.adapters.insert(adapter, state.clone());
+        if known.as_ref() != Some(&state) {
+            match &state {
+                AdapterState::Ready => info!(runtime = adapter.as_str(), version = status.version, "runtime is ready"),
+                AdapterState::Unavailable { message } => {
+                    info!(runtime = adapter.as_str(), message, "runtime isn't available")
+                }
+            }
+        }
+        self.facts.send_if_modified(|facts| {
+            match facts.runtimes.iter_mut().find(|runtime| runtime.name == adapter) {
+                Some(known) if *known == status => return false,
+                Some(known) => *known = status,
+                None => facts.runtimes.push(status),
+            }
+            facts.runtimes.sort_by_key(|runtime| runtime.name);
+            true
+        });
+        for instance in self.snapshot.instances.values_mut() {
+            instance.memory.retry(FailureKind::RuntimeMissing);
+            instance.memory.retry(FailureKind::ImageMissing);
+        }
+        self.dirty.extend(self.snapshot.instances.keys().cloned());
+        self.sweep = true;
+    }
+
+    /// Takes a list over, but for pods that are being worked on and for what events told in the meantime.
+    fn replace_pods(&mut self, adapter: Adapter, pods: Vec<PodObserved>) {
+        let mut listed: BTreeMap<PodId, PodObserved> = pods.into_iter().map(|pod| (pod.id.clone(), pod)).collect();
+        let busy = &self.busy;
+        self.snapshot.pods.retain(|(id, on), known| {
+            if *on != adapter || busy.contains_key(id) {
+                return true;
+            }
+            let Some(mut pod) = listed.remove(id) else { return false };
+            if pod.hash == known.hash {
+                for container in std::mem::take(&mut known.containers) {
+                    if pod.containers.iter().any(|listed| listed.name == container.name) {
+                        fold_container(&mut pod, container);
+                    }
+                }
+            }
+            *known = pod;
+            true
+        });
+        for (id, pod) in listed {
+            if !self.busy.contains_key(&id) {
+                self.snapshot.pods.insert((id, adapter), pod);
+            }
+        }
+    }
+
+    fn happened(&mut self, adapter: Adapter, event: RuntimeEvent) {
+        let id = match &event {
+            RuntimeEvent::Container { pod, .. } | RuntimeEvent::Sandbox { pod } => pod.clone(),
+            RuntimeEvent::Resync => return,
+        };
+        if let Some(waiting) = self.busy.get_mut(&id) {
+            waiting.push((adapter, event));
+            return;
+        }
+        if !fold(&mut self.snapshot.pods, adapter, event) && self.asking.insert(adapter) {
+            self.ask(adapter);
+        }
+        self.dirty.insert(id);
+    }
+
+    /// Lists an adapter's pods again.
+    fn ask(&self, adapter: Adapter) {
+        let Some(runtime) = self.executor.runtime(adapter).cloned() else { return };
+        let messages = self.messages.clone();
+        tokio::spawn(async move {
+            let listed = pods::ask(runtime.as_ref()).await;
+            let _ = messages.send(Message::Listed(adapter, listed)).await;
+        });
+    }
+
+    fn acted(&mut self, id: PodId, acted: Acted) {
+        let waiting = self.busy.remove(&id).unwrap_or_default();
+        self.held.remove(&id);
+        for effect in acted.effects {
+            self.apply(&id, effect);
+        }
+        let at = now();
+        let mut failed = false;
+        for (action, outcome) in acted.outcomes {
+            if let Err(failure) = &outcome {
+                failed = true;
+                debug!(%id, %action, error = failure.message, "an action failed");
+            }
+            if let Some(instance) = self.snapshot.instances.get_mut(&id) {
+                instance.memory.record(&action, outcome, at);
+            }
+        }
+        for (adapter, event) in waiting {
+            // About a pod that is gone by now.
+            let _ = fold(&mut self.snapshot.pods, adapter, event);
+        }
+        if self.snapshot.instances.contains_key(&id) {
+            self.dirty.insert(id);
+        } else if failed {
+            self.sweep_at = Some(at.plus(SWEEP));
+        } else {
+            self.sweep = true;
+        }
+    }
+
+    fn apply(&mut self, id: &PodId, effect: Effect) {
+        match effect {
+            Effect::Pod(adapter, Some(pod)) => {
+                self.snapshot.pods.insert((id.clone(), adapter), pod);
+            }
+            Effect::Pod(adapter, None) => {
+                self.snapshot.pods.remove(&(id.clone(), adapter));
+                // A successor may have waited for it.
+                self.dirty.extend(self.snapshot.instances.keys().cloned());
+            }
+            Effect::Container(adapter, container) => {
+                if let Some(pod) = self.snapshot.pods.get_mut(&(id.clone(), adapter)) {
+                    fold_container(pod, container);
+                }
+            }
+            Effect::Directory(true) => {
+                self.snapshot.directories.insert(id.clone());
+            }
+            Effect::Directory(false) => {
+                self.snapshot.directories.remove(id);
+            }
+        }
+    }
+
+    fn next_wake(&self) -> Option<Duration> {
+        let waiting = (!self.snapshot.synced && !self.dirty.is_empty()).then_some(self.contact_by);
+        let timers = self.timers.values().chain(self.held.values().map(|(at, _)| at));
+        let at = timers.copied().chain(self.sweep_at).chain(waiting).min()?;
+        Some(at.since(now()))
+    }
+
+    /// What is due.
+    fn wake(&mut self) {
+        let at = now();
+        let due: Vec<PodId> = self.timers.iter().filter(|(_, due)| **due <= at).map(|(id, _)| id.clone()).collect();
+        for id in due {
+            self.timers.remove(&id);
+            self.dirty.insert(id);
+        }
+        let held: Vec<PodId> = self.held.iter().filter(|(_, (due, _))| *due <= at).map(|(id, _)| id.clone()).collect();
+        for id in held {
+            if let Some((_, wish)) = self.held.remove(&id) {
+                self.reporter.write(&id, wish);
+            }
+        }
+        if self.sweep_at.is_some_and(|due| due <= at) {
+            self.sweep_at = None;
+            self.sweep = true;
+        }
+    }
+
+    fn decide(&mut self) {
+        if self.dirty.is_empty() && !self.sweep {
+            return;
+        }
+        self.snapshot.now = now();
+        let may_do_without = self.snapshot.synced || self.snapshot.now >= self.contact_by;
+        for id in std::mem::take(&mut self.dirty) {
+            // Marked again when its actions are done.
+            if self.busy.contains_key(&id) {
+                continue;
+            }
+            let Some(instance) = self.snapshot.instances.get(&id) else { continue };
+            if instance.object.is_none() && !may_do_without {
+                self.dirty.insert(id);
+                continue;
+            }
+            let began = std::time::Instant::now();
+            let plan = decide_one(&self.snapshot, &id);
+            self.metrics.pass.observe(began.elapsed().as_secs_f64());
+            self.carry_out(&id, plan);
+        }
+        if std::mem::take(&mut self.sweep) {
+            for action in decide_unknown(&self.snapshot).actions {
+                let id = action.pod().clone();
+                if !self.busy.contains_key(&id) {
+                    info!(%action, "nobody knows it");
+                    self.start(&id, vec![action]);
+                }
+            }
+        }
+        self.metrics.phases(self.snapshot.instances.values().map(|instance| instance.memory.status.phase));
+    }
+
+    fn carry_out(&mut self, id: &PodId, mut plan: Plan) {
+        if !plan.actions.is_empty() {
+            let span = tracing::debug_span!("pass", %id);
+            let _entered = span.enter();
+            for action in &plan.actions {
+                info!("{action}");
+            }
+            // First of all: nothing below is worth waiting for.
+            self.start(id, std::mem::take(&mut plan.actions));
+        }
+        match plan.requeue_at {
+            Some(at) => self.timers.insert(id.clone(), at),
+            None => self.timers.remove(id),
+        };
+        let Some(instance) = self.snapshot.instances.get_mut(id) else { return };
+        let about = instance.object.clone().or_else(|| instance.memory.accepted.clone().map(Arc::new));
+        let mut forgotten = None;
+        match plan.ledger.remove(id) {
+            Some(LedgerChange::Write(memory)) => {
+                count_exits(&self.metrics, &instance.memory, &memory);
+                instance.memory.clone_from(&memory);
+                self.ledger.write(id, memory);
+            }
+            Some(LedgerChange::Forget) => {
+                instance.memory = Memory::default();
+                forgotten = Some(self.ledger.forget(id));
+            }
+            None => {}
+        }
+        let refs = instance.memory.accepted.as_ref().map(data_refs).unwrap_or_default();
+        let is_left = instance.object.is_none() && instance.memory == Memory::default();
+        if is_left {
+            self.snapshot.instances.remove(id);
+        }
+        for data in self.references.need(id, refs) {
+            self.snapshot.data.remove(&data);
+        }
+        if let Some(about) = &about {
+            for event in &plan.events {
+                self.teller.tell(about, event);
+            }
+        }
+        let (Some(change), Some(about)) = (plan.objects.remove(id), about) else { return };
+        let is_released = change.finalizer == Some(FinalizerChange::Remove);
+        let wish = Wish::new(&about, change);
+        match forgotten {
+            Some(forgotten) if is_released => {
+                let (reporter, id) = (self.reporter.clone(), id.clone());
+                tokio::spawn(async move {
+                    if forgotten.await.is_ok() {
+                        reporter.write(&id, wish);
+                    }
+                });
+            }
+            _ if self.busy.contains_key(id) => {
+                let at = self.held.get(id).map_or(self.snapshot.now.plus(HOLD), |(at, _)| *at);
+                self.held.insert(id.clone(), (at, wish));
+            }
+            _ => self.reporter.write(id, wish),
+        }
+    }
+
+    /// Sets to work on an instance.
+    fn start(&mut self, id: &PodId, actions: Vec<Action>) {
+        self.busy.insert(id.clone(), Vec::new());
+        let (executor, messages, id) = (self.executor.clone(), self.messages.clone(), id.clone());
+        tokio::spawn(async move {
+            let acted = executor.act(actions).await;
+            let _ = messages.send(Message::Acted(id, acted)).await;
+        });
+    }
+
+    /// Waits for what is under way and, if wished, stops the workloads; then for what is to be written.
+    async fn shut_down(mut self, messages: &mut mpsc::Receiver<Message>, stop_workloads: bool) {
+        // A start takes milliseconds; a stop may take its grace period, which this process doesn't: the runtime goes on with it.
+        let patience = tokio::time::Instant::now() + Duration::from_secs(if stop_workloads { 60 } else { 2 });
+        while !self.busy.is_empty() {
+            match tokio::time::timeout_at(patience, messages.recv()).await {
+                Ok(Some(message)) => self.take(message),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        if stop_workloads {
+            self.stop_workloads().await;
+        }
+        self.ledger.flush().await;
+        // The API server may be gone before this node is.
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.reporter.idle()).await;
+        info!("node runtime ends");
+    }
+
+    async fn stop_workloads(&mut self) {
+        let mut stops = tokio::task::JoinSet::new();
+        for action in crate::suspend::stops(&self.snapshot) {
+            let executor = self.executor.clone();
+            let id = action[0].pod().clone();
+            stops.spawn(async move { (id, executor.act(action).await) });
+        }
+        info!(pods = stops.len(), "stopping the workloads");
+        while let Some(Ok((id, acted))) = stops.join_next().await {
+            self.busy.remove(&id);
+            for effect in acted.effects {
+                // The exit codes come before the removal; both are to be remembered.
+                if let (Effect::Pod(_, Some(pod)), Some(instance)) = (&effect, self.snapshot.instances.get_mut(&id)) {
+                    crate::suspend::remember_exits(&mut instance.memory, pod, &self.snapshot.node.backoff);
+                }
+                self.apply(&id, effect);
+            }
+        }
+        self.snapshot.now = now();
+        let ids: Vec<PodId> = self.snapshot.instances.keys().cloned().collect();
+        for id in ids {
+            let Some(instance) = self.snapshot.instances.get_mut(&id) else { continue };
+            crate::suspend::suspend(&mut instance.memory);
+            self.ledger.write(&id, Box::new(instance.memory.clone()));
+            let mut plan = decide_one(&self.snapshot, &id);
+            // Only what is to be told: nothing is started any more.
+            plan.actions.clear();
+            self.carry_out(&id, plan);
+        }
+    }
+}
+
+fn count_exits(metrics: &Metrics, before: &Memory, after: &Memory) {
+    for (name, container) in &after.containers {
+        let known = before.containers.get(name).and_then(|container| container.last_exit.as_ref());
+        if let Some(exit) = container.last_exit.as_ref().filter(|exit| known != Some(*exit)) {
+            metrics.exited(exit.code, exit.oom_killed);
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The ConfigMaps and Secrets that instances refer to: one watch for each, while somebody needs it.
+//!
+//! One object at a time, not a namespace: a node may read what its instances name and nothing else.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Debug;
+
+use futures::StreamExt;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::core::v1::{ConfigMap, Secret};
+use kube::runtime::{WatchStreamExt, watcher};
+use kube::{Api, Client, Resource};
+use pullpiri_node_core::runtime::PodId;
+use pullpiri_node_core::snapshot::{Content, DataKind, DataObject, DataRef, DataState};
+use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tracing::debug;
+
+use crate::node::Message;
+use crate::retry::Retry;
+
+pub(crate) struct References {
+    client: Client,
+    messages: mpsc::Sender<Message>,
+    needs: BTreeMap<PodId, BTreeSet<DataRef>>,
+    /// Dropping a guard ends the watch.
+    watches: BTreeMap<DataRef, DropGuard>,
+}
+
+impl References {
+    pub fn new(client: Client, messages: mpsc::Sender<Message>) -> Self {
+        Self { client, messages, needs: BTreeMap::new(), watches: BTreeMap::new() }
+    }
+
+    /// From now on `id` needs these. What nobody needs any more is returned.
+    pub fn need(&mut self, id: &PodId, refs: BTreeSet<DataRef>) -> Vec<DataRef> {
+        let same = self.needs.get(id).map_or(refs.is_empty(), |known| *known == refs);
+        if same {
+            return Vec::new();
+        }
+        for data in &refs {
+            if !self.watches.contains_key(data) {
+                let stop = CancellationToken::new();
+                tokio::spawn(watch(self.client.clone(), data.clone(), self.messages.clone(), stop.clone()));
+                self.watches.insert(data.clone(), stop.drop_guard());
+            }
+        }
+        if refs.is_empty() {
+            self.needs.remove(id);
+        } else {
+            self.needs.insert(id.clone(), refs);
+        }
+        let needed: BTreeSet<&DataRef> = self.needs.values().flatten().collect();
+        let unneeded: Vec<DataRef> = self.watches.keys().filter(|data| !needed.contains(data)).cloned().collect();
+        for data in &unneeded {
+            self.watches.remove(data);
+        }
+        unneeded
+    }
+
+    /// Whether anybody still needs it; what a watch told before it ended may come after.
+    pub fn is_needed(&self, data: &DataRef) -> bool {
+        self.watches.contains_key(data)
+    }
+
+    /// Who needs it.
+    pub fn needers(&self, data: &DataRef) -> Vec<PodId> {
+        self.needs.iter().filter(|(_, refs)| refs.contains(data)).map(|(id, _)| id.clone()).collect()
+    }
+}
+
+async fn watch(client: Client, data: DataRef, messages: mpsc::Sender<Message>, stop: CancellationToken) {
+    match data.kind {
+        DataKind::ConfigMap => {
+            let api: Api<ConfigMap> = Api::namespaced(client, &data.namespace);
+            follow(api, data, messages, stop, |object| {
+                let text = object.data.unwrap_or_default().into_iter();
+                let text = text.map(|(key, text)| (key, Content::from(text.into_bytes())));
+                let bytes = object.binary_data.unwrap_or_default().into_iter();
+                text.chain(bytes.map(|(key, bytes)| (key, Content(bytes)))).collect()
+            })
+            .await;
+        }
+        DataKind::Secret => {
+            let api: Api<Secret> = Api::namespaced(client, &data.namespace);
+            follow(api, data, messages, stop, |object| {
+                object.data.unwrap_or_default().into_iter().map(|(key, bytes)| (key, Content(bytes))).collect()
+            })
+            .await;
+        }
+    }
+}
+
+async fn follow<K>(
+    api: Api<K>,
+    data: DataRef,
+    messages: mpsc::Sender<Message>,
+    stop: CancellationToken,
+    entries: fn(K) -> BTreeMap<String, Content>,
+) where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
+{
+    let mut states = std::pin::pin!(watcher::watch_object(api, &data.name).backoff(Retry::default()));
+    loop {
+        let state = tokio::select! {
+            () = stop.cancelled() => return,
+            state = states.next() => state,
+        };
+        let state = match state {
+            None => return,
+            Some(Err(error)) => {
+                debug!(%data, %error, "can't be watched");
+                continue;
+            }
+            Some(Ok(None)) => DataState::Absent,
+            Some(Ok(Some(object))) => {
+                let version = object.meta().resource_version.clone().unwrap_or_default();
+                DataState::Present(DataObject { version, entries: entries(object) })
+            }
+        };
+        if messages.send(Message::Data(data.clone(), state)).await.is_err() {
+            return;
+        }
+    }
+}
