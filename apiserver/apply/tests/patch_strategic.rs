@@ -17,7 +17,11 @@ fn apply(spec: &Value, patch: &Value) -> Result<Value, PatchError> {
 fn lists_merge_by_key_and_maps_by_name() {
     let table = [
         // A field, a new one, one less.
-        (json!({"replicas": 1, "name": "x"}), json!({"replicas": 2, "flag": true, "name": null}), json!({"replicas": 2, "flag": true})),
+        (
+            json!({"replicas": 1, "name": "x"}),
+            json!({"replicas": 2, "flag": true, "name": null}),
+            json!({"replicas": 2, "flag": true}),
+        ),
         (json!({"labels": {"a": "1"}}), json!({"labels": {"b": "2", "a": null}}), json!({"labels": {"b": "2"}})),
         // A list without a strategy is replaced.
         (json!({"args": ["a"]}), json!({"args": ["b"]}), json!({"args": ["b"]})),
@@ -84,15 +88,28 @@ fn directives() {
         json!({"selector": {"x": "b"}})
     );
     assert_eq!(
-        apply(&json!({"selector": {"x": "a", "y": 1}}), &json!({"selector": {"$retainKeys": ["x"], "x": "b"}})).unwrap(),
+        apply(&json!({"selector": {"x": "a", "y": 1}}), &json!({"selector": {"$retainKeys": ["x"], "x": "b"}}))
+            .unwrap(),
         json!({"selector": {"x": "b"}})
     );
 }
 
 #[test]
+fn what_replaces_an_item_takes_its_place() {
+    // As kubectl sends it for a container that was renamed beside one that something else injected.
+    let live = json!({"items": [{"name": "injected"}, {"name": "old"}]});
+    let patch = json!({
+        "$setElementOrder/items": [{"name": "new"}],
+        "items": [{"name": "new", "value": "x"}, {"name": "old", "$patch": "delete"}],
+    });
+    assert_eq!(apply(&live, &patch).unwrap(), json!({"items": [{"name": "injected"}, {"name": "new", "value": "x"}]}));
+}
+
+#[test]
 fn metadata_merges_in_every_kind() {
     let object = json!({"metadata": {"finalizers": ["a"], "ownerReferences": [{"uid": "1", "name": "x"}]}});
-    let patch = json!({"metadata": {"finalizers": ["b"], "ownerReferences": [{"uid": "2"}, {"uid": "1", "name": "y"}]}});
+    let patch =
+        json!({"metadata": {"finalizers": ["b"], "ownerReferences": [{"uid": "2"}, {"uid": "1", "name": "y"}]}});
     let patched =
         patch::apply(PatchKind::Strategic, patch.to_string().as_bytes(), &object, Some(&support::thing())).unwrap();
     assert_eq!(
@@ -105,17 +122,17 @@ fn metadata_merges_in_every_kind() {
 fn errors_say_what_and_where() {
     let spec = json!({"items": [{"name": "a"}], "tags": ["x"], "labels": {"a": "b"}, "selector": {"x": "a"}});
     let internal = [
-        (json!({"items": [{"value": "x"}]}), ".spec.items", "map: map[value:x] does not contain declared merge key: name"),
+        (
+            json!({"items": [{"value": "x"}]}),
+            ".spec.items",
+            "map: map[value:x] does not contain declared merge key: name",
+        ),
         (
             json!({"items": [{"$patch": "delete", "value": "x"}]}),
             ".spec.items",
             "map: map[$patch:delete value:x] does not contain declared merge key: name",
         ),
-        (
-            json!({"items": [{"$patch": "merge"}]}),
-            ".spec.items",
-            "merging lists cannot yet be specified in the patch",
-        ),
+        (json!({"items": [{"$patch": "merge"}]}), ".spec.items", "merging lists cannot yet be specified in the patch"),
         (
             json!({"items": [{"name": "a", "$patch": "odd"}]}),
             ".spec.items",
@@ -165,7 +182,8 @@ fn only_kinds_with_a_schema_take_it() {
         ("[]", "json: cannot unmarshal array into Go value of type map[string]interface {}"),
         ("{\"a\":", "invalid JSON patch"),
     ] {
-        let error = patch::apply(PatchKind::Strategic, patch.as_bytes(), &json!({}), Some(&support::thing())).unwrap_err();
+        let error =
+            patch::apply(PatchKind::Strategic, patch.as_bytes(), &json!({}), Some(&support::thing())).unwrap_err();
         assert_eq!(error, PatchError::Malformed(expected.to_owned()));
     }
 }

@@ -83,7 +83,8 @@ pub fn apply(live: Option<&Value>, config: &Value, force: Force, write: &Write<'
     };
     let refreshed = write.manager.name == KUBECTL && last_applied::refresh(&mut merged.object, config);
     let before = entry::raw(live).filter(|raw| !raw.is_null());
-    let after = merged.managers.encode();
+    // Where nobody owns more or less than before, the entries needn't be written anew.
+    let after = if merged.same_owners { before.cloned() } else { merged.managers.encode() };
     let changed = !merged.same || refreshed || before != after.as_ref();
     entry::store_raw(&mut merged.object, after);
     Ok(Applied { object: Value::Object(merged.object), changed })
@@ -105,6 +106,8 @@ struct Merged {
     managers: Managers,
     /// The object is the live one, apart from its managed fields.
     same: bool,
+    /// The managers own what they owned, since when they did.
+    same_owners: bool,
 }
 
 fn apply_once(live: &Value, config: &Value, force: Force, write: &Write<'_>) -> Result<Merged, ApplyError> {
@@ -125,23 +128,26 @@ fn apply_once(live: &Value, config: &Value, force: Force, write: &Write<'_>) -> 
     typed("live", live, Duplicates::Allowed)?;
     let time = Time::parse(write.time).map_err(ApplyError::ManagedFields)?;
 
-    managers.0.values_mut().for_each(|owned| owned.set.reconcile(ty));
+    let mut reconciled = false;
+    for owned in managers.0.values_mut() {
+        reconciled |= owned.set.reconcile(ty);
+    }
     let merged =
         merge(ty, live, config).map_err(|error| ApplyError::Schema(format!("failed to merge config: {error}")))?;
     let mut set = extract(ty, config);
     set.subtract_recursively(write.reset);
     let manager = write.manager.identity(Operation::Apply);
     let last = managers.0.remove(&manager);
-    let (last_set, last_time) = last.map_or((None, None), |last| (Some(last.set), last.time));
+    let last_time = last.as_ref().and_then(|last| last.time.clone());
     let api_version = write.manager.api_version.clone();
     managers.0.insert(manager.clone(), Owned { set, api_version, time: last_time });
 
     // With all that it applied before applied again, there is nothing to remove. (structured-merge-diff goes through the motions
     // and then, where the configuration has an empty map and the object an empty list in it, removes the map.)
-    let merged = match last_set {
-        Some(last) if !managers.0.get(&manager).is_some_and(|owned| last.is_subset(&owned.set)) => {
+    let merged = match &last {
+        Some(last) if !managers.0.get(&manager).is_some_and(|owned| last.set.is_subset(&owned.set)) => {
             let owned = managers.0.values().fold(FieldSet::new(), |all, owned| all.union(owned.set.clone()));
-            prune(ty, merged, &last, &owned)
+            prune(ty, merged, &last.set, &owned)
         }
         _ => merged,
     };
@@ -151,8 +157,10 @@ fn apply_once(live: &Value, config: &Value, force: Force, write: &Write<'_>) -> 
         changes.exclude(write.reset);
         take_over(&mut managers, Some(&manager), &changes, force).map_err(ApplyError::Conflict)?;
     }
+    let mut same_owners = false;
     if let Some(mut owned) = managers.0.remove(&manager) {
         owned.set.subtract(unowned());
+        same_owners = same && !reconciled && last.as_ref() == Some(&owned);
         if !owned.set.is_empty() {
             if !same {
                 owned.time = Some(time);
@@ -162,7 +170,7 @@ fn apply_once(live: &Value, config: &Value, force: Force, write: &Write<'_>) -> 
     }
     managers.0.retain(|_, owned| !owned.set.is_empty());
     match merged {
-        Value::Object(object) => Ok(Merged { object, managers, same }),
+        Value::Object(object) => Ok(Merged { object, managers, same, same_owners }),
         _ => Err(ApplyError::BadRequest("the applied configuration is not a JSON object".to_owned())),
     }
 }

@@ -11,43 +11,46 @@ use super::{
 };
 
 impl FieldSet {
-    /// Adapts the set to a schema that has changed since: below what is atomic by now, nothing is owned by itself.
-    pub(crate) fn reconcile(&mut self, ty: TypeRef<'_>) {
+    /// Adapts the set to a schema that has changed since: below what is atomic by now, nothing is owned by itself. True if that
+    /// changed the set.
+    pub(crate) fn reconcile(&mut self, ty: TypeRef<'_>) -> bool {
+        let mut changed = false;
         match ty.set_shape() {
             Shape::Scalar => {}
             Shape::List => {
                 let item_type = ty.item();
-                self.nodes_mut().iter_mut().for_each(|node| reconcile_node(&mut node.mark, item_type));
+                for node in self.nodes_mut() {
+                    changed |= reconcile_node(&mut node.mark, item_type);
+                }
             }
             Shape::Map if ty.map_is_deduced() => {}
             Shape::Map => {
                 for node in self.nodes_mut() {
-                    let below = match &node.element {
-                        PathElement::Field(name) => ty.field(name).ty,
-                        _ => None,
-                    };
-                    if let Some(below) = below {
-                        reconcile_node(&mut node.mark, below);
+                    if let PathElement::Field(name) = &node.element
+                        && let Some(below) = ty.field(name).ty
+                    {
+                        changed |= reconcile_node(&mut node.mark, below);
                     }
                 }
             }
         }
+        changed
     }
 }
 
-fn reconcile_node(mark: &mut Mark, ty: TypeRef<'_>) {
-    let whole = mark.member && mark.children.is_empty();
+fn reconcile_node(mark: &mut Mark, ty: TypeRef<'_>) -> bool {
     let atomic = match ty.set_shape() {
-        Shape::Scalar => return,
+        Shape::Scalar => return false,
         Shape::List => matches!(ty.items(), Items::Atomic),
-        Shape::Map if ty.map_is_deduced() => return,
-        Shape::Map => ty.map_is_atomic() && !mark.children.is_empty(),
+        Shape::Map if ty.map_is_deduced() => return false,
+        Shape::Map => ty.map_is_atomic(),
     };
-    if atomic {
-        if !whole {
-            *mark = Mark { member: true, children: FieldSet::new() };
-        }
-    } else {
-        mark.children.reconcile(ty);
+    if !atomic {
+        return mark.children.reconcile(ty);
     }
+    let changed = !mark.children.is_empty();
+    if changed {
+        *mark = Mark { member: true, children: FieldSet::new() };
+    }
+    changed
 }

@@ -205,13 +205,10 @@ impl<'a> TypeRef<'a> {
 
     pub(crate) fn items(self) -> Items<'a> {
         let Self::Schema { schema, .. } = self else { return Items::Atomic };
-        match (&schema.list_type, &schema.patch_strategy) {
-            (ListType::Map(keys), _) => Items::Keyed(keys),
-            (ListType::Set, _) => Items::Set,
-            // Built-in lists that only carry a patch strategy.
-            (ListType::Atomic, PatchStrategy::Merge(Some(key))) => Items::Keyed(std::slice::from_ref(key)),
-            (ListType::Atomic, PatchStrategy::Merge(None)) => Items::Set,
-            (ListType::Atomic, PatchStrategy::Replace) => Items::Atomic,
+        match &schema.list_type {
+            ListType::Map(keys) => Items::Keyed(keys),
+            ListType::Set => Items::Set,
+            ListType::Atomic => Items::Atomic,
         }
     }
 

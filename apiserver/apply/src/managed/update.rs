@@ -112,7 +112,9 @@ pub(crate) fn record(
     check("live", live)?;
     let time = Time::parse(write.time).map_err(UpdateError::Time)?;
 
-    managers.0.values_mut().for_each(|owned| owned.set.reconcile(ty));
+    for owned in managers.0.values_mut() {
+        owned.set.reconcile(ty);
+    }
     let mut changes = compare(ty, live, new);
     changes.exclude(write.reset);
     // Forced, so there are no conflicts to report.

@@ -158,19 +158,20 @@ fn merge_ordered(
         }
         None => None,
     };
-    let merged = match (&live, wanted) {
+    // The merged list, and the order that its other items take.
+    let (merged, known) = match (live, wanted) {
         (None, None) => return Ok(()),
-        (Some(live), None) => live.clone(),
-        (None, Some(wanted)) => wanted.into_iter().filter_map(without_directives).collect(),
+        (Some(live), None) => (live.clone(), live),
+        (None, Some(wanted)) => (wanted.into_iter().filter_map(without_directives).collect(), Vec::new()),
         (Some(live), Some(wanted)) => match strategy {
-            PatchStrategy::Replace => wanted,
+            PatchStrategy::Replace => (wanted, live),
             PatchStrategy::Merge(_) => {
-                strategic_list::merge(live.clone(), wanted, key, Mode::Merge, list_type.item(), &below)?
+                let known = strategic_list::order_with_replacements(&live, &wanted, key);
+                (strategic_list::merge(live, wanted, key, Mode::Merge, list_type.item(), &below)?, known)
             }
         },
     };
-    let live = live.unwrap_or_default();
-    let sorted = strategic_list::sort(merged, &order, &live, key, &below)?;
+    let sorted = strategic_list::sort(merged, &order, &known, key, &below)?;
     original.insert(field, Value::Array(sorted));
     Ok(())
 }

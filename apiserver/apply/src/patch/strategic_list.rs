@@ -106,6 +106,26 @@ fn special_items(
     Ok((original, plain))
 }
 
+/// The live order for a list whose order the patch gives: new items take the places that deleted ones left, at the end of the list.
+/// So `[injected, old]` with `old` replaced by `new` becomes `[injected, new]`, whatever the patch says of `injected`.
+pub(super) fn order_with_replacements(live: &[Value], patch: &[Value], key: Option<&str>) -> Vec<Value> {
+    let Some(key) = key else { return live.to_vec() };
+    let directive = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str).map(str::to_owned);
+    if patch.iter().any(|item| directive(item).as_deref() == Some("replace")) {
+        return live.to_vec();
+    }
+    let id = |item: &Value| item.get(key).map(identity);
+    let gone: BTreeSet<String> =
+        patch.iter().filter(|item| directive(item).as_deref() == Some("delete")).filter_map(id).collect();
+    let mut known: Vec<Value> =
+        live.iter().filter(|item| id(item).is_none_or(|id| !gone.contains(&id))).cloned().collect();
+    let mut seen: BTreeSet<String> = known.iter().filter_map(id).collect();
+    let new = patch.iter().filter(|item| directive(item).is_none() && id(item).is_some_and(|id| seen.insert(id)));
+    known.extend(new.cloned());
+    known.truncate(live.len());
+    known
+}
+
 /// Puts items that are in `order` into its order and the others into that of the live list, and interleaves the two by the
 /// live list.
 pub(super) fn sort(
@@ -163,17 +183,22 @@ pub(super) fn check_order(patch: &[Value], order: &[Value], key: Option<&str>, a
     if patch.is_empty() || order.is_empty() {
         return Ok(());
     }
-    let mut order_ids = order.iter().map(|item| item_id(item, key, at));
-    for item in patch.iter().filter(|item| item.get(DIRECTIVE).is_none()) {
+    let deleted = |item: &Value| item.get(DIRECTIVE).and_then(Value::as_str) == Some("delete");
+    let mut rest = order.iter();
+    for item in patch.iter().filter(|item| !deleted(item)) {
         loop {
-            let Some(next) = order_ids.next() else {
+            // An item with another directive needs no place, but there must be one left.
+            if rest.len() > 0 && item.get(DIRECTIVE).is_some() {
+                break;
+            }
+            let Some(next) = rest.next() else {
                 return Err(at.wrong(format!(
                     "The order in patch list:\n{}\n doesn't match $setElementOrder list:\n{}\n",
                     text::plain(&Value::Array(patch.to_vec())),
                     text::plain(&Value::Array(order.to_vec()))
                 )));
             };
-            if item_id(item, key, at)? == next? {
+            if item_id(item, key, at)? == item_id(next, key, at)? {
                 break;
             }
         }

@@ -1,69 +1,18 @@
-//! What the tests of field ownership share: schemas read from JSON, so that a test shows its schema as a CRD would, and writes.
+//! What the tests of field ownership share: a kind with one of everything, and writers of it.
 
 #![allow(dead_code, reason = "each test uses its part")]
 
 use pullpiri_apply::managed::{
     Applied, ApplyError, FieldSet, Force, ManagedFieldsEntry, Manager, Operation, Write, apply, entries, update,
 };
-use pullpiri_apply::schema::{Additional, ListType, MapType, PatchStrategy, Schema, Type, Validation};
+use pullpiri_apply::schema::Schema;
 use serde_json::Value;
 
 /// A schema with one of everything.
 pub(crate) const THING: &str = include_str!("thing.schema.json");
 
 pub(crate) fn thing() -> Schema {
-    schema(&serde_json::from_str(THING).unwrap())
-}
-
-pub(crate) fn schema(json: &Value) -> Schema {
-    let text = |name: &str| json.get(name).and_then(Value::as_str);
-    let flag = |name: &str| json.get(name) == Some(&Value::Bool(true));
-    let kind = text("type").map(|kind| match kind {
-        "object" => Type::Object,
-        "array" => Type::Array,
-        "string" => Type::String,
-        "integer" => Type::Integer,
-        "number" => Type::Number,
-        "boolean" => Type::Boolean,
-        other => panic!("unknown type {other}"),
-    });
-    let keys = || {
-        let keys = json["x-kubernetes-list-map-keys"].as_array().unwrap();
-        keys.iter().map(|key| key.as_str().unwrap().to_owned()).collect()
-    };
-    Schema {
-        kind,
-        properties: json
-            .get("properties")
-            .and_then(Value::as_object)
-            .into_iter()
-            .flatten()
-            .map(|(name, property)| (name.clone(), schema(property)))
-            .collect(),
-        additional: json.get("additionalProperties").map(|additional| match additional {
-            Value::Bool(allowed) => Additional::Allowed(*allowed),
-            other => Additional::Of(Box::new(schema(other))),
-        }),
-        items: json.get("items").map(|items| Box::new(schema(items))),
-        nullable: flag("nullable"),
-        int_or_string: flag("x-kubernetes-int-or-string"),
-        preserve_unknown: flag("x-kubernetes-preserve-unknown-fields"),
-        embedded_resource: flag("x-kubernetes-embedded-resource"),
-        list_type: match text("x-kubernetes-list-type") {
-            Some("map") => ListType::Map(keys()),
-            Some("set") => ListType::Set,
-            _ => ListType::Atomic,
-        },
-        map_type: if text("x-kubernetes-map-type") == Some("atomic") { MapType::Atomic } else { MapType::Granular },
-        patch_strategy: match text("x-kubernetes-patch-strategy") {
-            Some("merge") => PatchStrategy::Merge(text("x-kubernetes-patch-merge-key").map(str::to_owned)),
-            _ => PatchStrategy::Replace,
-        },
-        default: json.get("default").cloned(),
-        validation: text("format")
-            .map(|format| Box::new(Validation { format: Some(format.to_owned()), ..Validation::default() })),
-        ..Schema::default()
-    }
+    Schema::parse(&serde_json::from_str(THING).unwrap()).unwrap()
 }
 
 /// Somebody who writes Things.
