@@ -5,16 +5,19 @@
 
 pub mod admit;
 pub mod cel;
+pub mod crd;
 pub mod default;
 pub mod embedded;
 mod format;
 pub mod listtype;
 mod number;
 mod parse;
+pub mod path;
 mod pattern;
 pub mod prune;
 mod ratchet;
 pub mod strict;
+pub mod structural;
 pub mod validate;
 
 use std::collections::BTreeMap;

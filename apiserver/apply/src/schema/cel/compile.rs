@@ -6,8 +6,7 @@ use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
 use super::Rule;
 use super::access::Access;
 use super::field_path::{ArrayNotation, parse as parse_field_path};
-use crate::error::{FieldError, Path};
-use crate::schema::{Additional, Schema};
+use crate::schema::Schema;
 
 /// A compiled rule.
 #[derive(Debug)]
@@ -70,47 +69,28 @@ fn refuse_structs(expression: &IdedExpr) -> Result<(), String> {
     }
 }
 
-/// A rule that doesn't compile, or an error of its other fields.
-pub type RuleError = FieldError;
-
-/// Errors of all rules of a schema, at the places where a CRD has them: `…properties[spec].x-kubernetes-validations[0].rule`.
-#[must_use]
-pub fn check_rules(schema: &Schema, path: &Path<'_>) -> Vec<RuleError> {
-    let mut errors = Vec::new();
-    walk(schema, path, &mut errors);
-    errors
+/// What there is to say about a rule when its CRD is created.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Report {
+    /// Why the rule doesn't compile.
+    pub rule: Option<String>,
+    /// Why the `messageExpression` doesn't compile.
+    pub message_expression: Option<String>,
+    pub uses_old_self: bool,
 }
 
-fn walk(schema: &Schema, path: &Path<'_>, errors: &mut Vec<RuleError>) {
-    if !schema.has_rules {
-        return;
-    }
-    let rules = path.child("x-kubernetes-validations");
-    for (i, rule) in schema.rules.iter().enumerate() {
-        let place = rules.index(i);
+/// Compiles the rules of one node, one report for each.
+#[must_use]
+pub fn check(schema: &Schema) -> Vec<Report> {
+    let report = |rule: &Rule| {
         let compiled = compile(rule, schema);
-        if let Err(error) = compiled.program {
-            errors.push(FieldError::invalid(place.child("rule"), rule.rule.as_str(), error));
-        }
-        if !rule.message_expression.trim().is_empty()
-            && let Err(error) = compile_expression(&rule.message_expression)
-        {
-            let detail = format!("messageExpression compilation failed: {error}");
-            errors.push(FieldError::invalid(
-                place.child("messageExpression"),
-                rule.message_expression.as_str(),
-                detail,
-            ));
-        }
-    }
-    if let Some(items) = &schema.items {
-        walk(items, &path.child("items"), errors);
-    }
-    if let Some(Additional::Of(of)) = &schema.additional {
-        walk(of, &path.child("additionalProperties"), errors);
-    }
-    let properties = path.child("properties");
-    for (name, property) in &schema.properties {
-        walk(property, &properties.key(name), errors);
-    }
+        let message = match rule.message_expression.trim() {
+            "" => None,
+            _ => compile_expression(&rule.message_expression)
+                .err()
+                .map(|error| format!("messageExpression compilation failed: {error}")),
+        };
+        Report { rule: compiled.program.err(), message_expression: message, uses_old_self: compiled.uses_old_self }
+    };
+    schema.rules.iter().map(report).collect()
 }

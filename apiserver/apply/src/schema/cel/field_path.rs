@@ -8,6 +8,14 @@ use crate::schema::{Additional, Schema};
 /// # Errors
 /// What is wrong with the path, in the words of Kubernetes.
 pub fn parse(path: &str, schema: &Schema, notation: ArrayNotation) -> Result<String, String> {
+    parse_with(path, schema, notation).map(|(shown, _)| shown)
+}
+
+/// As [`parse`], with the schema that the path leads to.
+///
+/// # Errors
+/// What is wrong with the path, in the words of Kubernetes.
+pub fn parse_with<'s>(path: &str, schema: &'s Schema, notation: ArrayNotation) -> Result<(String, &'s Schema), String> {
     let mut tokens = Tokens { rest: path };
     let mut schema = schema;
     let mut shown = String::new();
@@ -43,7 +51,7 @@ pub fn parse(path: &str, schema: &Schema, notation: ArrayNotation) -> Result<Str
             }
         }
     }
-    Ok(shown)
+    Ok((shown, schema))
 }
 
 /// Whether `['name']` may stand for `.name`.

@@ -19,12 +19,12 @@ use serde_json::Value;
 
 use self::access::Access;
 use self::compile::{Compiled, compile};
-pub use self::compile::{RuleError, check_rules};
+pub use self::compile::{Report, check};
 use super::ratchet::Correlated;
 use super::{Additional, Rule, Schema, Type};
 use crate::error::{FieldError, FieldErrorKind, Path};
 
-pub use field_path::parse as parse_field_path;
+pub use field_path::{ArrayNotation, parse as parse_field_path, parse_with as parse_field_path_with};
 
 /// The longest message that a `messageExpression` may give.
 const MAX_MESSAGE_BYTES: usize = 5 * 1024;
