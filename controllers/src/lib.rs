@@ -1,0 +1,89 @@
+//! The IO shell of the control plane: watches, work queues, writes. What is to be done is decided in `pullpiri-reconcilers`.
+//!
+//! How a signal becomes a claim and a claim becomes instances, without a timer in between:
+//!
+//! ```text
+//! SignalSource → SignalSink (bounded) → Hub: evaluates each sample in order → queue of scenarios
+//! API watches  → Cache (one per kind; also fed by the answers to our own writes) → queues of scenarios, packages, nodes
+//! queue → observe (from the caches) → decide (pure) → execute (server-side apply) → back into the caches
+//! ```
+//!
+//! Invariants:
+//! * Nothing is decided before every cache has seen a whole list: an object that wasn't listed yet isn't one that doesn't exist.
+//! * The answer to a write enters the cache before the next decision on the same object, so no decision is made on what we overwrote.
+//! * One object is reconciled by one task at a time; failures come back with a jittered, growing delay of their own.
+//! * Nothing is written that is written already, and there is no periodic resync.
+//!
+//! Leader election isn't here yet; its room is [`Config::epoch`], which every write to a ModelInstance carries.
+
+mod cache;
+mod control;
+mod error;
+mod events;
+mod execute;
+mod metrics;
+mod queue;
+pub mod signal;
+mod watch;
+mod world;
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+pub use error::{Class, Error};
+pub use metrics::Metrics;
+
+use crate::signal::{ApiSignals, Hub, SignalSink, SignalSource};
+use crate::world::World;
+
+/// How the controllers run.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Follows the transitions of the controllers' Lease; a node refuses an epoch below one that it has seen.
+    pub epoch: i64,
+    /// Who we are, in Events.
+    pub identity: String,
+    pub metrics: Metrics,
+}
+
+impl Config {
+    /// The configuration of the one and only controller process.
+    #[must_use]
+    pub fn new(identity: impl Into<String>, metrics: Metrics) -> Self {
+        Self { epoch: 1, identity: identity.into(), metrics }
+    }
+}
+
+/// The controllers of Scenarios, Packages and NodeRuntimes.
+#[derive(Debug)]
+pub struct Controllers;
+
+impl Controllers {
+    /// Runs until `shutdown`. The API server may be absent, or lack our resources, at any time: it is waited for.
+    pub async fn run(client: kube::Client, config: Config, shutdown: CancellationToken) {
+        let signals = ApiSignals::new(client.clone());
+        Self::run_with(client, config, signals, shutdown).await;
+    }
+
+    /// As [`Controllers::run`], with signals from elsewhere.
+    pub async fn run_with(
+        client: kube::Client,
+        config: Config,
+        signals: impl SignalSource,
+        shutdown: CancellationToken,
+    ) {
+        let shutdown = shutdown.child_token();
+        let _stops_all_when_dropped = shutdown.clone().drop_guard();
+        let (events, published) = events::channel(client.clone(), &config);
+        let (sink, samples) = SignalSink::channel(config.metrics.clone());
+        let world = Arc::new(World::new(client, &config, events));
+        tokio::join!(
+            watch::run(&world, &shutdown),
+            control::run(&world, &shutdown),
+            Hub::run(Arc::clone(&world), samples, shutdown.clone()),
+            signals.run(sink, shutdown.clone()),
+            published.run(shutdown.clone()),
+        );
+    }
+}

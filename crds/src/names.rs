@@ -14,6 +14,9 @@ pub const LABEL_NODE: &str = "pullpiri.io/node";
 /// The label on Claims that a Scenario wrote.
 pub const LABEL_SCENARIO: &str = "pullpiri.io/scenario";
 
+/// The finalizer by which a node runtime keeps a ModelInstance until nothing of it is left on the node.
+pub const NODE_FINALIZER: &str = "pullpiri.io/node";
+
 /// The longest DNS subdomain (RFC 1123, section 2.1).
 pub const MAX_SUBDOMAIN: usize = 253;
 

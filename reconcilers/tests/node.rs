@@ -9,7 +9,7 @@ use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
 use pullpiri_crds::instance::{ModelInstance, ModelInstanceSpec, ModelInstanceStatus, Phase, Template};
 use pullpiri_crds::{NodeRuntime, NodeRuntimeSpec, NodeRuntimeStatus};
-use pullpiri_reconcilers::node::{Action, Heartbeat, Pulse, Snapshot, decide};
+use pullpiri_reconcilers::node::{Action, Heartbeat, Pulse, Snapshot, abandoned, decide};
 use pullpiri_reconcilers::placement::Readiness;
 use world::{at, micro};
 
@@ -129,4 +129,16 @@ fn a_node_that_speaks_for_itself_is_not_talked_over() {
     assert!(plan.is_empty());
     assert_eq!(plan.look_again_at, Some(at(9)));
     assert!(!decide(&unheard, at(9)).is_empty());
+}
+
+#[test]
+fn only_what_is_on_its_way_out_is_let_go_when_its_node_was_removed() {
+    let mut leaving = (*instance("a", Some(Phase::Running))).clone();
+    leaving.metadata.finalizers = Some(vec!["other/finalizer".to_owned(), "pullpiri.io/node".to_owned()]);
+    let staying = Arc::new(leaving.clone());
+    leaving.metadata.deletion_timestamp = Some(Time(at(0)));
+    let plan = abandoned(&[staying, Arc::new(leaving), instance("b", None)]);
+    assert_eq!(plan.actions.len(), 1);
+    let Action::ReleaseInstance { name, finalizers, .. } = &plan.actions[0] else { panic!("{plan}") };
+    assert_eq!((name.as_str(), finalizers.as_slice()), ("a", ["other/finalizer".to_owned()].as_slice()));
 }

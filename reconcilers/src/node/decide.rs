@@ -7,6 +7,7 @@ use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use pullpiri_crds::condition::{kind, reason};
 use pullpiri_crds::instance::Phase;
+use pullpiri_crds::names::NODE_FINALIZER;
 use pullpiri_crds::{ModelInstance, NodeRuntime};
 use pullpiri_state::{Notice, Severity};
 
@@ -47,6 +48,14 @@ pub enum Action {
         name: String,
         condition: Box<Condition>,
     },
+    /// Let an instance go that nobody will ever report gone: its finalizers without the node's.
+    ReleaseInstance {
+        namespace: String,
+        name: String,
+        uid: String,
+        resource_version: String,
+        finalizers: Vec<String>,
+    },
 }
 
 /// What is to be done about a node.
@@ -76,6 +85,7 @@ impl fmt::Display for Plan {
                 Action::InstanceUnknown { name, condition: c, .. } => {
                     writeln!(f, "status ModelInstance {name}: phase=Unknown {}={} {}", c.type_, c.status, c.reason)?;
                 }
+                Action::ReleaseInstance { name, .. } => writeln!(f, "release ModelInstance {name}")?,
             }
         }
         for notice in &self.notices {
@@ -103,6 +113,32 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
         Pulse::Unheard { until } if until > now => Plan { look_again_at: Some(until), ..Plan::default() },
         Pulse::Silent | Pulse::Unheard { .. } => silent(snapshot, now),
     }
+}
+
+/// What is to be done about instances whose node has been removed: those on their way out are let go, since nobody is left to
+/// report them gone. The others are their Package's to remove.
+#[must_use]
+pub fn abandoned(instances: &[Arc<ModelInstance>]) -> Plan {
+    let actions = instances
+        .iter()
+        .filter(|instance| instance.metadata.deletion_timestamp.is_some())
+        .filter(|instance| instance.metadata.finalizers.iter().flatten().any(|f| f == NODE_FINALIZER))
+        .map(|instance| Action::ReleaseInstance {
+            namespace: instance.metadata.namespace.clone().unwrap_or_default(),
+            name: instance.metadata.name.clone().unwrap_or_default(),
+            uid: instance.metadata.uid.clone().unwrap_or_default(),
+            resource_version: instance.metadata.resource_version.clone().unwrap_or_default(),
+            finalizers: instance
+                .metadata
+                .finalizers
+                .iter()
+                .flatten()
+                .filter(|f| *f != NODE_FINALIZER)
+                .cloned()
+                .collect(),
+        })
+        .collect();
+    Plan { actions, ..Plan::default() }
 }
 
 fn answering(node: &NodeRuntime, now: Timestamp) -> Plan {

@@ -10,5 +10,5 @@
 mod decide;
 mod heartbeat;
 
-pub use decide::{Action, Plan, Snapshot, decide};
+pub use decide::{Action, Plan, Snapshot, abandoned, decide};
 pub use heartbeat::{DEFAULT_LEASE, Heartbeat, Pulse};

@@ -1,0 +1,83 @@
+//! What can go wrong between a decision and its execution.
+
+use thiserror::Error;
+
+/// What is to be done about an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Class {
+    /// It may pass: try again later.
+    Transient,
+    /// Somebody else wrote first: look again and decide anew.
+    Conflict,
+    /// The API server refuses it, and will again: a person has to act.
+    Permanent,
+    /// The object is gone: nothing to do.
+    Gone,
+}
+
+/// A write that failed.
+#[derive(Debug, Error)]
+pub enum Error {
+    #[error("{verb} {kind} {name}")]
+    Write {
+        verb: &'static str,
+        kind: String,
+        name: String,
+        #[source]
+        cause: kube::Error,
+    },
+    #[error("encoding {kind} {name} for the API server")]
+    Encode {
+        kind: String,
+        name: String,
+        #[source]
+        cause: serde_json::Error,
+    },
+    #[error("package {name}: an instance carries epoch {theirs}, ours is {ours}: another leader is at work")]
+    Superseded { name: String, theirs: i64, ours: i64 },
+}
+
+impl Error {
+    #[must_use]
+    pub fn class(&self) -> Class {
+        match self {
+            Self::Write { cause: kube::Error::Api(status), .. } => match status.code {
+                404 => Class::Gone,
+                409 => Class::Conflict,
+                // Too many requests, and timeouts.
+                408 | 429 => Class::Transient,
+                400..=499 => Class::Permanent,
+                _ => Class::Transient,
+            },
+            Self::Write { .. } => Class::Transient,
+            Self::Encode { .. } | Self::Superseded { .. } => Class::Permanent,
+        }
+    }
+
+    /// CamelCase.
+    #[must_use]
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Write { .. } => "WriteFailed",
+            Self::Encode { .. } => "EncodingFailed",
+            Self::Superseded { .. } => "Superseded",
+        }
+    }
+
+    /// The error and everything that caused it, on one line.
+    #[must_use]
+    pub fn chain(&self) -> String {
+        let mut text = self.to_string();
+        let mut cause = std::error::Error::source(self);
+        while let Some(error) = cause {
+            let next = error.to_string();
+            // Some errors repeat their cause in their own text.
+            if !text.contains(&next) {
+                text.push_str(": ");
+                text.push_str(&next);
+            }
+            cause = error.source();
+        }
+        text
+    }
+}

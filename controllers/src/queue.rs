@@ -1,0 +1,236 @@
+//! A work queue of keys.
+//!
+//! A key that is added while it waits is added once; while it is worked on, it comes back when that is done. A failed key comes back
+//! after a delay of its own that doubles from 5 ms to 30 s, each drawn from the upper half of its range so that keys that failed together
+//! don't come back together.
+
+use std::collections::hash_map::RandomState;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::hash::BuildHasher;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use crate::cache::Key;
+
+/// The delay after the first failure: a conflict is over at once.
+const FIRST_DELAY: Duration = Duration::from_millis(5);
+/// The longest delay: a person who repaired something shouldn't wait longer.
+const LAST_DELAY: Duration = Duration::from_secs(30);
+
+#[derive(Debug, Default)]
+struct Inner {
+    waiting: VecDeque<Key>,
+    queued: HashSet<Key>,
+    active: HashSet<Key>,
+    /// Active ones that are to be worked on again.
+    again: HashSet<Key>,
+    later: HashMap<Key, Instant>,
+    schedule: BTreeSet<(Instant, Key)>,
+    failures: HashMap<Key, u32>,
+}
+
+/// The queue of one controller; one task takes from it.
+#[derive(Debug)]
+pub(crate) struct Queue {
+    inner: Mutex<Inner>,
+    wake: Notify,
+    depth: Gauge,
+    random: RandomState,
+}
+
+impl Queue {
+    pub fn new(depth: Gauge) -> Self {
+        Self { inner: Mutex::default(), wake: Notify::new(), depth, random: RandomState::new() }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// To be worked on as soon as possible.
+    pub fn add(&self, key: Key) {
+        let mut inner = self.lock();
+        inner.add(key);
+        self.settle(&inner);
+    }
+
+    /// To be worked on then, or earlier if it is scheduled earlier.
+    pub fn add_at(&self, key: Key, at: Instant) {
+        let mut inner = self.lock();
+        inner.schedule(key, at);
+        self.settle(&inner);
+    }
+
+    fn settle(&self, inner: &Inner) {
+        self.depth.set(i64::try_from(inner.waiting.len()).unwrap_or(i64::MAX));
+        self.wake.notify_one();
+    }
+
+    /// The next key. It is the caller's until [`Queue::done`] or [`Queue::failed`].
+    pub async fn next(&self) -> Key {
+        loop {
+            let wait_until = {
+                let mut inner = self.lock();
+                inner.bring_forward(Instant::now());
+                if let Some(key) = inner.waiting.pop_front() {
+                    inner.queued.remove(&key);
+                    inner.active.insert(key.clone());
+                    self.depth.set(i64::try_from(inner.waiting.len()).unwrap_or(i64::MAX));
+                    return key;
+                }
+                inner.schedule.first().map(|(at, _)| *at)
+            };
+            match wait_until {
+                Some(at) => tokio::select! {
+                    () = self.wake.notified() => {}
+                    () = tokio::time::sleep_until(at) => {}
+                },
+                None => self.wake.notified().await,
+            }
+        }
+    }
+
+    /// The work on a key is done.
+    pub fn done(&self, key: &Key) {
+        let mut inner = self.lock();
+        inner.failures.remove(key);
+        inner.finish(key);
+        self.settle(&inner);
+    }
+
+    /// The work on a key failed: it comes back. Returns how often in a row it has failed and after which delay it comes back.
+    pub fn failed(&self, key: &Key) -> (u32, Duration) {
+        let mut inner = self.lock();
+        let failures = inner.failures.entry(key.clone()).or_default();
+        *failures = failures.saturating_add(1);
+        let count = *failures;
+        let delay = delay(count, self.random.hash_one((key, count)));
+        inner.finish(key);
+        inner.schedule(key.clone(), Instant::now() + delay);
+        self.settle(&inner);
+        (count, delay)
+    }
+}
+
+impl Inner {
+    fn add(&mut self, key: Key) {
+        if self.active.contains(&key) {
+            self.again.insert(key);
+        } else if self.queued.insert(key.clone()) {
+            self.waiting.push_back(key);
+        }
+    }
+
+    fn schedule(&mut self, key: Key, at: Instant) {
+        if let Some(&earlier) = self.later.get(&key) {
+            if earlier <= at {
+                return;
+            }
+            self.schedule.remove(&(earlier, key.clone()));
+        }
+        self.later.insert(key.clone(), at);
+        self.schedule.insert((at, key));
+    }
+
+    fn bring_forward(&mut self, now: Instant) {
+        while let Some((at, _)) = self.schedule.first()
+            && *at <= now
+            && let Some((_, key)) = self.schedule.pop_first()
+        {
+            self.later.remove(&key);
+            self.add(key);
+        }
+    }
+
+    fn finish(&mut self, key: &Key) {
+        self.active.remove(key);
+        if self.again.remove(key) {
+            self.add(key.clone());
+        }
+    }
+}
+
+/// The delay after the `count`-th failure in a row, with `entropy` drawing it from the upper half of its range.
+fn delay(count: u32, entropy: u64) -> Duration {
+    let doubled = FIRST_DELAY.saturating_mul(1_u32.checked_shl(count.saturating_sub(1).min(31)).unwrap_or(u32::MAX));
+    let full = doubled.min(LAST_DELAY);
+    let half = full / 2;
+    let span = u64::try_from(half.as_nanos()).unwrap_or(u64::MAX).max(1);
+    half + Duration::from_nanos(entropy % span)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(name: &str) -> Key {
+        Key::new("ns", name)
+    }
+
+    fn queue() -> Queue {
+        Queue::new(Gauge::default())
+    }
+
+    #[test]
+    fn delays_grow_within_their_range() {
+        for count in 1..100 {
+            let full = FIRST_DELAY.saturating_mul(1 << (count - 1).min(20)).min(LAST_DELAY);
+            for entropy in [0, 1, u64::MAX, 12_345_678_901] {
+                let delay = delay(count, entropy);
+                assert!(delay >= full / 2 && delay <= full, "{count} {delay:?}");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_waits_once_and_comes_back_if_added_while_worked_on() {
+        let queue = queue();
+        queue.add(key("a"));
+        queue.add(key("b"));
+        queue.add(key("a"));
+        assert_eq!(queue.next().await, key("a"));
+        queue.add(key("a"));
+        queue.add(key("a"));
+        assert_eq!(queue.next().await, key("b"));
+        queue.done(&key("b"));
+        assert!(queue.lock().waiting.is_empty());
+        queue.done(&key("a"));
+        assert_eq!(queue.next().await, key("a"));
+        queue.done(&key("a"));
+        assert!(queue.lock().waiting.is_empty() && queue.lock().active.is_empty());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_scheduled_comes_when_it_is_due_and_the_earliest_counts() {
+        let queue = queue();
+        let start = Instant::now();
+        queue.add_at(key("late"), start + Duration::from_secs(9));
+        queue.add_at(key("a"), start + Duration::from_secs(5));
+        queue.add_at(key("a"), start + Duration::from_secs(2));
+        queue.add_at(key("a"), start + Duration::from_secs(3));
+        assert_eq!(queue.next().await, key("a"));
+        assert_eq!(start.elapsed(), Duration::from_secs(2));
+        queue.done(&key("a"));
+        assert_eq!(queue.next().await, key("late"));
+        assert_eq!(start.elapsed(), Duration::from_secs(9));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn failures_are_counted_until_success() {
+        let queue = queue();
+        queue.add(key("a"));
+        for expected in 1..=3 {
+            assert_eq!(queue.next().await, key("a"));
+            assert_eq!(queue.failed(&key("a")).0, expected);
+        }
+        queue.next().await;
+        queue.done(&key("a"));
+        queue.add(key("a"));
+        queue.next().await;
+        assert_eq!(queue.failed(&key("a")).0, 1);
+    }
+}

@@ -1,0 +1,128 @@
+//! The watches, all in one place: one stream per kind, into its cache.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures::StreamExt;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::Api;
+use kube::runtime::watcher::{self, Event, watcher};
+use pullpiri_crds::names::NODE_LEASE_NAMESPACE;
+use pullpiri_crds::{Claim, Model, ModelInstance, Network, NodeRuntime, Package, Scenario, Volume};
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Key;
+use crate::execute::Kind;
+use crate::world::{Observed, World};
+
+/// The first delay after a failed watch: an API server that is just starting up shouldn't be waited for longer than it takes.
+const FIRST_DELAY: Duration = Duration::from_millis(100);
+const LAST_DELAY: Duration = Duration::from_secs(15);
+
+/// Runs every watch until `shutdown`.
+pub(crate) async fn run(world: &Arc<World>, shutdown: &CancellationToken) {
+    let client = || world.client.clone();
+    tokio::join!(
+        watch::<Scenario>(world, Api::all(client()), shutdown),
+        watch::<Package>(world, Api::all(client()), shutdown),
+        watch::<Model>(world, Api::all(client()), shutdown),
+        watch::<Volume>(world, Api::all(client()), shutdown),
+        watch::<Network>(world, Api::all(client()), shutdown),
+        watch::<Claim>(world, Api::all(client()), shutdown),
+        watch::<ModelInstance>(world, Api::all(client()), shutdown),
+        watch::<NodeRuntime>(world, Api::all(client()), shutdown),
+        watch::<Lease>(world, Api::namespaced(client(), NODE_LEASE_NAMESPACE), shutdown),
+    );
+}
+
+async fn watch<K: Observed + Kind>(world: &Arc<World>, api: Api<K>, shutdown: &CancellationToken) {
+    let kind = K::kind(&());
+    let mut retry = Retry::new(kind.as_ref());
+    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()));
+    loop {
+        let event = tokio::select! {
+            () = shutdown.cancelled() => return,
+            event = events.next() => event,
+        };
+        match event {
+            None => return,
+            Some(Ok(event)) => {
+                retry.succeeded();
+                take_in(world, event);
+            }
+            Some(Err(error)) => {
+                world.metrics.watch_errors.inc();
+                let delay = retry.failed(&error);
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(delay) => {}
+                }
+            }
+        }
+    }
+}
+
+fn take_in<K: Observed + Kind>(world: &World, event: Event<K>) {
+    match event {
+        Event::Init => K::cache(world).list_begins(),
+        Event::InitApply(object) | Event::Apply(object) => world.observe(object),
+        Event::InitDone => {
+            for change in K::cache(world).list_ends() {
+                K::changed(world, &change);
+            }
+        }
+        Event::Delete(object) => world.observe_gone::<K>(&Key::of(&object), object.meta().uid.as_deref()),
+    }
+}
+
+/// Delays between attempts, and one line in the log per outage.
+#[derive(Debug)]
+pub(crate) struct Retry {
+    what: String,
+    failures: u32,
+}
+
+impl Retry {
+    pub fn new(what: &str) -> Self {
+        Self { what: what.to_owned(), failures: 0 }
+    }
+
+    pub fn succeeded(&mut self) {
+        if self.failures > 0 {
+            tracing::info!(what = self.what, "watching again");
+        }
+        self.failures = 0;
+    }
+
+    pub fn failed(&mut self, error: &watcher::Error) -> Duration {
+        // A watch that was closed or fell behind starts again at once: that is how watches are.
+        let usual = match error {
+            watcher::Error::WatchFailed(_) => self.failures == 0,
+            watcher::Error::WatchError(status) => status.code == 410,
+            _ => false,
+        };
+        if self.failures == 0 && !usual {
+            tracing::warn!(what = self.what, error = chain(error), "watching failed; trying again until it works");
+        } else {
+            tracing::debug!(what = self.what, error = chain(error), "watching failed");
+        }
+        let delay =
+            FIRST_DELAY.saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX)).min(LAST_DELAY);
+        self.failures = self.failures.saturating_add(1);
+        delay
+    }
+}
+
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let next = error.to_string();
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
+}

@@ -1,0 +1,381 @@
+//! Everything that is known, and who has to look when it changes.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use jiff::Timestamp;
+use k8s_openapi::api::coordination::v1::Lease;
+use kube::{Client, Resource};
+use pullpiri_crds::names::{node_lease, rfc1123};
+use pullpiri_crds::{Claim, Model, ModelInstance, Network, NodeRuntime, Package, Scenario, Volume};
+use pullpiri_reconcilers::node::{DEFAULT_LEASE, Heartbeat, Pulse, Snapshot as NodeSnapshot};
+use pullpiri_reconcilers::placement::{NodeView, Readiness, Schedulability};
+
+use crate::Config;
+use crate::cache::{Cache, Change, Key};
+use crate::events::Events;
+use crate::metrics::{ByController, Metrics, Name};
+use crate::queue::Queue;
+use crate::signal::Hub;
+
+/// What of a node matters to placement.
+#[derive(Clone, Debug, PartialEq)]
+struct Standing {
+    labels: Option<std::collections::BTreeMap<String, String>>,
+    schedulability: Schedulability,
+    readiness: Readiness,
+}
+
+/// The state of the shell.
+pub(crate) struct World {
+    pub client: Client,
+    pub epoch: i64,
+    pub metrics: Metrics,
+    pub events: Events,
+    pub hub: Hub,
+
+    pub scenarios: Cache<Scenario>,
+    pub packages: Cache<Package>,
+    pub models: Cache<Model>,
+    pub volumes: Cache<Volume>,
+    pub networks: Cache<Network>,
+    pub claims: Cache<Claim>,
+    pub instances: Cache<ModelInstance>,
+    pub nodes: Cache<NodeRuntime>,
+    pub leases: Cache<Lease>,
+
+    pub scenario_queue: Queue,
+    pub package_queue: Queue,
+    pub node_queue: Queue,
+
+    heartbeats: Mutex<HashMap<String, Heartbeat>>,
+    standings: Mutex<HashMap<String, Standing>>,
+}
+
+/// The term under which things about a named object are filed.
+pub(crate) fn term(kind: &str, namespace: Option<&str>, name: &str) -> String {
+    format!("{kind}/{}/{name}", namespace.unwrap_or_default())
+}
+
+/// The term under which instances on a node are filed.
+pub(crate) fn on_node(node: &str) -> String {
+    format!("node/{}", rfc1123(node).unwrap_or_default())
+}
+
+fn package_terms(package: &Package) -> Vec<String> {
+    let namespace = package.metadata.namespace.as_deref();
+    let mut terms = Vec::new();
+    for entry in &package.spec.models {
+        terms.push(term("model", namespace, &entry.name));
+        if let Some(resources) = &entry.resources {
+            terms.extend(resources.volume.iter().map(|name| term("volume", namespace, name)));
+            terms.extend(resources.network.iter().map(|name| term("network", namespace, name)));
+        }
+    }
+    terms
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard is whole between any two statements.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl World {
+    pub fn new(client: Client, config: &Config, events: Events) -> Self {
+        let metrics = config.metrics.clone();
+        let queue = |controller| Queue::new(metrics.depth.get_or_create(&ByController { controller }).clone());
+        Self {
+            client,
+            epoch: config.epoch,
+            events,
+            hub: Hub::new(metrics.clone()),
+            scenarios: Cache::new(|s| vec![term("target", s.metadata.namespace.as_deref(), &s.spec.target)]),
+            packages: Cache::new(package_terms),
+            models: Cache::new(|_| Vec::new()),
+            volumes: Cache::new(|_| Vec::new()),
+            networks: Cache::new(|_| Vec::new()),
+            claims: Cache::new(|c| vec![term("package", c.metadata.namespace.as_deref(), &c.spec.package)]),
+            instances: Cache::new(|i| {
+                vec![term("package", i.metadata.namespace.as_deref(), &i.spec.package), on_node(&i.spec.node_name)]
+            }),
+            nodes: Cache::new(|_| Vec::new()),
+            leases: Cache::new(|_| Vec::new()),
+            scenario_queue: queue(Name::scenario),
+            package_queue: queue(Name::package),
+            node_queue: queue(Name::node),
+            heartbeats: Mutex::default(),
+            standings: Mutex::default(),
+            metrics,
+        }
+    }
+
+    /// Whether every kind has been listed.
+    pub fn synced(&self) -> bool {
+        self.scenarios.synced()
+            && self.packages.synced()
+            && self.models.synced()
+            && self.volumes.synced()
+            && self.networks.synced()
+            && self.claims.synced()
+            && self.instances.synced()
+            && self.nodes.synced()
+            && self.leases.synced()
+    }
+
+    /// Takes in an object, from a watch or from the answer to a write.
+    pub fn observe<K: Observed>(&self, object: K) {
+        if let Some(change) = K::cache(self).put(object) {
+            K::changed(self, &change);
+        }
+    }
+
+    /// Takes in that an object is gone.
+    pub fn observe_gone<K: Observed>(&self, key: &Key, uid: Option<&str>) {
+        if let Some(change) = K::cache(self).remove(key, uid) {
+            K::changed(self, &change);
+        }
+    }
+
+    /// Whether a node was heard of.
+    pub fn pulse(&self, node: &NodeRuntime, now: Timestamp) -> Pulse {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        if let Some(heartbeat) = lock(&self.heartbeats).get(name) {
+            return heartbeat.pulse(now);
+        }
+        let made = node.metadata.creation_timestamp.as_ref().map_or(now, |t| t.0);
+        let until = made.saturating_add(DEFAULT_LEASE).unwrap_or(Timestamp::MAX);
+        if until > now { Pulse::Unheard { until } } else { Pulse::Silent }
+    }
+
+    /// The nodes as placement sees them.
+    pub fn node_views(&self, now: Timestamp) -> Vec<NodeView> {
+        let mut views: Vec<NodeView> = self
+            .nodes
+            .all()
+            .into_iter()
+            .map(|node| {
+                let name = node.metadata.name.clone().unwrap_or_default();
+                NodeView {
+                    labels: node.metadata.labels.clone().unwrap_or_default(),
+                    readiness: NodeSnapshot::readiness(&node, self.pulse(&node, now)),
+                    schedulability: schedulability(&node),
+                    load: self.instances.count(&on_node(&name)),
+                    name,
+                }
+            })
+            .collect();
+        views.sort_by(|a, b| a.name.cmp(&b.name));
+        views
+    }
+
+    /// Looks whether a node means something else to placement than before; if so every package looks.
+    pub fn refresh_node(&self, name: &str, now: Timestamp) {
+        let standing = self.nodes.get(&Key::new("", name)).map(|node| Standing {
+            labels: node.metadata.labels.clone(),
+            schedulability: schedulability(&node),
+            readiness: NodeSnapshot::readiness(&node, self.pulse(&node, now)),
+        });
+        let mut standings = lock(&self.standings);
+        let changed = standings.get(name) != standing.as_ref();
+        match standing {
+            Some(standing) => standings.insert(name.to_owned(), standing),
+            None => standings.remove(name),
+        };
+        drop(standings);
+        if changed {
+            self.node_queue.add(Key::new("", name));
+            for key in self.packages.keys() {
+                self.package_queue.add(key);
+            }
+        }
+    }
+
+    fn wake_packages(&self, term: &str) {
+        for key in self.packages.keys_under(term) {
+            self.package_queue.add(key);
+        }
+    }
+
+    fn wake_scenarios_of(&self, namespace: Option<&str>, package: &str) {
+        for key in self.scenarios.keys_under(&term("target", namespace, package)) {
+            self.scenario_queue.add(key);
+        }
+    }
+}
+
+fn schedulability(node: &NodeRuntime) -> Schedulability {
+    if node.spec.unschedulable == Some(true) { Schedulability::Closed } else { Schedulability::Open }
+}
+
+/// A kind that is watched.
+pub(crate) trait Observed: Resource + Sized {
+    fn cache(world: &World) -> &Cache<Self>;
+    /// Who has to look.
+    fn changed(world: &World, change: &Change<Self>);
+}
+
+impl Observed for Scenario {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.scenarios
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for scenario in change.both() {
+            let key = Key::of(&**scenario);
+            match &change.after {
+                Some(after) => world.hub.follow(&key, after, Timestamp::now()),
+                None => world.hub.forget(&key),
+            }
+            world.scenario_queue.add(key);
+        }
+    }
+}
+
+impl Observed for Package {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.packages
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for package in change.both().take(1) {
+            let key = Key::of(&**package);
+            world.wake_scenarios_of(Some(&key.namespace), &key.name);
+            world.package_queue.add(key);
+        }
+    }
+}
+
+impl Observed for Model {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.models
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for model in change.both().take(1) {
+            let key = Key::of(&**model);
+            world.wake_packages(&term("model", Some(&key.namespace), &key.name));
+        }
+    }
+}
+
+impl Observed for Volume {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.volumes
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for volume in change.both().take(1) {
+            let key = Key::of(&**volume);
+            world.wake_packages(&term("volume", Some(&key.namespace), &key.name));
+        }
+    }
+}
+
+impl Observed for Network {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.networks
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for network in change.both().take(1) {
+            let key = Key::of(&**network);
+            world.wake_packages(&term("network", Some(&key.namespace), &key.name));
+        }
+    }
+}
+
+impl Observed for Claim {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.claims
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for claim in change.both() {
+            let key = Key::of(&**claim);
+            world.package_queue.add(Key::new(key.namespace.clone(), claim.spec.package.clone()));
+            // The scenario of this name, and those that this claim may override or has overridden.
+            world.wake_scenarios_of(Some(&key.namespace), &claim.spec.package);
+            world.scenario_queue.add(key);
+        }
+    }
+}
+
+impl Observed for ModelInstance {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.instances
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for instance in change.both().take(1) {
+            let namespace = instance.metadata.namespace.clone().unwrap_or_default();
+            world.package_queue.add(Key::new(namespace, instance.spec.package.clone()));
+        }
+        // Nobody else lets go of what leaves a node that isn't there any more.
+        if let Some(instance) = &change.after
+            && instance.metadata.deletion_timestamp.is_some()
+            && let Some(node) = rfc1123(&instance.spec.node_name)
+            && world.nodes.get(&Key::new("", node.clone())).is_none()
+        {
+            world.node_queue.add(Key::new("", node));
+        }
+    }
+}
+
+impl Observed for NodeRuntime {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.nodes
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for node in change.both().take(1) {
+            let key = Key::of(&**node);
+            if change.after.is_none() {
+                lock(&world.heartbeats).remove(&key.name);
+            } else if change.before.is_none() {
+                // Its Lease may have been there first.
+                if let Some(lease) =
+                    world.leases.get(&Key::new(pullpiri_crds::names::NODE_LEASE_NAMESPACE, node_lease(&key.name)))
+                {
+                    world.heard(&lease, Timestamp::now());
+                }
+            }
+            world.refresh_node(&key.name, Timestamp::now());
+        }
+    }
+}
+
+impl Observed for Lease {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.leases
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        // A Lease that is deleted runs out like one that isn't renewed.
+        if let Some(lease) = &change.after {
+            world.heard(lease, Timestamp::now());
+        }
+    }
+}
+
+impl World {
+    fn heard(&self, lease: &Lease, now: Timestamp) {
+        let Some(node) = lease.metadata.name.as_deref().and_then(|name| name.strip_prefix(node_lease("").as_str()))
+        else {
+            return;
+        };
+        let Some(spec) = &lease.spec else {
+            return;
+        };
+        let mut heartbeats = lock(&self.heartbeats);
+        match heartbeats.get_mut(node) {
+            Some(heartbeat) => {
+                heartbeat.again(spec, now);
+            }
+            None => {
+                heartbeats.insert(node.to_owned(), Heartbeat::first(spec, now));
+            }
+        }
+        drop(heartbeats);
+        self.refresh_node(node, now);
+    }
+}
