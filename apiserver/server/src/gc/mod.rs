@@ -156,17 +156,11 @@ impl Collector {
             self.graph.found(uid, place);
         }
         // Most owners turned up after their dependents were read; only what is still open is checked.
-        work.retain(|work| matches!(work, Work::Orphan(_)) || self.is_open(*work));
-        work.extend(self.graph.unverified());
+        work.retain(|work| matches!(work, Work::Orphan(_)));
+        work.extend(self.graph.open());
         work.into_iter().for_each(|work| self.queue.add(work));
         tracing::debug!(nodes = self.graph.len(), "the garbage collector knows all objects");
         Ok(changes)
-    }
-
-    /// Whether a check found while reading is still needed once everything was read.
-    fn is_open(&self, work: Work) -> bool {
-        let (Work::Check(uid) | Work::Orphan(uid)) = work;
-        self.graph.view(uid).is_some_and(|view| view.foreground) || self.graph.owner_out_of_reach(uid)
     }
 
     fn apply(&mut self, change: &Change, absent: &Absent) {

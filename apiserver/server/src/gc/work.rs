@@ -307,7 +307,8 @@ impl Worker<'_> {
     async fn warn(&self, resource: &Arc<Resource>, at: &Place, object: &Value, owner: &OwnerReference) {
         let Some(events) = self.registry.get("", "v1", "events") else { return };
         let home = if at.namespace.is_empty() { "default" } else { &*at.namespace };
-        let now = rfc3339(self.objects.now());
+        let at_time = self.objects.now();
+        let now = rfc3339(at_time);
         let involved_uid = text(object, &["metadata", "uid"]);
         let message = format!(
             "ownerRef [{}/{}, namespace: {}, name: {}, uid: {}] does not exist in namespace \"{}\"",
@@ -316,7 +317,7 @@ impl Worker<'_> {
         let event = json!({
             "apiVersion": "v1",
             "kind": "Event",
-            "metadata": {"generateName": format!("{}.", at.name), "namespace": home},
+            "metadata": {"name": format!("{}.{:x}", at.name, at_time.as_nanosecond()), "namespace": home},
             "involvedObject": {
                 "apiVersion": resource.api_version(), "kind": resource.kind, "name": &*at.name,
                 "namespace": &*at.namespace, "uid": involved_uid,
