@@ -34,6 +34,7 @@ pub mod builtin;
 pub mod clock;
 pub mod crd;
 pub mod discovery;
+mod exposition;
 pub mod gc;
 pub mod http;
 mod metrics;
@@ -47,4 +48,5 @@ pub mod status;
 pub mod table;
 pub mod tls;
 
+pub use exposition::prometheus_text;
 pub use server::{ApiServer, Config, ServerError};

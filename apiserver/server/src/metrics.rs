@@ -136,13 +136,13 @@ impl Metrics {
         self.requests.get_or_create(&RequestLabels { verb, group, resource, code }).inc();
     }
 
-    /// The text exposition (OpenMetrics).
+    /// The text exposition (Prometheus 0.0.4).
     pub(crate) fn encode(&self, store: &dyn Store) -> Result<String, std::fmt::Error> {
         self.scrapes.inc();
         self.store_revision.set(i64::try_from(store.revision().0).unwrap_or(i64::MAX));
         self.store_oldest.set(i64::try_from(store.oldest().0).unwrap_or(i64::MAX));
         let mut text = String::new();
         prometheus_client::encoding::text::encode(&mut text, &self.registry)?;
-        Ok(text)
+        Ok(crate::exposition::prometheus_text(&text))
     }
 }

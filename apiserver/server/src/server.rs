@@ -147,6 +147,14 @@ impl ApiServer {
         self.0.service.clone()
     }
 
+    /// The server's metrics in Prometheus' text format, as `/metrics` answers.
+    ///
+    /// # Errors
+    /// None in practice: writing to a `String` doesn't fail.
+    pub fn metrics(&self) -> Result<String, fmt::Error> {
+        self.0.service.metrics().encode(&*self.0.rest.durable)
+    }
+
     #[must_use]
     pub fn registry(&self) -> Arc<Registry> {
         Arc::clone(&self.0.rest.registry)

@@ -52,7 +52,7 @@ pub(super) async fn handle(
                 .metrics
                 .encode(inner.rest.durable.as_ref())
                 .map_err(|error| Status::internal(format_args!("unable to encode the metrics: {error}")))?;
-            let content_type = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+            let content_type = "text/plain; version=0.0.4; charset=utf-8";
             let mut response = Response::new(Bytes::from(text));
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
             Ok(body::finish(response, gzip))
@@ -269,6 +269,9 @@ impl<'a> Call<'a> {
         let kind = negotiate::patch_type(self.headers(), self.resource.origin == Origin::BuiltIn)?;
         let form = self.form(Answer::One)?;
         if kind == PatchType::Apply {
+            if self.subresource == Subresource::Scale {
+                return Err(Status::unsupported_media_type("a scale can't be applied; use a JSON or merge patch"));
+            }
             let write = self.write(WriteVerb::Apply)?;
             let decoded = decode(body, Format::Yaml)
                 .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
