@@ -120,7 +120,9 @@ pub(crate) struct Apiserver {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  pullpiri controllers --kubeconfig /etc/pullpiri/controllers.yaml --metrics-listen 127.0.0.1:9091")]
+#[command(
+    after_help = "Example:\n  pullpiri controllers --kubeconfig /etc/pullpiri/controllers.yaml --metrics-listen 127.0.0.1:9091"
+)]
 pub(crate) struct Controllers {
     /// Default: $KUBECONFIG, ~/.kube/config or the pod's service account
     #[arg(long, value_name = "FILE")]
@@ -217,7 +219,9 @@ pub(crate) struct ImageArgs {
 #[derive(Subcommand, Debug)]
 pub(crate) enum ImageVerb {
     /// Load an OCI or docker archive, also while the node runs
-    #[command(after_help = "Example:\n  podman save --format oci-archive localhost/blis:1.0 -o blis.tar\n  pullpiri image load blis.tar --data-dir /var/lib/pullpiri")]
+    #[command(
+        after_help = "Example:\n  podman save --format oci-archive localhost/blis:1.0 -o blis.tar\n  pullpiri image load blis.tar --data-dir /var/lib/pullpiri"
+    )]
     Load {
         archive: PathBuf,
         #[arg(long, value_name = "DIR")]

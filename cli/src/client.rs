@@ -16,7 +16,9 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Failure
             let options = KubeConfigOptions::default();
             Config::from_custom_kubeconfig(file, &options).await.map_err(|error| Failure::from_error(&what, &error))?
         }
-        None => Config::infer().await.map_err(|error| Failure::from_error("finding a kubeconfig; give one with --kubeconfig", &error))?,
+        None => Config::infer()
+            .await
+            .map_err(|error| Failure::from_error("finding a kubeconfig; give one with --kubeconfig", &error))?,
     };
     Client::try_from(config).map_err(|error| Failure::from_error("making a Kubernetes client", &error))
 }

@@ -32,7 +32,8 @@ impl ControlPlane {
         for address in &serving.listen {
             listeners.push(ApiServer::bind(*address).await?);
         }
-        let bound: Vec<SocketAddr> = listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
+        let bound: Vec<SocketAddr> =
+            listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
         make_private(&serving.data_dir)?;
         let pki = Pki::open(&serving.data_dir, Timestamp::now())?;
         let hostname = fs::read_to_string("/proc/sys/kernel/hostname").ok();
@@ -78,9 +79,11 @@ fn write_admin_kubeconfig(data_dir: &Path, pki: &Pki, bound: &[SocketAddr]) -> R
     let server = format!("https://{}", bound.first().map(|address| reachable(*address)).unwrap_or_default());
     let identity = pki.issue_client(ADMIN.0, &[ADMIN.1.to_owned()])?;
     let fresh = kubeconfig(&server, pki.ca_certificate(), &identity);
-    let line = |text: &str, field: &str| text.lines().find(|line| line.contains(field)).map(|line| line.trim().to_owned());
+    let line =
+        |text: &str, field: &str| text.lines().find(|line| line.contains(field)).map(|line| line.trim().to_owned());
     if let Ok(present) = fs::read_to_string(&path) {
-        let same = ["server:", "certificate-authority-data:"].iter().all(|field| line(&present, field) == line(&fresh, field));
+        let same =
+            ["server:", "certificate-authority-data:"].iter().all(|field| line(&present, field) == line(&fresh, field));
         if same {
             return Ok(());
         }
@@ -103,11 +106,12 @@ fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
     let draft: PathBuf = path.with_extension("yaml.new");
-    let written = fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft).and_then(|mut file| {
-        file.write_all(text.as_bytes())?;
-        file.sync_all()?;
-        fs::rename(&draft, path)
-    });
+    let written =
+        fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft).and_then(|mut file| {
+            file.write_all(text.as_bytes())?;
+            file.sync_all()?;
+            fs::rename(&draft, path)
+        });
     written.map_err(|error| Failure::from_error(format!("writing {}", path.display()), &error))
 }
 

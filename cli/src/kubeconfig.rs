@@ -11,7 +11,9 @@ pub(crate) fn run(arguments: &Kubeconfig) -> Result<(), Failure> {
     // Opening would make a CA; one that no API server uses helps nobody.
     if !arguments.data_dir.join("pki/ca.crt").exists() {
         let folder = arguments.data_dir.display();
-        return Err(Failure::new(format!("{folder} holds no CA; start `pullpiri up` or `pullpiri apiserver` there first")));
+        return Err(Failure::new(format!(
+            "{folder} holds no CA; start `pullpiri up` or `pullpiri apiserver` there first"
+        )));
     }
     if arguments.user.is_empty() || arguments.group.iter().any(String::is_empty) {
         return Err(Failure::new("--user and --group must not be empty"));

@@ -4,14 +4,19 @@ mod apiserver;
 mod args;
 mod client;
 mod control_plane;
+mod controllers;
 mod convert;
 mod fail;
 mod image;
 mod kubeconfig;
 mod logging;
+mod metrics;
+mod node;
 mod out;
 mod shutdown;
 mod signal;
+mod up;
+mod workloads;
 
 use std::future::Future;
 use std::process::ExitCode;
@@ -21,8 +26,10 @@ use clap_complete::generate;
 
 use args::{Cli, Command, Shell};
 use fail::Failure;
+use pullpiri_node_adapters::oci;
 
 fn main() -> ExitCode {
+    oci::supervisor_main();
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(failure) => {
@@ -34,9 +41,24 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode, Failure> {
     match cli.command {
+        Command::Up(arguments) => {
+            // Before the first thread: supervisors are forked from it.
+            let zygote = oci::zygote::fork()?;
+            logging::start(cli.log_format);
+            block_on(up::run(&arguments, zygote))?;
+        }
         Command::Apiserver(arguments) => {
             logging::start(cli.log_format);
             block_on(apiserver::run(&arguments))?;
+        }
+        Command::Controllers(arguments) => {
+            logging::start(cli.log_format);
+            block_on(controllers::run(&arguments))?;
+        }
+        Command::Node(arguments) => {
+            let zygote = oci::zygote::fork()?;
+            logging::start(cli.log_format);
+            block_on(node::run(&arguments, zygote))?;
         }
         Command::Convert(arguments) => {
             let guesses = if arguments.strict { convert::Guesses::Refuse } else { convert::Guesses::Warn };
@@ -58,7 +80,6 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             generate(generator, &mut Cli::command(), "pullpiri", &mut script);
             out::line(String::from_utf8_lossy(&script).trim_end())?;
         }
-        other => return Err(Failure::new(format!("{other:?}"))),
     }
     Ok(ExitCode::SUCCESS)
 }

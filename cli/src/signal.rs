@@ -98,9 +98,17 @@ async fn set(client: &Client, assignments: &[Assignment<'_>]) -> Result<(), Fail
 
 async fn fields_that_scenarios_read(client: &Client) -> Result<BTreeMap<String, BTreeSet<String>>, Failure> {
     let scenarios = Api::<Scenario>::all(client.clone());
-    let list = scenarios.list(&ListParams::default()).await.map_err(|error| Failure::from_error("listing scenarios", &error))?;
+    let list = scenarios
+        .list(&ListParams::default())
+        .await
+        .map_err(|error| Failure::from_error("listing scenarios", &error))?;
     let mut read: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
-    for term in list.items.iter().filter_map(|scenario| scenario.spec.condition.as_ref()).flat_map(|condition| condition.terms()) {
+    for term in list
+        .items
+        .iter()
+        .filter_map(|scenario| scenario.spec.condition.as_ref())
+        .flat_map(|condition| condition.terms())
+    {
         read.entry(term.operands.value.clone()).or_default().insert(term.operands.name.clone());
     }
     Ok(read)

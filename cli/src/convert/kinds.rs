@@ -140,7 +140,10 @@ fn reference(holder: &mut Node, path: &str, key: &str, kind: Kind, context: &Con
             name
         }
         Some(Resolved::Unknown(name)) => {
-            report.warn(line, format!("{path}.{key}: the {} {published:?} is not among the given manifests", kind.as_str()));
+            report.warn(
+                line,
+                format!("{path}.{key}: the {} {published:?} is not among the given manifests", kind.as_str()),
+            );
             name
         }
         None => {
@@ -281,8 +284,10 @@ fn cpu_list(mask: u64) -> Option<String> {
             _ => ranges.push((cpu, cpu)),
         }
     }
-    let texts: Vec<String> =
-        ranges.iter().map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") }).collect();
+    let texts: Vec<String> = ranges
+        .iter()
+        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
+        .collect();
     (!texts.is_empty()).then(|| texts.join(","))
 }
 

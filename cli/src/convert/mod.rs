@@ -49,7 +49,8 @@ pub(crate) fn run(paths: &[PathBuf], guesses: Guesses) -> Result<bool, ConvertEr
         eprintln!("{finding}");
     }
     for document in &converted.documents {
-        out::line(&format!("---\n{}", document.trim_end())).map_err(|failure| ConvertError::Print(failure.to_string()))?;
+        out::line(&format!("---\n{}", document.trim_end()))
+            .map_err(|failure| ConvertError::Print(failure.to_string()))?;
     }
     Ok(!converted.failed)
 }
@@ -93,7 +94,8 @@ pub(crate) fn convert(paths: &[PathBuf], guesses: Guesses) -> Result<Converted, 
                 Some((same, _)) if *same == value => {}
                 Some((_, first)) => {
                     let mut report = Reporter::new(&source.path, document.number);
-                    let message = format!("{} {:?} is in {} with different content", kind.as_str(), key.2, first.display());
+                    let message =
+                        format!("{} {:?} is in {} with different content", kind.as_str(), key.2, first.display());
                     report.error(document.root.line, message);
                     found.append(&mut report.findings);
                 }
@@ -153,7 +155,10 @@ fn identity(document: &Document) -> Result<(Kind, Dialect, &str), (usize, String
     let Some(kind_text) = root.get("kind").and_then(|node| node.as_text()) else {
         let keys: Vec<&str> = root.entries().iter().map(|entry| entry.key.as_str()).collect();
         let found = if keys.is_empty() { root.describe() } else { format!("the fields {}", keys.join(", ")) };
-        return Err((line("kind"), format!("not a Pullpiri resource: it has no kind, but {found}; this can't be represented")));
+        return Err((
+            line("kind"),
+            format!("not a Pullpiri resource: it has no kind, but {found}; this can't be represented"),
+        ));
     };
     let kind = Kind::from_published(kind_text).ok_or_else(|| {
         let known: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
@@ -172,7 +177,9 @@ fn identity(document: &Document) -> Result<(Kind, Dialect, &str), (usize, String
     let name = metadata.and_then(|metadata| metadata.get("name")).and_then(|node| node.as_text());
     match name {
         Some(name) if pullpiri_crds::names::rfc1123(name).is_some() => Ok((kind, dialect, name)),
-        Some(name) => Err((line("metadata"), format!("metadata.name: {name:?} has no letter or digit to make a name of"))),
+        Some(name) => {
+            Err((line("metadata"), format!("metadata.name: {name:?} has no letter or digit to make a name of")))
+        }
         None => Err((line("metadata"), "metadata.name: expected the resource's name as text, found none".to_owned())),
     }
 }
@@ -208,11 +215,7 @@ fn convert_document(
 
 /// A finding about a whole file.
 fn about_file(path: &Path, line: Option<usize>, message: String) -> Finding {
-    Finding {
-        place: Place { file: path.to_path_buf(), document: None, line },
-        severity: Severity::Error,
-        message,
-    }
+    Finding { place: Place { file: path.to_path_buf(), document: None, line }, severity: Severity::Error, message }
 }
 
 #[cfg(test)]

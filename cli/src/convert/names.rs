@@ -64,7 +64,10 @@ pub(crate) struct Scope {
 pub(crate) enum Resolved {
     Exact(String),
     /// No object has the name; this one was meant, as its spelling is the only close one.
-    Close { published: String, name: String },
+    Close {
+        published: String,
+        name: String,
+    },
     Unknown(String),
 }
 
@@ -84,14 +87,17 @@ impl Names {
 
     /// `None` if nothing of the reference is left as a name.
     pub(crate) fn resolve(&self, scope: Option<&Scope>, kind: Kind, published: &str) -> Option<Resolved> {
-        let tables: Vec<_> = [scope.cloned(), None].into_iter().filter_map(|key| self.known.get(&(key, kind))).collect();
+        let tables: Vec<_> =
+            [scope.cloned(), None].into_iter().filter_map(|key| self.known.get(&(key, kind))).collect();
         if let Some(name) = tables.iter().find_map(|table| table.get(published)) {
             return Some(Resolved::Exact(name.clone()));
         }
         // The same name in another spelling (`HPC` and `hpc`) is no guess.
         let wanted = rfc1123(published)?;
         for table in &tables {
-            if let Some(name) = table.iter().find(|(key, _)| rfc1123(key).as_deref() == Some(&wanted)).map(|(_, name)| name) {
+            if let Some(name) =
+                table.iter().find(|(key, _)| rfc1123(key).as_deref() == Some(&wanted)).map(|(_, name)| name)
+            {
                 return Some(Resolved::Exact(name.clone()));
             }
         }
@@ -161,7 +167,10 @@ mod tests {
             names.resolve(Some(&scope), Kind::Model, "antipinch-core"),
             Some(Resolved::Exact("antipinch-enable-antipinch-core".into()))
         );
-        assert_eq!(names.resolve(None, Kind::Policy, "Policy_HelloWorld"), Some(Resolved::Exact("policy-helloworld".into())));
+        assert_eq!(
+            names.resolve(None, Kind::Policy, "Policy_HelloWorld"),
+            Some(Resolved::Exact("policy-helloworld".into()))
+        );
         assert_eq!(names.resolve(None, Kind::Volume, "x_y"), Some(Resolved::Unknown("x-y".into())));
         assert_eq!(names.resolve(None, Kind::Volume, "__"), None);
     }

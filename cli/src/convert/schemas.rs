@@ -87,7 +87,8 @@ pub(crate) fn to_value(node: &Node, schema: Option<&Schema>, path: &str, report:
         }
         Content::List(items) => {
             let below = schema.and_then(|schema| schema.items.as_deref());
-            let values = items.iter().enumerate().map(|(at, item)| to_value(item, below, &format!("{path}[{at}]"), report));
+            let values =
+                items.iter().enumerate().map(|(at, item)| to_value(item, below, &format!("{path}[{at}]"), report));
             Value::Array(values.collect())
         }
         Content::Scalar { text, plain } => scalar(node, text, *plain, schema, path, report),
@@ -101,7 +102,14 @@ fn field_schema<'a>(schema: &'a Schema, key: &str) -> Option<&'a Schema> {
     })
 }
 
-fn scalar(node: &Node, text: &str, plain: bool, schema: Option<&Schema>, path: &str, report: &mut Reporter<'_>) -> Value {
+fn scalar(
+    node: &Node,
+    text: &str,
+    plain: bool,
+    schema: Option<&Schema>,
+    path: &str,
+    report: &mut Reporter<'_>,
+) -> Value {
     if node.is_null() {
         return Value::Null;
     }
@@ -110,7 +118,10 @@ fn scalar(node: &Node, text: &str, plain: bool, schema: Option<&Schema>, path: &
     let int_or_string = schema.is_some_and(|schema| schema.int_or_string);
     match typed {
         Some(value) if wants_text || (int_or_string && !value.is_i64() && !value.is_u64()) => {
-            report.warn(node.line, format!("{path}: {text} is written without quotes where text belongs; read as {text:?}"));
+            report.warn(
+                node.line,
+                format!("{path}: {text} is written without quotes where text belongs; read as {text:?}"),
+            );
             Value::String(text.to_owned())
         }
         Some(value) => value,
@@ -133,7 +144,8 @@ fn core_schema(text: &str) -> Option<Value> {
         return i64::from_str_radix(digits, 8).ok().map(Value::from);
     }
     let starts_numeric = unsigned.starts_with(|c: char| c.is_ascii_digit() || c == '.');
-    let only_numeric = unsigned.chars().all(|c| c.is_ascii_digit() || ".eE+-".contains(c)) && unsigned.contains(|c: char| c.is_ascii_digit());
+    let only_numeric = unsigned.chars().all(|c| c.is_ascii_digit() || ".eE+-".contains(c))
+        && unsigned.contains(|c: char| c.is_ascii_digit());
     if !starts_numeric || !only_numeric {
         return None;
     }

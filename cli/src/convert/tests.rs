@@ -11,7 +11,8 @@ fn fixture(name: &str) -> PathBuf {
 /// The result as one text: resources, then findings with the fixtures' folder left out.
 fn shown(converted: &Converted) -> String {
     let base = format!("{}/", Path::new(env!("CARGO_MANIFEST_DIR")).display());
-    let mut text: String = converted.documents.iter().map(|document| format!("---\n{}\n", document.trim_end())).collect();
+    let mut text: String =
+        converted.documents.iter().map(|document| format!("---\n{}\n", document.trim_end())).collect();
     text.push_str("### findings\n");
     for finding in &converted.findings {
         text.push_str(&format!("{finding}\n").replace(&base, ""));
@@ -70,7 +71,8 @@ fn our_own_resources_pass_through() {
     let folder = tempfile::tempdir().unwrap();
     let first = folder.path().join("first.yaml");
     let converted = convert(&[fixture("2024-antipinch-enable")], Guesses::Warn).unwrap();
-    std::fs::write(&first, converted.documents.iter().map(|document| format!("---\n{document}")).collect::<String>()).unwrap();
+    std::fs::write(&first, converted.documents.iter().map(|document| format!("---\n{document}")).collect::<String>())
+        .unwrap();
     let again = convert(&[first], Guesses::Refuse).unwrap();
     assert_eq!(again.documents, converted.documents);
     assert!(again.findings.is_empty(), "{:?}", again.findings);
@@ -87,9 +89,21 @@ fn guesses_are_errors_when_strict() {
 fn wrong_manifests_name_file_document_and_line() {
     let folder = tempfile::tempdir().unwrap();
     for (name, text, expected) in [
-        ("kind", "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n", "kind.yaml: document 1, line 2: error: kind: \"Service\""),
-        ("version", "apiVersion: apps/v1\nkind: Model\nmetadata: {name: a}\n", "version.yaml: document 1, line 1: error: apiVersion: given \"apps/v1\""),
-        ("noname", "apiVersion: v1\nkind: Volume\nmetadata:\n  name:\n", "noname.yaml: document 1, line 4: error: metadata.name"),
+        (
+            "kind",
+            "apiVersion: v1\nkind: Service\nmetadata: {name: a}\n",
+            "kind.yaml: document 1, line 2: error: kind: \"Service\"",
+        ),
+        (
+            "version",
+            "apiVersion: apps/v1\nkind: Model\nmetadata: {name: a}\n",
+            "version.yaml: document 1, line 1: error: apiVersion: given \"apps/v1\"",
+        ),
+        (
+            "noname",
+            "apiVersion: v1\nkind: Volume\nmetadata:\n  name:\n",
+            "noname.yaml: document 1, line 4: error: metadata.name",
+        ),
         ("syntax", "a: [1,\n", "syntax.yaml, line"),
         ("twice", "a: 1\na: 2\n", "twice.yaml, line 2: error: duplicate key \"a\""),
         (
@@ -117,7 +131,10 @@ fn wrong_manifests_name_file_document_and_line() {
         std::fs::write(&path, text).unwrap();
         let converted = convert(&[path], Guesses::Warn).unwrap();
         let findings: Vec<String> = converted.findings.iter().map(ToString::to_string).collect();
-        assert!(findings.iter().any(|finding| finding.contains(expected)), "{name}: expected {expected:?} in {findings:#?}");
+        assert!(
+            findings.iter().any(|finding| finding.contains(expected)),
+            "{name}: expected {expected:?} in {findings:#?}"
+        );
     }
     let missing = convert(&[folder.path().join("missing.yaml")], Guesses::Warn).unwrap();
     assert!(missing.failed && missing.findings[0].to_string().contains("missing.yaml: error: reading it"));

@@ -135,8 +135,10 @@ pub(crate) fn parse(text: &str) -> Result<Vec<Document>, TreeError> {
     let mut builder = Builder::default();
     let mut parser = Parser::new_from_str(text);
     while let Some(next) = parser.next_event() {
-        let (event, span) = next
-            .map_err(|error| TreeError { line: error.marker().line(), message: format!("not valid YAML: {}", error.info()) })?;
+        let (event, span) = next.map_err(|error| TreeError {
+            line: error.marker().line(),
+            message: format!("not valid YAML: {}", error.info()),
+        })?;
         builder.take(event, span.start.line())?;
     }
     Ok(builder.documents)
@@ -175,7 +177,9 @@ impl Builder {
                 self.finish(node, anchor)?;
             }
             Event::SequenceStart(_, anchor, _) => self.push(Open::List { line, anchor, items: Vec::new() })?,
-            Event::MappingStart(_, anchor, _) => self.push(Open::Map { line, anchor, entries: Vec::new(), key: None })?,
+            Event::MappingStart(_, anchor, _) => {
+                self.push(Open::Map { line, anchor, entries: Vec::new(), key: None })?
+            }
             Event::SequenceEnd | Event::MappingEnd => match self.open.pop() {
                 Some(Open::List { line, anchor, items }) => {
                     self.finish(Node { line, content: Content::List(items) }, anchor)?;
@@ -184,11 +188,10 @@ impl Builder {
                 None => {}
             },
             Event::Alias(anchor) => {
-                let node = self
-                    .anchors
-                    .get(&anchor)
-                    .cloned()
-                    .ok_or_else(|| TreeError { line, message: "an alias of something that isn't complete yet".to_owned() })?;
+                let node = self.anchors.get(&anchor).cloned().ok_or_else(|| TreeError {
+                    line,
+                    message: "an alias of something that isn't complete yet".to_owned(),
+                })?;
                 self.nodes = self.nodes.saturating_add(count(&node));
                 self.finish(node, 0)?;
             }
@@ -251,7 +254,8 @@ mod tests {
 
     #[test]
     fn lines_and_spelling_are_kept() {
-        let documents = parse("---\n# nothing\n---\nversion: 1.10\nquoted: \"null\"\ntext: |\n  a\n  ---\n  b\nempty:\n").unwrap();
+        let documents =
+            parse("---\n# nothing\n---\nversion: 1.10\nquoted: \"null\"\ntext: |\n  a\n  ---\n  b\nempty:\n").unwrap();
         assert_eq!(documents.len(), 1);
         assert_eq!(documents[0].number, 2);
         let root = &documents[0].root;

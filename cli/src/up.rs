@@ -1,0 +1,56 @@
+//! `pullpiri up`: API server, controllers and node runtime in one process. The controllers and the node reach the API server without a
+//! socket, as users of their own.
+
+use prometheus_client::registry::Registry;
+use pullpiri_apiserver::auth::UserInfo;
+use pullpiri_controllers::{Config, Controllers, Metrics};
+use pullpiri_crds::names::{NODE_GROUP, NODE_USER_PREFIX};
+use pullpiri_node_adapters::oci::Zygote;
+
+use crate::args::Up;
+use crate::control_plane::ControlPlane;
+use crate::fail::Failure;
+use crate::metrics::{self, Sources};
+use crate::{shutdown, workloads};
+
+/// The controllers' user.
+const CONTROLLERS: &str = "system:pullpiri:controllers";
+const AUTHENTICATED: &str = "system:authenticated";
+
+pub(crate) async fn run(arguments: &Up, zygote: Zygote) -> Result<(), Failure> {
+    let stop = shutdown::on_signals()?;
+    let node = match &arguments.node {
+        Some(name) => name.clone(),
+        None => hostname()?,
+    };
+    let control_plane = ControlPlane::open(&arguments.serving).await?;
+    let server = control_plane.server.clone();
+    let crds = pullpiri_crds::all().into_iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
+    server.install(crds).await?;
+
+    let mut registry = Registry::default();
+    let controllers = {
+        let client = server.client(UserInfo::new(CONTROLLERS, [AUTHENTICATED.to_owned()]));
+        let config = Config::new(format!("pullpiri-controllers-{node}"), Metrics::register(&mut registry));
+        Controllers::run(client, config, stop.child_token())
+    };
+    let user = UserInfo::new(format!("{NODE_USER_PREFIX}{node}"), [NODE_GROUP.to_owned(), AUTHENTICATED.to_owned()]);
+    let data_dir = &arguments.serving.data_dir;
+    let agent =
+        workloads::agent(&node, data_dir, &arguments.workloads, zygote, server.client(user), &mut registry).await?;
+    metrics::serve(arguments.metrics_listen, Sources::new(registry, Some(server)), stop.clone()).await?;
+
+    let controllers = tokio::spawn(controllers);
+    let ended = agent.run(stop.clone()).await;
+    // The API server goes last: the others' last words pass through it.
+    stop.cancel();
+    controllers.await.map_err(|error| Failure::from_error("running the controllers", &error))?;
+    control_plane.close().await?;
+    ended.map_err(Failure::from)
+}
+
+fn hostname() -> Result<String, Failure> {
+    let path = "/proc/sys/kernel/hostname";
+    let name = std::fs::read_to_string(path).map_err(|error| Failure::from_error(format!("reading {path}"), &error))?;
+    Ok(name.trim().to_owned())
+}

@@ -1,0 +1,39 @@
+//! The node runtime of this process: its adapters and its agent.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use kube::Client;
+use prometheus_client::registry::Registry;
+use pullpiri_agent::{Agent, Config};
+use pullpiri_crds::model::Adapter;
+use pullpiri_node_adapters::Runtime;
+use pullpiri_node_adapters::oci::{OciOptions, OciRuntime, Zygote};
+
+use crate::args::{RuntimeChoice, Workloads};
+use crate::fail::Failure;
+
+/// An agent over the adapters that this machine may have. The zygote was forked before this process had threads.
+pub(crate) async fn agent(
+    name: &str,
+    data_dir: &Path,
+    workloads: &Workloads,
+    zygote: Zygote,
+    client: Client,
+    registry: &mut Registry,
+) -> Result<Agent, Failure> {
+    let data_dir = absolute(data_dir)?;
+    let oci: Arc<dyn Runtime> = Arc::new(OciRuntime::open(&data_dir, zygote, OciOptions::default()).await?);
+    let mut config = Config::new(name, data_dir);
+    config.stop_workloads = workloads.stop_workloads;
+    config.default_adapter = match workloads.runtime {
+        RuntimeChoice::Auto => None,
+        RuntimeChoice::Oci => Some(Adapter::Oci),
+        RuntimeChoice::Podman => Some(Adapter::Podman),
+    };
+    Ok(Agent::new(config, client, vec![oci], registry)?)
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, Failure> {
+    std::path::absolute(path).map_err(|error| Failure::from_error(format!("resolving {}", path.display()), &error))
+}
