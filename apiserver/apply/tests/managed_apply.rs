@@ -1,5 +1,7 @@
 //! Server-side apply, rule by rule.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "managed_support/mod.rs"]
 mod support;
 
@@ -91,7 +93,9 @@ fn one_conflict_is_one_line() {
 fn many_conflicts_are_listed_by_manager() {
     let live = Writer::new("zed").apply(
         None,
-        &spec(json!({"name": "z", "ports": [{"port": 80, "name": "http"}], "tags": ["t"], "byName": {"k": {"a": "1"}}})),
+        &spec(
+            json!({"name": "z", "ports": [{"port": 80, "name": "http"}], "tags": ["t"], "byName": {"k": {"a": "1"}}}),
+        ),
     );
     let live = Writer::new("ann").status().update(Some(&live), {
         let mut new = live.clone();
@@ -130,7 +134,12 @@ fn what_is_not_applied_any_more_goes_unless_owned_by_others() {
     // (applied first, applied by another, applied next, what is left)
     let table = [
         (json!({"replicas": 1, "name": "x"}), json!({}), json!({"name": "x"}), json!({"name": "x"})),
-        (json!({"labels": {"a": "1", "b": "2"}}), json!({}), json!({"labels": {"a": "1"}}), json!({"labels": {"a": "1"}})),
+        (
+            json!({"labels": {"a": "1", "b": "2"}}),
+            json!({}),
+            json!({"labels": {"a": "1"}}),
+            json!({"labels": {"a": "1"}}),
+        ),
         (
             json!({"labels": {"a": "1"}}),
             json!({"labels": {"b": "2"}}),
@@ -144,7 +153,12 @@ fn what_is_not_applied_any_more_goes_unless_owned_by_others() {
             json!({"ports": [{"port": 443}]}),
             json!({"ports": [{"port": 80, "opts": {"k": "v"}}, {"port": 443}]}),
         ),
-        (json!({"selector": {"x": "a", "y": 1}}), json!({}), json!({"selector": {"x": "b"}}), json!({"selector": {"x": "b"}})),
+        (
+            json!({"selector": {"x": "a", "y": 1}}),
+            json!({}),
+            json!({"selector": {"x": "b"}}),
+            json!({"selector": {"x": "b"}}),
+        ),
         (json!({"args": ["a", "b"]}), json!({}), json!({"args": ["b"]}), json!({"args": ["b"]})),
         (
             json!({"free": {"a": {"b": 1, "c": [1]}, "d": 1}}),
@@ -219,10 +233,7 @@ fn what_does_not_fit_the_schema_is_refused_with_its_path() {
             json!({"items": [{"name": "a", "sub": [{"id": 1, "w": 1}]}]}),
             r#".spec.items[name="a"].sub[id=1].w: field not declared in schema"#,
         ),
-        (
-            json!({"tags": [["x"]]}),
-            ".spec.tags: element 0: not supported: associative list with lists as elements",
-        ),
+        (json!({"tags": [["x"]]}), ".spec.tags: element 0: not supported: associative list with lists as elements"),
     ];
     for (bad, expected) in table {
         let error = Writer::new("ctl").try_apply(None, &spec(bad), Force::No).unwrap_err();
@@ -358,6 +369,32 @@ fn an_annotation_without_room_is_dropped() {
     let long = "x".repeat(256 * 1024);
     let live = Writer::new("kubectl").apply(Some(&live), &spec(json!({"name": long})));
     assert_eq!(live["metadata"]["annotations"], json!({}));
+}
+
+#[test]
+fn an_embedded_resource_has_metadata_of_its_own() {
+    let template = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "x", "labels": {"a": "1"}, "finalizers": ["f"], "managedFields": [{"manager": "m"}]},
+        "spec": {"x": "y"},
+    });
+    let live = Writer::new("ctl").apply(None, &spec(json!({"template": template})));
+    assert_eq!(
+        owned(&live, "ctl"),
+        concat!(
+            r#"{"f:spec":{"f:template":{"f:apiVersion":{},"f:kind":{},"f:metadata":{"f:finalizers":{"v:\"f\"":{}},"#,
+            r#""f:labels":{"f:a":{}},"f:managedFields":{},"f:name":{}},"f:spec":{"f:x":{}}}}}"#
+        )
+    );
+    assert_eq!(live["spec"]["template"], template, "only the object's own managed fields are bookkeeping");
+    let odd = spec(json!({"template": {"metadata": {"odd": 1}}}));
+    assert!(
+        Writer::new("ctl")
+            .try_apply(None, &odd, Force::No)
+            .unwrap_err()
+            .to_string()
+            .ends_with(".spec.template.metadata.odd: field not declared in schema")
+    );
 }
 
 #[test]

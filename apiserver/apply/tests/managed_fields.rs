@@ -1,5 +1,7 @@
 //! Field sets: their wire form and their operations.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::collections::BTreeSet;
 
 use proptest::prelude::*;
@@ -76,17 +78,13 @@ fn what_is_no_set_is_refused() {
 
 #[test]
 fn paths_print_as_in_conflicts() {
-    let set = set(r#"{"f:spec":{"f:ports":{".":{},"k:{\"port\":80,\"protocol\":\"TCP\"}":{"f:name":{}}},"f:tags":{"v:\"a\"":{},"i:3":{}}},"f:kind":{}}"#);
+    let set = set(
+        r#"{"f:spec":{"f:ports":{".":{},"k:{\"port\":80,\"protocol\":\"TCP\"}":{"f:name":{}}},"f:tags":{"v:\"a\"":{},"i:3":{}}},"f:kind":{}}"#,
+    );
     let paths: Vec<String> = set.paths().iter().map(ToString::to_string).collect();
     assert_eq!(
         paths,
-        [
-            ".kind",
-            ".spec.ports",
-            ".spec.ports[port=80,protocol=\"TCP\"].name",
-            ".spec.tags[=\"a\"]",
-            ".spec.tags[3]",
-        ]
+        [".kind", ".spec.ports", ".spec.ports[port=80,protocol=\"TCP\"].name", ".spec.tags[=\"a\"]", ".spec.tags[3]",]
     );
     assert_eq!(set.len(), 5);
 }

@@ -1,5 +1,7 @@
 //! What holds for every object and configuration.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "managed_support/mod.rs"]
 mod support;
 
@@ -26,7 +28,8 @@ fn tags() -> impl Strategy<Value = Value> {
 }
 
 fn free() -> impl Strategy<Value = Value> {
-    let leaf = prop_oneof![any::<bool>().prop_map(Value::from), (0..3).prop_map(Value::from), word().prop_map(Value::from)];
+    let leaf =
+        prop_oneof![any::<bool>().prop_map(Value::from), (0..3).prop_map(Value::from), word().prop_map(Value::from)];
     leaf.prop_recursive(2, 6, 3, |inner| {
         prop_oneof![
             proptest::collection::btree_map(word(), inner.clone(), 1..3).prop_map(|map| json!(map)),
@@ -74,8 +77,8 @@ fn keyed(items: BTreeMap<String, Value>, key: &str) -> Value {
 }
 
 fn ports() -> impl Strategy<Value = Value> {
-    proptest::collection::btree_map((80..83, proptest::option::of(Just("UDP"))), proptest::option::of(word()), 0..3).prop_map(
-        |ports| {
+    proptest::collection::btree_map((80..83, proptest::option::of(Just("UDP"))), proptest::option::of(word()), 0..3)
+        .prop_map(|ports| {
             ports
                 .into_iter()
                 .map(|((port, protocol), name)| {
@@ -89,8 +92,7 @@ fn ports() -> impl Strategy<Value = Value> {
                     out
                 })
                 .collect()
-        },
-    )
+        })
 }
 
 /// A Thing without empty lists, which nobody owns.
@@ -116,13 +118,10 @@ fn thing() -> impl Strategy<Value = Value> {
             ("selector", selector),
             ("free", free),
         ];
-        let filled = |part: &Value| {
-            !part.as_array().is_some_and(Vec::is_empty) && !part.as_object().is_some_and(Map::is_empty)
-        };
-        let fields: Map<String, Value> = parts
-            .into_iter()
-            .filter_map(|(name, part)| Some((name.to_owned(), part.filter(filled)?)))
-            .collect();
+        let filled =
+            |part: &Value| !part.as_array().is_some_and(Vec::is_empty) && !part.as_object().is_some_and(Map::is_empty);
+        let fields: Map<String, Value> =
+            parts.into_iter().filter_map(|(name, part)| Some((name.to_owned(), part.filter(filled)?))).collect();
         let mut out = spec(Value::Object(fields));
         if let Some(labels) = own_labels.filter(filled) {
             out["metadata"]["labels"] = labels;
@@ -154,7 +153,7 @@ fn system() -> FieldSet {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(400))]
+    #![proptest_config(ProptestConfig::with_cases(256))]
 
     #[test]
     fn apply_is_idempotent(live in thing(), config in thing()) {

@@ -2,6 +2,8 @@
 //! evanphx/json-patch 4.13): sequences of applies and updates by several managers, with conflicts, subresources, resets and objects
 //! that don't fit their schema; and patches of all three kinds. One scenario a line, with the outcome of each step.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "managed_support/replay.rs"]
 mod replay;
 #[path = "managed_support/mod.rs"]

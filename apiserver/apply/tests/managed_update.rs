@@ -1,5 +1,7 @@
 //! What updates and patches do to managed fields, rule by rule.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "managed_support/mod.rs"]
 mod support;
 
@@ -182,10 +184,7 @@ fn an_object_that_does_not_fit_keeps_its_owners() {
     let write = Write { time: "noon", ..write };
     let mut new = with(&live, |new| new["spec"]["replicas"] = json!(2));
     let error = update(Some(&live), &mut new, &write).unwrap_err();
-    assert_eq!(
-        error.to_string(),
-        "updating managed fields: time \"noon\" in managed fields is not an RFC 3339 time"
-    );
+    assert_eq!(error.to_string(), "updating managed fields: time \"noon\" in managed fields is not an RFC 3339 time");
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! JSON merge patch: RFC 7386 with the API server's treatment of nulls in lists, and its errors.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use pullpiri_apply::patch::{self, PatchError, PatchKind};
 use serde_json::{Value, json};
 

@@ -1,5 +1,7 @@
 //! Strategic merge patch on the kinds of lists and maps that built-in kinds have.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 #[path = "managed_support/mod.rs"]
 mod support;
 

@@ -1,6 +1,7 @@
 //! What the tests of field ownership share: a kind with one of everything, and writers of it.
 
 #![allow(dead_code, reason = "each test uses its part")]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
 use pullpiri_apply::managed::{
     Applied, ApplyError, FieldSet, Force, ManagedFieldsEntry, Manager, Operation, Write, apply, entries, update,

@@ -1,5 +1,7 @@
 //! Runs recorded scenarios: steps of applies, updates and patches on one object, with the outcome of each.
 
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
 use pullpiri_apply::{
     managed::{ApplyError, FieldSet, Force, Manager, Operation, Write, apply, entries, update},
     patch::{self, PatchError, PatchKind},
