@@ -40,7 +40,7 @@ pub struct Metrics {
     pub batches: u64,
     /// How long the disk took to make a batch durable (write-back and fsync). Empty for a store in memory.
     pub commit: Histogram,
-    /// The size of the data file; for a store in memory the bytes of all versions.
+    /// What the data file takes on the disk; for a store in memory the bytes of all versions.
     pub size_bytes: u64,
     pub revision: u64,
     pub oldest: u64,

@@ -12,7 +12,9 @@ mod storage;
 mod tables;
 mod writer;
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
@@ -180,7 +182,8 @@ impl RedbStore {
     #[must_use]
     pub fn metrics(&self) -> Metrics {
         let (watchers, lagged) = self.shared.hub.counts();
-        let size_bytes = std::fs::metadata(self.shared.storage.path()).map_or(0, |metadata| metadata.len());
+        // What it takes on the disk: the file grows ahead of its contents, by holes. The unit is POSIX's.
+        let size_bytes = std::fs::metadata(self.shared.storage.path()).map_or(0, |metadata| metadata.blocks() * 512);
         Metrics {
             size_bytes,
             revision: self.shared.revision(),
@@ -225,6 +228,7 @@ impl Store for RedbStore {
             let units = u32::try_from(bytes / UNIT + 1).unwrap_or(u32::MAX).min(self.room_units);
             let room = Arc::clone(&self.room).acquire_many_owned(units).await.map_err(|_| WriteError::Closed)?;
             let (answer, answered) = oneshot::channel();
+            self.shared.waiting.fetch_add(1, Ordering::Relaxed);
             self.queue.send(Message::Write(Request { write, answer, _room: room })).map_err(|_| WriteError::Closed)?;
             answered.await.unwrap_or(Err(WriteError::Closed))
         }

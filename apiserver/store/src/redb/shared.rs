@@ -1,6 +1,6 @@
 //! What the readers, the watches and the writer thread of one store share.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -27,6 +27,8 @@ pub(super) struct Shared {
     /// What keeps writes from being durable, in one sentence.
     trouble: Mutex<Option<String>>,
     pub(super) queue: Sender<Message>,
+    /// Writes in the queue.
+    pub(super) waiting: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -75,6 +77,7 @@ impl Shared {
             metrics: Mutex::default(),
             trouble: Mutex::default(),
             queue,
+            waiting: AtomicUsize::new(0),
         }
     }
 

@@ -8,6 +8,7 @@
 //! whether the batch made it to the disk: the writers get a true answer.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, TryRecvError};
 use std::time::Duration;
 
@@ -40,6 +41,9 @@ const RESERVE_FOR_DELETIONS: u64 = 256 << 10;
 /// How long to wait before trying again to open a file that couldn't be reopened.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// The longest wait for writers that are about to come back.
+const LINGER_MAX: Duration = Duration::from_millis(2);
+
 /// A write that waits for its turn.
 #[derive(Debug)]
 pub(super) struct Request {
@@ -63,6 +67,30 @@ pub(super) struct Writer {
     closing: Option<Option<oneshot::Sender<()>>>,
     /// A write hit a full disk although there seemed to be room.
     suspicious: bool,
+    pace: Pace,
+}
+
+/// When to wait a little for more writes. Without it, writers that each wait for their answer fall into two camps, one in the
+/// queue while the other is being committed, and every fsync serves only half of them.
+#[derive(Debug, Default)]
+struct Pace {
+    /// How many writers there seem to be: those who were answered last, and those who were waiting then.
+    writers: usize,
+    /// What a commit takes, averaged over the last few.
+    commit: Duration,
+}
+
+impl Pace {
+    fn record(&mut self, writers: usize, commit: Duration) {
+        self.writers = writers;
+        self.commit = (self.commit * 7 + commit) / 8;
+    }
+
+    /// How long to wait for more at most, when `waited` went by until the first write came.
+    fn patience(&self, waited: Duration) -> Duration {
+        // Whoever was answered that long ago has something else to do.
+        if waited > self.commit { Duration::ZERO } else { (self.commit / 4).min(LINGER_MAX) }
+    }
 }
 
 /// What a committed batch did.
@@ -71,7 +99,8 @@ struct Committed {
     revision: u64,
     oldest: u64,
     swept: u64,
-    wrote: bool,
+    /// How long the disk took; `None` when there was nothing to write.
+    took: Option<Duration>,
 }
 
 impl Writer {
@@ -91,6 +120,7 @@ impl Writer {
             compactions: Vec::new(),
             closing: None,
             suspicious: false,
+            pace: Pace::default(),
         }
     }
 
@@ -129,51 +159,61 @@ impl Writer {
 
     /// Waits for something to do and takes all there is, up to a batch.
     fn collect(&mut self, batch: &mut Vec<Request>) {
+        let idle_since = self.options.clock.now();
         let first = match self.patience() {
             None => self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected),
             Some(patience) => self.queue.recv_timeout(patience),
         };
-        let mut next = match first {
-            Ok(message) => Some(message),
-            Err(RecvTimeoutError::Timeout) => None,
-            Err(RecvTimeoutError::Disconnected) => {
-                self.closing = Some(None);
-                None
-            }
-        };
+        let mut next = first;
         let mut bytes = 0;
-        while let Some(message) = next {
-            match message {
-                Message::Write(request) => {
-                    bytes += size(&request.write);
-                    batch.push(request);
-                }
-                Message::Compact(to, answer) => {
-                    self.compact_to = self.compact_to.max(to);
-                    self.compactions.push((to, answer));
-                }
-                Message::Reopen(_done) => self.reopen_if_poisoned(),
-                Message::Tick(answer) => {
-                    self.age();
-                    self.compactions.push((self.compact_to, answer));
-                }
-                Message::Close(answer) => {
-                    self.closing = Some(Some(answer));
-                    return;
-                }
+        let mut deadline = None;
+        loop {
+            match next {
+                Ok(message) => bytes += self.take(message, batch),
+                Err(RecvTimeoutError::Timeout) => return,
+                Err(RecvTimeoutError::Disconnected) => self.closing = Some(None),
             }
-            if batch.len() >= BATCH_WRITES || bytes >= BATCH_BYTES {
+            if self.closing.is_some() || batch.len() >= BATCH_WRITES || bytes >= BATCH_BYTES {
                 return;
             }
             next = match self.queue.try_recv() {
-                Ok(message) => Some(message),
-                Err(TryRecvError::Empty) => None,
-                Err(TryRecvError::Disconnected) => {
-                    self.closing = Some(None);
-                    None
+                Ok(message) => Ok(message),
+                Err(TryRecvError::Disconnected) => Err(RecvTimeoutError::Disconnected),
+                Err(TryRecvError::Empty) => {
+                    let now = self.options.clock.now();
+                    let deadline =
+                        *deadline.get_or_insert_with(|| now + self.pace.patience(now.saturating_sub(idle_since)));
+                    let left = deadline.saturating_sub(now);
+                    if batch.is_empty() || batch.len() >= self.pace.writers || left.is_zero() {
+                        return;
+                    }
+                    self.queue.recv_timeout(left)
                 }
             };
         }
+    }
+
+    /// Takes in a message; the bytes it adds to the batch.
+    fn take(&mut self, message: Message, batch: &mut Vec<Request>) -> usize {
+        match message {
+            Message::Write(request) => {
+                self.shared.waiting.fetch_sub(1, Ordering::Relaxed);
+                let bytes = size(&request.write);
+                batch.push(request);
+                return bytes;
+            }
+            Message::Compact(to, answer) => {
+                self.compact_to = self.compact_to.max(to);
+                self.compactions.push((to, answer));
+            }
+            Message::Reopen(_done) => self.reopen_if_poisoned(),
+            Message::Tick(answer) => {
+                self.age();
+                self.compactions.push((self.compact_to, answer));
+            }
+            Message::Close(answer) => self.closing = Some(Some(answer)),
+        }
+        0
     }
 
     /// One batch, from the queue to the answers.
@@ -234,15 +274,14 @@ impl Writer {
         let revision = tables.revision;
         drop(tables);
         let wrote = revision > self.revision || oldest > self.oldest || swept > self.swept;
+        let start = self.options.clock.now();
         if wrote {
-            let start = self.options.clock.now();
             transaction.commit()?;
-            let took = self.options.clock.now().saturating_sub(start);
-            lock(&self.shared.metrics).commit.record(took);
         } else {
             transaction.abort()?;
         }
-        Ok(Committed { outcomes, revision, oldest, swept, wrote })
+        let took = self.options.clock.now().saturating_sub(start);
+        Ok(Committed { outcomes, revision, oldest, swept, took: wrote.then_some(took) })
     }
 
     fn succeed(&mut self, batch: &mut Vec<Request>, committed: Committed) {
@@ -273,7 +312,9 @@ impl Writer {
             self.oldest = committed.oldest;
             self.shared.forgot(committed.oldest);
         }
-        if committed.wrote {
+        if let Some(took) = committed.took {
+            let waiting = self.shared.waiting.load(Ordering::Relaxed);
+            self.pace.record(answers.len().saturating_add(waiting), took);
             self.shared.forget_snapshot();
             self.ages.note(self.options.clock.now(), self.revision);
             self.suspicious = false;
@@ -284,7 +325,10 @@ impl Writer {
             let (written, all) = (count(events.len()), count(answers.len()));
             metrics.writes += written;
             metrics.refused += all.saturating_sub(written);
-            metrics.batches += u64::from(committed.wrote);
+            if let Some(took) = committed.took {
+                metrics.batches += 1;
+                metrics.commit.record(took);
+            }
         }
         self.shared.hub.publish(&events);
         for (answer, result, _room) in answers {
