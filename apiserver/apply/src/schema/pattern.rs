@@ -55,8 +55,15 @@ fn compile(source: &str) -> Result<Regex, String> {
         other => {
             // The crate draws the pattern with a marker over several lines; the last one says what is wrong.
             let text = other.to_string();
-            let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
-            format!("error parsing regexp: {last}: `{source}`")
+            let last = text.lines().last().unwrap_or_default().trim_start_matches("error: ");
+            let said = match last {
+                "unclosed group" => "missing closing )",
+                "unopened group" => "unexpected )",
+                "unclosed character class" => "missing closing ]",
+                "repetition operator missing expression" => "missing argument to repetition operator",
+                other => other,
+            };
+            format!("error parsing regexp: {said}: `{source}`")
         }
     })
 }

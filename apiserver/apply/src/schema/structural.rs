@@ -43,10 +43,48 @@ fn additional_schema(node: &Value) -> Option<&Value> {
     get(node, "additionalProperties").filter(|value| value.is_object())
 }
 
-/// Every violation of the structural rules, below `path`.
+/// Why a schema can't be brought into structural form at all, so that the rules don't apply.
+#[must_use]
+pub fn unsupported(schema: &Value) -> Option<String> {
+    let given = |key: &&&str| match get(schema, key) {
+        None => false,
+        Some(Value::String(text)) => !text.is_empty(),
+        Some(Value::Object(map)) => !map.is_empty() || **key == "additionalItems",
+        Some(_) => true,
+    };
+    let keywords = ["id", "$schema", "$ref", "patternProperties", "dependencies", "additionalItems", "definitions"];
+    if let Some(key) = keywords.iter().find(|key| given(key)) {
+        return Some(format!("OpenAPIV3Schema '{}' is not supported", if *key == "$schema" { "schema" } else { key }));
+    }
+    let junctors = ["not", "allOf", "anyOf", "oneOf"].into_iter().filter_map(|key| get(schema, key));
+    let nested =
+        junctors.flat_map(|v| v.as_array().map_or(std::slice::from_ref(v), Vec::as_slice)).find_map(unsupported);
+    if nested.is_some() {
+        return nested;
+    }
+    if schema.get("x-kubernetes-preserve-unknown-fields") == Some(&Value::Bool(false)) {
+        return Some("internal error: 'x-kubernetes-preserve-unknown-fields' must be true or undefined".to_owned());
+    }
+    match get(schema, "items") {
+        Some(Value::Array(_)) => return Some("OpenAPIV3Schema 'items' must be a schema, but is an array".to_owned()),
+        Some(items) => {
+            if let Some(why) = unsupported(items) {
+                return Some(why);
+            }
+        }
+        None => {}
+    }
+    let below = properties(schema).into_iter().flat_map(Map::values).chain(additional_schema(schema));
+    below.into_iter().find_map(unsupported)
+}
+
+/// Every violation of the structural rules, below `path`. None where [`unsupported`] says something.
 #[must_use]
 pub fn validate(schema: &Value, path: &Path<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
+    if unsupported(schema).is_some() {
+        return errors;
+    }
     invariants(schema, Level::Root, path, &mut errors);
     complete_validation(schema, Some(schema), path, path, &mut errors);
     errors.sort_by_cached_key(ToString::to_string);

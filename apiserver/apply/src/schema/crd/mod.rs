@@ -112,14 +112,18 @@ pub fn validate_update(crd: &Value, old: &Value) -> Vec<FieldError> {
 pub fn structural_violations(crd: &Value) -> Vec<FieldError> {
     let shared = Shared::of(crd);
     let spec = Path::At("spec");
+    let check = |schema: &Value, path: &Path<'_>| match structural::unsupported(schema) {
+        Some(why) => vec![FieldError::invalid(path, "", why)],
+        None => structural::validate(schema, path),
+    };
     if let Some(schema) = shared.schema.and_then(|s| get(s, "openAPIV3Schema")) {
-        return structural::validate(schema, &Path::At("spec.validation.openAPIV3Schema"));
+        return check(schema, &Path::At("spec.validation.openAPIV3Schema"));
     }
     let versions = spec.child("versions");
     let of_version = |(i, version): (usize, &Value)| {
         let path = versions.index(i);
         let schema = get(version, "schema").and_then(|s| get(s, "openAPIV3Schema"));
-        schema.map(|s| structural::validate(s, &path.child("schema").child("openAPIV3Schema"))).unwrap_or_default()
+        schema.map(|s| check(s, &path.child("schema").child("openAPIV3Schema"))).unwrap_or_default()
     };
     spec_versions(crd).iter().enumerate().flat_map(of_version).collect()
 }
@@ -248,6 +252,12 @@ fn validate_spec(crd: &Value, rules: &Rules, errors: &mut Vec<FieldError>) {
     let versions = list(spec, "versions");
     let shared = Shared::of(crd);
     version::check_schemas_are_there(&shared, versions, rules, path, errors);
+    let preserves = flag(spec, "preserveUnknownFields");
+    let schemas = versions.iter().filter_map(|v| get(v, "schema").and_then(|s| get(s, "openAPIV3Schema")));
+    if preserves && schemas.into_iter().any(openapi::has_defaults) {
+        let detail = "must be false in order to use defaults in the schema";
+        errors.push(FieldError::invalid(path.child("preserveUnknownFields"), true, detail));
+    }
     version::check_versions(&shared, versions, rules, path, errors);
     version::check_uniqueness(&shared, versions, path, errors);
     let no_names = Value::Object(Map::new());
@@ -255,6 +265,11 @@ fn validate_spec(crd: &Value, rules: &Rules, errors: &mut Vec<FieldError>) {
     names::check_required(names, &path.child("names"), errors);
     names::check(names, &path.child("names"), errors);
     version::check_shared(&shared, versions, rules, path, errors);
+    let strategy = get(spec, "conversion").map(|c| text(c, "strategy")).unwrap_or("None");
+    if preserves && strategy != "None" {
+        let detail = "must be None if spec.preserveUnknownFields is true";
+        errors.push(FieldError::invalid(path.child("conversion.strategy"), strategy, detail));
+    }
     conversion::check(spec, rules, &path.child("conversion"), errors);
 }
 
@@ -285,10 +300,14 @@ fn validate_status(crd: &Value, errors: &mut Vec<FieldError>) {
         return;
     }
     let versions = spec_versions(crd);
-    let is_stored = |version: &str| stored.iter().any(|s| s.as_str() == Some(version));
-    for version in versions.iter().filter(|v| flag(v, "storage") && !is_stored(text(v, "name"))) {
-        let detail = format!("must have the storage version {}", text(version, "name"));
-        errors.push(FieldError::invalid(place, Value::from(stored), detail));
+    for (i, version) in versions.iter().enumerate().filter(|(_, v)| flag(v, "storage")) {
+        let name = text(version, "name");
+        // A version counts once, so the second of one name isn't stored.
+        let repeats = versions[..i].iter().any(|v| text(v, "name") == name);
+        if repeats || !stored.iter().any(|s| s.as_str() == Some(name)) {
+            let detail = format!("must have the storage version {name}");
+            errors.push(FieldError::invalid(place, Value::from(stored), detail));
+        }
     }
     for (i, gone) in stored.iter().enumerate() {
         let gone = gone.as_str().unwrap_or_default();

@@ -1,13 +1,13 @@
 //! `openAPIV3Schema`: the keywords of JSON Schema that Kubernetes has, and what its own extensions ask of each other.
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::Rules;
 use super::defaults::{Unknown, validate_defaults};
 use crate::error::{FieldError, FieldErrorKind, Path, print};
 use crate::schema::cel::{self, ArrayNotation, parse_field_path};
 use crate::schema::structural::{self, flag, get, list, properties, text};
-use crate::schema::{Schema, prune};
+use crate::schema::{Rule, Schema, prune};
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 
@@ -52,7 +52,7 @@ pub(super) fn validate(schema: &Value, status: bool, rules: &Rules, path: &Path<
         errors.push(FieldError::forbidden(place.child("nullable"), "nullable cannot be true at the root"));
     }
     let violations = structural::validate(root, place);
-    let mut compile = violations.is_empty();
+    let mut compile = violations.is_empty() && structural::unsupported(root).is_none();
     errors.extend(violations);
     let parsed = Schema::parse_at(root, place);
     if let Ok(schema) = &parsed
@@ -78,7 +78,9 @@ pub(super) fn validate(schema: &Value, status: bool, rules: &Rules, path: &Path<
 
 fn check_root(root: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
     let kind = text(root, "type");
-    if !kind.is_empty() && kind != "object" {
+    // Of the keywords only id, $schema and $ref come before the type.
+    let before_type = ["id", "$schema", "$ref"].iter().any(|key| get(root, key).is_some());
+    if !kind.is_empty() && kind != "object" && !before_type {
         let detail =
             "only \"object\" is allowed as the type at the root of the schema if the status subresource is enabled";
         errors.push(FieldError::invalid(path.child("type"), kind, detail));
@@ -347,6 +349,7 @@ impl Walk<'_> {
         }
         // A schema that doesn't parse has errors enough.
         if let Ok(schema) = Schema::parse(node)
+            && structural::unsupported(node).is_none()
             && parse_field_path(given, &schema, ArrayNotation::Allowed).is_err()
         {
             add("must be a valid path");
@@ -408,6 +411,10 @@ fn any_node(node: &Value, holds: &dyn Fn(&Value) -> bool) -> bool {
         || properties(node).is_some_and(|p| p.values().any(|below| any_node(below, holds)))
 }
 
+pub(super) fn has_defaults(schema: &Value) -> bool {
+    any_node(schema, &|node| get(node, "default").is_some())
+}
+
 pub(super) fn has_unknown_types(schema: &Value) -> bool {
     any_node(schema, &|node| !matches!(text(node, "type"), "") && !TYPES.contains(&text(node, "type")))
 }
@@ -430,20 +437,15 @@ fn check_rules(schema: &Schema, path: &Path<'_>, uncorrelatable: Option<&str>, e
     for (rule, report) in schema.rules.iter().zip(cel::check(schema)) {
         let index = schema.rules.iter().position(|r| std::ptr::eq(r, rule)).unwrap_or(0);
         let place = &below.index(index);
-        // The rule as Kubernetes' internal type prints it.
-        let shown = json!({
-            "Rule": rule.rule,
-            "Message": rule.message,
-            "MessageExpression": rule.message_expression,
-            "Reason": rule.reason,
-            "FieldPath": rule.field_path,
-            "OptionalOldSelf": rule.optional_old_self,
-        });
+        let mut invalid = |key: &str, detail: &str| {
+            let detail = format!("{}: {detail}", shown_rule(rule));
+            errors.push(FieldError::new(FieldErrorKind::Invalid, place.child(key).to_string(), None, detail));
+        };
         if let Some(error) = report.rule {
-            errors.push(FieldError::invalid(place.child("rule"), shown.clone(), error));
+            invalid("rule", &error);
         }
         if let Some(error) = report.message_expression {
-            errors.push(FieldError::invalid(place.child("messageExpression"), shown, error));
+            invalid("messageExpression", &error);
         }
         match (report.uses_old_self, uncorrelatable, rule.optional_old_self) {
             (true, Some(list), _) => {
@@ -471,6 +473,20 @@ fn check_rules(schema: &Schema, path: &Path<'_>, uncorrelatable: Option<&str>, e
     for (name, property) in &schema.properties {
         check_rules(property, &properties.key(name), uncorrelatable, errors);
     }
+}
+
+/// A rule in an error, in the form and the order of Kubernetes' internal type.
+fn shown_rule(rule: &Rule) -> String {
+    let text = |text: &str| print::json(&Value::from(text));
+    format!(
+        "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{},\"FieldPath\":{},\"OptionalOldSelf\":{}}}",
+        text(&rule.rule),
+        text(&rule.message),
+        text(&rule.message_expression),
+        rule.reason.as_deref().map_or_else(|| "null".to_owned(), text),
+        text(&rule.field_path),
+        print::json(&Value::from(rule.optional_old_self)),
+    )
 }
 
 /// Formats that Kubernetes doesn't know: a CRD may have them, but they mean nothing, and the creator is warned.

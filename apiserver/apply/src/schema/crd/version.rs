@@ -1,12 +1,12 @@
 //! `spec.versions`: names, storage, and what stands in a version or, when all versions share it, at the top.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 use super::{Rules, Shared, openapi};
-use crate::error::{FieldError, Path, print};
+use crate::error::{FieldError, FieldErrorKind, Path, print};
 use crate::metadata::name;
 use crate::schema::cel::{ArrayNotation, parse_field_path_with};
-use crate::schema::structural::{flag, get, list, text};
+use crate::schema::structural::{self, flag, get, list, text};
 use crate::schema::{Schema, Type};
 
 /// At most this many fields per version can be selected by.
@@ -75,7 +75,7 @@ pub(super) fn check_versions(
         if !selectable.is_empty() && !shared.same_selectable {
             let own = schema.filter(|_| !shared.same_schema).and_then(|s| get(s, "openAPIV3Schema"));
             match own {
-                Some(schema) => check_selectable(selectable, schema, &place.child("selectableFields"), errors),
+                Some(schema) => check_selectable(selectable, schema, place, errors),
                 // As Kubernetes says it.
                 None => errors.push(FieldError::invalid(
                     place.child("selectableFields"),
@@ -106,30 +106,37 @@ fn check_deprecation(version: &Value, path: &Path<'_>, errors: &mut Vec<FieldErr
     }
 }
 
-/// The list of versions in an error, in the form of Kubernetes' internal type.
-fn shown_versions(shared: &Shared<'_>, versions: &[Value]) -> Value {
+/// The list of versions in an error, in the form and the order of Kubernetes' internal type.
+fn shown_versions(shared: &Shared<'_>, versions: &[Value]) -> String {
     let shown = |version: &Value| {
-        let own = |key: &str, same: bool| get(version, key).filter(|_| !same).cloned().unwrap_or_default();
-        json!({
-            "Name": text(version, "name"),
-            "Served": flag(version, "served"),
-            "Storage": flag(version, "storage"),
-            "Deprecated": flag(version, "deprecated"),
-            "DeprecationWarning": get(version, "deprecationWarning").cloned().unwrap_or_default(),
-            "Schema": own("schema", shared.same_schema),
-            "Subresources": own("subresources", shared.same_subresources),
-            "AdditionalPrinterColumns": own("additionalPrinterColumns", shared.same_columns),
-            "SelectableFields": own("selectableFields", shared.same_selectable),
-        })
+        let own = |key: &str, same: bool| print::json(get(version, key).filter(|_| !same).unwrap_or(&Value::Null));
+        format!(
+            "{{\"Name\":{},\"Served\":{},\"Storage\":{},\"Deprecated\":{},\"DeprecationWarning\":{},\"Schema\":{},\
+             \"Subresources\":{},\"AdditionalPrinterColumns\":{},\"SelectableFields\":{}}}",
+            print::json(&Value::from(text(version, "name"))),
+            flag(version, "served"),
+            flag(version, "storage"),
+            flag(version, "deprecated"),
+            own("deprecationWarning", false),
+            own("schema", shared.same_schema),
+            own("subresources", shared.same_subresources),
+            own("additionalPrinterColumns", shared.same_columns),
+            own("selectableFields", shared.same_selectable),
+        )
     };
-    if versions.is_empty() { Value::Null } else { Value::Array(versions.iter().map(shown).collect()) }
+    let shown: Vec<String> = versions.iter().map(shown).collect();
+    format!("[{}]", shown.join(","))
 }
 
 pub(super) fn check_uniqueness(shared: &Shared<'_>, versions: &[Value], path: &Path<'_>, errors: &mut Vec<FieldError>) {
     let place = &path.child("versions");
     let repeats =
         versions.iter().enumerate().any(|(i, v)| versions[..i].iter().any(|w| text(w, "name") == text(v, "name")));
-    let mut add = |detail: &str| errors.push(FieldError::invalid(place, shown_versions(shared, versions), detail));
+    let mut add = |detail: &str| {
+        // The value is part of the detail, since its fields have an order.
+        let detail = format!("{}: {detail}", shown_versions(shared, versions));
+        errors.push(FieldError::new(FieldErrorKind::Invalid, place.to_string(), None, detail));
+    };
     if repeats {
         add("must contain unique version names");
     }
@@ -167,7 +174,7 @@ pub(super) fn check_shared(
             Some(schema) => {
                 let nothing = Value::Object(Map::new());
                 let schema = get(schema, "openAPIV3Schema").unwrap_or(&nothing);
-                check_selectable(selectable, schema, place, errors);
+                check_selectable(selectable, schema, path, errors);
             }
             None => {
                 let detail = "may only be set when validations.schema is included";
@@ -240,9 +247,14 @@ fn check_subresources(subresources: &Value, path: &Path<'_>, errors: &mut Vec<Fi
     }
 }
 
-fn check_selectable(fields: &[Value], schema: &Value, path: &Path<'_>, errors: &mut Vec<FieldError>) {
+/// `top` is where the schema stands: the spec or a version.
+fn check_selectable(fields: &[Value], schema: &Value, top: &Path<'_>, errors: &mut Vec<FieldError>) {
+    let path = &top.child("selectableFields");
+    if let Some(why) = structural::unsupported(schema) {
+        errors.push(FieldError::invalid(top.child("schema.openAPIV3Schema"), "", why));
+    }
     // A schema that doesn't parse has its own errors.
-    let Ok(schema) = Schema::parse(schema) else { return };
+    let schema = Schema::parse(schema).unwrap_or_default();
     let mut seen: Vec<String> = Vec::new();
     for (i, field) in fields.iter().enumerate() {
         let place = path.index(i);
