@@ -9,6 +9,7 @@
 
 pub mod images;
 pub mod oci;
+pub mod podman;
 
 use std::path::Path;
 use std::time::Duration;

@@ -1,0 +1,390 @@
+//! The podman adapter: libpod's REST API (v4) on podman's unix socket, without its command line.
+//!
+//! Pods are found again by labels. A restart is a new container with the next attempt's number in its name; the one before is removed once
+//! the new one runs. Logs are podman's `k8s-file`, in the node's data directory, appended to by each attempt.
+
+mod events;
+mod http;
+mod observe;
+mod spec;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ::http::StatusCode;
+use futures::future::{BoxFuture, join_all};
+use futures::stream::BoxStream;
+use pullpiri_crds::model::Adapter;
+use pullpiri_node_core::runtime::{
+    ContainerObserved, ContainerSpec, ContainerStateObserved, NetworkMode, PodId, PodObserved, PodSpec, RuntimeInfo,
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use self::http::{Client, HttpError, encode, filters};
+use self::observe::{Inspected, Listed};
+use self::spec::{Place, container_name, label, pod_labels, pod_name};
+use crate::{Runtime, RuntimeError, RuntimeEvent};
+
+/// Where podman's system service listens.
+pub const DEFAULT_SOCKET: &str = "/run/podman/podman.sock";
+
+const ADAPTER: &str = "podman";
+
+/// podman, reached through its socket.
+#[derive(Clone, Debug)]
+pub struct PodmanRuntime {
+    client: Client,
+    logs: PathBuf,
+    owner: String,
+}
+
+/// `images/{name}/json`, as far as it is needed.
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Image {
+    id: String,
+    #[serde(default)]
+    user: String,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+struct Created {
+    id: String,
+}
+
+impl PodmanRuntime {
+    /// Needs no podman to be there: as long as there is none, each operation says so. Pods of other data directories are left alone.
+    #[must_use]
+    pub fn new(socket: &Path, data_dir: &Path) -> Self {
+        Self {
+            client: Client::new(socket),
+            logs: data_dir.join("podman").join("logs"),
+            owner: data_dir.display().to_string(),
+        }
+    }
+
+    /// Where a container's log is, in the format of Kubernetes' CRI.
+    #[must_use]
+    pub fn log_path(&self, pod: &PodId, container: &str) -> PathBuf {
+        self.logs.join(&pod.0).join(format!("{container}.log"))
+    }
+
+    /// Removes a pod's logs.
+    ///
+    /// # Errors
+    /// [`RuntimeError::Failed`] if the files can't be removed.
+    pub async fn remove_logs(&self, pod: &PodId) -> Result<(), RuntimeError> {
+        match tokio::fs::remove_dir_all(self.logs.join(&pod.0)).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(failed(pod, "removing the logs", error.to_string()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The containers of ours, or of one pod.
+    async fn containers(&self, pod: Option<&PodId>) -> Result<Vec<Listed>, HttpError> {
+        let mut labels = vec![format!("{}={}", label::OWNER, self.owner)];
+        labels.extend(pod.map(|id| format!("{}={id}", label::POD)));
+        self.client.get(&format!("/containers/json?all=true&{}", filters(&json!({ "label": labels })))).await
+    }
+
+    async fn inspect(&self, id: &str) -> Result<Inspected, HttpError> {
+        self.client.get(&format!("/containers/{}/json", encode(id))).await
+    }
+
+    /// The pods that these containers make up. One that vanishes meanwhile isn't there.
+    async fn observed(&self, listed: &[Listed]) -> Result<Vec<PodObserved>, HttpError> {
+        let inspections = listed.iter().filter(|entry| !entry.is_infra).map(|entry| self.inspect(&entry.id));
+        let mut inspected = BTreeMap::new();
+        for inspection in join_all(inspections).await {
+            match inspection {
+                Ok(container) => {
+                    inspected.insert(container.id.clone(), container);
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(observe::pods(listed, &inspected))
+    }
+
+    async fn image_of(&self, reference: &str) -> Result<Option<Image>, HttpError> {
+        match self.client.get(&format!("/images/{}/json", encode(reference))).await {
+            Ok(image) => Ok(Some(image)),
+            Err(error) if error.is_not_found() => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn run(&self, pod: &PodSpec) -> Result<PodObserved, RuntimeError> {
+        let error = |attempted| move |error| runtime_error(&pod.id, attempted, error);
+        let left = self.containers(Some(&pod.id)).await.map_err(error("looking for the pod"))?;
+        if !left.is_empty() {
+            let observed = self.observed(&left).await.map_err(error("looking at the pod"))?;
+            if let Some(whole) = observed.into_iter().find(|observed| is_whole(observed, pod)) {
+                return Ok(whole);
+            }
+            self.remove(&pod.id).await?;
+        }
+        let labels = pod_labels(pod, &self.owner);
+        if pod.network == NetworkMode::Own {
+            let body = spec::pod(pod, &labels);
+            let created = self.client.create::<Created>("/pods/create", &body).await;
+            if created.as_ref().is_err_and(|error| error.status() == Some(StatusCode::CONFLICT)) {
+                // An agent that died before it could make the first container left an empty pod.
+                self.remove(&pod.id).await?;
+                self.client.create::<Created>("/pods/create", &body).await.map_err(error("making the pod"))?;
+            } else {
+                created.map_err(error("making the pod"))?;
+            }
+            // Its network and IPC are there before the containers are.
+            let path = format!("/pods/{}/start", encode(&pod_name(&pod.id)));
+            self.client.post(&path, None).await.map_err(error("starting the pod"))?;
+        }
+        let mut containers = Vec::new();
+        for container in &pod.containers {
+            containers.push(self.start(&pod.id, container, &labels, 0).await?);
+        }
+        Ok(PodObserved {
+            id: pod.id.clone(),
+            namespace: pod.namespace.clone(),
+            name: pod.name.clone(),
+            hash: pod.hash.clone(),
+            adapter: Adapter::Podman,
+            sandbox_alive: true,
+            containers,
+        })
+    }
+
+    /// Makes a container and starts it.
+    async fn start(
+        &self,
+        id: &PodId,
+        container: &ContainerSpec,
+        labels: &BTreeMap<String, String>,
+        attempt: u32,
+    ) -> Result<ContainerObserved, RuntimeError> {
+        let error = |attempted| move |error| runtime_error(id, attempted, error);
+        let image = self.image_of(&container.image).await.map_err(error("looking for the image"))?;
+        let Some(image) = image else { return Err(RuntimeError::ImageMissing { image: container.image.clone() }) };
+        let log = self.log_path(id, &container.name);
+        if let Some(directory) = log.parent() {
+            let made = tokio::fs::create_dir_all(directory).await;
+            made.map_err(|error| failed(id, "making the log directory", error.to_string()))?;
+        }
+        let place = Place { id, labels, attempt, log: &log, image_user: &image.user };
+        let body = spec::container(container, &place);
+        let created = self.client.create::<Created>("/containers/create", &body).await;
+        let created = match created {
+            Err(taken) if is_name_taken(&taken) => {
+                // Half made by an agent that died.
+                self.remove_container(&container_name(id, &container.name, attempt)).await.map_err(error("removing a container"))?;
+                self.client.create::<Created>("/containers/create", &body).await
+            }
+            created => created,
+        };
+        let created = created.map_err(error("making a container"))?;
+        let started = self.client.post(&format!("/containers/{}/start", created.id), None).await;
+        if let Err(refused) = started {
+            let _ = self.remove_container(&created.id).await;
+            return Err(runtime_error(id, "starting a container", refused));
+        }
+        let inspected = self.inspect(&created.id).await.map_err(error("looking at a container"))?;
+        observe::container(&inspected)
+            .map(|(_, container)| container)
+            .ok_or_else(|| failed(id, "looking at a container", "its labels are gone".to_owned()))
+    }
+
+    async fn restart(&self, id: &PodId, container: &ContainerSpec, attempt: u32) -> Result<ContainerObserved, RuntimeError> {
+        let error = |attempted| move |error| runtime_error(id, attempted, error);
+        let listed = self.containers(Some(id)).await.map_err(error("looking for the pod"))?;
+        let Some(any) = listed.first() else { return Err(RuntimeError::NoPod { pod: id.clone() }) };
+        if listed.iter().any(|entry| entry.is_infra && !entry.runs()) {
+            return Err(failed(id, "starting a container", "the pod's infra container doesn't run".to_owned()));
+        }
+        let siblings: Vec<&Listed> =
+            listed.iter().filter(|entry| entry.label(label::CONTAINER) == Some(&container.name)).collect();
+        if let Some(running) = siblings.iter().find(|entry| entry.attempt() >= attempt && entry.runs()) {
+            let inspected = self.inspect(&running.id).await.map_err(error("looking at a container"))?;
+            if let Some((_, container)) = observe::container(&inspected) {
+                return Ok(container);
+            }
+        }
+        let mut labels = any.labels.clone().unwrap_or_default();
+        labels.remove(label::CONTAINER);
+        labels.remove(label::ATTEMPT);
+        let started = self.start(id, container, &labels, attempt).await?;
+        for old in siblings.iter().filter(|entry| entry.attempt() < attempt) {
+            self.remove_container(&old.id).await.map_err(error("removing the attempt before"))?;
+        }
+        Ok(started)
+    }
+
+    async fn remove_container(&self, id: &str) -> Result<(), HttpError> {
+        self.client.delete(&format!("/containers/{}?force=true&v=true&timeout=0", encode(id))).await
+    }
+
+    async fn remove(&self, id: &PodId) -> Result<(), RuntimeError> {
+        let error = |attempted| move |error| runtime_error(id, attempted, error);
+        // An infra container is removed with its pod and not otherwise.
+        let listed = self.containers(Some(id)).await.map_err(error("looking for the pod"))?;
+        let removals = listed.iter().filter(|entry| !entry.is_infra).map(|entry| self.remove_container(&entry.id));
+        for removal in join_all(removals).await {
+            removal.map_err(error("removing a container"))?;
+        }
+        let pod = format!("/pods/{}?force=true&timeout=0", encode(&pod_name(id)));
+        self.client.delete(&pod).await.map_err(error("removing the pod"))
+    }
+
+    async fn stop(&self, id: &PodId, grace: Duration) -> Result<(), RuntimeError> {
+        let error = |attempted| move |error| runtime_error(id, attempted, error);
+        let listed = self.containers(Some(id)).await.map_err(error("looking for the pod"))?;
+        let running: Vec<&Listed> = listed.iter().filter(|entry| !entry.is_infra && entry.runs()).collect();
+        let stops = running.iter().map(|entry| async {
+            let path = format!("/containers/{}/stop?timeout={}", entry.id, grace.as_secs());
+            match self.client.post(&path, None).await {
+                Err(error) if !error.is_not_found() => Err(error),
+                _ => Ok(()),
+            }
+        });
+        for stop in join_all(stops).await {
+            stop.map_err(error("stopping a container"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether every container of `pod` is there and was started, from the same template.
+fn is_whole(observed: &PodObserved, pod: &PodSpec) -> bool {
+    observed.hash == pod.hash
+        && observed.sandbox_alive
+        && pod.containers.iter().all(|container| {
+            let found = observed.containers.iter().find(|observed| observed.name == container.name);
+            found.is_some_and(|found| matches!(found.state, ContainerStateObserved::Running { .. }))
+        })
+}
+
+/// podman 4 answers 500 where 409 is meant.
+fn is_name_taken(error: &HttpError) -> bool {
+    error.status() == Some(StatusCode::CONFLICT) || error.to_string().contains("is already in use")
+}
+
+fn failed(pod: &PodId, attempted: &'static str, message: String) -> RuntimeError {
+    RuntimeError::Failed { pod: pod.clone(), attempted, message }
+}
+
+/// What podman says when no other try would help. It answers 500 to nearly everything.
+const HOPELESS: [&str; 5] =
+    ["executable file not found", "no such file or directory", "not found", "permission denied", "capabilit"];
+
+fn runtime_error(pod: &PodId, attempted: &'static str, error: HttpError) -> RuntimeError {
+    let message = error.to_string();
+    match error {
+        HttpError::NoSocket { .. } | HttpError::Connect { .. } => RuntimeError::Unavailable { adapter: ADAPTER, message },
+        HttpError::Refused { status, .. } => {
+            let lower = message.to_lowercase();
+            let starts = matches!(attempted, "making a container" | "starting a container" | "making the pod");
+            let hopeless = starts && HOPELESS.iter().any(|words| lower.contains(words));
+            if status == StatusCode::BAD_REQUEST || hopeless {
+                RuntimeError::Refused { pod: pod.clone(), attempted, message }
+            } else {
+                failed(pod, attempted, message)
+            }
+        }
+        HttpError::Broken { .. } => failed(pod, attempted, message),
+    }
+}
+
+fn unavailable(error: &HttpError) -> RuntimeError {
+    RuntimeError::Unavailable { adapter: ADAPTER, message: error.to_string() }
+}
+
+impl Runtime for PodmanRuntime {
+    fn adapter(&self) -> Adapter {
+        Adapter::Podman
+    }
+
+    fn probe(&self) -> BoxFuture<'_, Result<RuntimeInfo, RuntimeError>> {
+        Box::pin(async {
+            let version: Value = self.client.get("/version").await.map_err(|error| unavailable(&error))?;
+            let version = version.get("Version").and_then(Value::as_str).unwrap_or_default().to_owned();
+            Ok(RuntimeInfo { adapter: Adapter::Podman, version })
+        })
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<PodObserved>, RuntimeError>> {
+        Box::pin(async {
+            let listed = self.containers(None).await.map_err(|error| unavailable(&error))?;
+            self.observed(&listed).await.map_err(|error| unavailable(&error))
+        })
+    }
+
+    fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<String>, RuntimeError>> {
+        Box::pin(async move {
+            let image = self.image_of(reference).await.map_err(|error| unavailable(&error))?;
+            Ok(image.map(|image| format!("sha256:{}", image.id.trim_start_matches("sha256:"))))
+        })
+    }
+
+    fn load_image<'a>(&'a self, archive: &'a Path) -> BoxFuture<'a, Result<Vec<String>, RuntimeError>> {
+        Box::pin(async move {
+            #[derive(Deserialize)]
+            #[serde(rename_all = "PascalCase")]
+            struct Loaded {
+                names: Vec<String>,
+            }
+            let none = PodId("-".to_owned());
+            let file = tokio::fs::File::open(archive).await.map_err(|error| RuntimeError::Refused {
+                pod: none.clone(),
+                attempted: "opening the image archive",
+                message: format!("{}: {error}", archive.display()),
+            })?;
+            let loaded: Result<Loaded, HttpError> = self.client.upload("/images/load", file).await;
+            loaded.map(|loaded| loaded.names).map_err(|error| match error {
+                HttpError::NoSocket { .. } | HttpError::Connect { .. } => unavailable(&error),
+                error => RuntimeError::Refused {
+                    pod: none,
+                    attempted: "loading the image archive",
+                    message: format!("{}: {error}", archive.display()),
+                },
+            })
+        })
+    }
+
+    fn run_pod<'a>(&'a self, pod: &'a PodSpec) -> BoxFuture<'a, Result<PodObserved, RuntimeError>> {
+        Box::pin(async move {
+            let outcome = self.run(pod).await;
+            if let Err(error) = &outcome
+                && !matches!(error, RuntimeError::Unavailable { .. })
+            {
+                let _ = self.remove(&pod.id).await;
+            }
+            outcome
+        })
+    }
+
+    fn start_container<'a>(
+        &'a self,
+        pod: &'a PodId,
+        container: &'a ContainerSpec,
+        attempt: u32,
+    ) -> BoxFuture<'a, Result<ContainerObserved, RuntimeError>> {
+        Box::pin(self.restart(pod, container, attempt))
+    }
+
+    fn stop_pod<'a>(&'a self, pod: &'a PodId, grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.stop(pod, grace))
+    }
+
+    fn remove_pod<'a>(&'a self, pod: &'a PodId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+        Box::pin(self.remove(pod))
+    }
+
+    fn events(&self) -> BoxStream<'static, RuntimeEvent> {
+        events::listen(self.client.clone(), self.owner.clone())
+    }
+}
