@@ -34,6 +34,7 @@ pub mod builtin;
 pub mod clock;
 pub mod crd;
 pub mod discovery;
+mod expiry;
 mod exposition;
 pub mod gc;
 pub mod http;

@@ -155,7 +155,7 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     fn to_stored(&self, _object: &mut Value) {}
 
     /// Turns a stored object into the form that this kind shows.
-    fn from_stored(&self, _object: &mut Value) {}
+    fn to_shown(&self, _object: &mut Value) {}
 
     /// Whether a plain delete without options orphans or deletes in the background; the latter for all but old kinds.
     fn deletes_in_background(&self) -> bool {

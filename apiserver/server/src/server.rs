@@ -33,7 +33,7 @@ use crate::registry::{Origin, Registry, Resource};
 use crate::rest::watch::EventCache;
 use crate::rest::{Rest, internal, metadata};
 use crate::status::Status;
-use crate::{builtin, crd, gc, namespaces};
+use crate::{builtin, crd, expiry, gc, namespaces};
 
 /// The digest of what [`ApiServer::install`] last applied: an unchanged manifest costs one read.
 const DIGEST_ANNOTATION: &str = "pullpiri.io/installed-digest";
@@ -134,6 +134,7 @@ impl ApiServer {
         let mut tasks = JoinSet::new();
         tasks.spawn(crd::run(objects.clone()));
         tasks.spawn(gc::run(objects.clone()));
+        tasks.spawn(expiry::run(objects.clone()));
         tasks.spawn(namespaces::run(objects.clone(), config.root_ca));
         let (shutdown, stopping) = watch::channel(false);
         let service = ApiService::new(Arc::clone(&rest), config.authorizer, config.limits.clone(), metrics, stopping);

@@ -1,5 +1,7 @@
 //! kube-rs against the server, without a socket: typed objects, watcher, reflector, Controller and finalizer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod support;
 
 use std::collections::BTreeMap;

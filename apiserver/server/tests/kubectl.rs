@@ -1,5 +1,7 @@
 //! kubectl against a TLS listener. Runs every kubectl named in `PULLPIRI_KUBECTL` (paths separated by `:`), else the one on PATH.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod support;
 
 use std::path::{Path, PathBuf};

@@ -1,5 +1,7 @@
 //! Lists over a consistent snapshot, and watches: selectors, bookmarks, transitions, expiry.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod support;
 
 use serde_json::{Value, json};

@@ -1,5 +1,7 @@
 //! Create, read, update, patch and delete over raw HTTP: status codes, reasons and texts as kube-apiserver gives them.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod support;
 
 use serde_json::{Value, json};

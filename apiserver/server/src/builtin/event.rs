@@ -270,7 +270,7 @@ impl Strategy for EventStrategy {
         rename(object, "v1", true);
     }
 
-    fn from_stored(&self, object: &mut Value) {
+    fn to_shown(&self, object: &mut Value) {
         rename(object, "events.k8s.io/v1", false);
     }
 }
@@ -296,7 +296,7 @@ mod tests {
     #[test]
     fn views_convert_both_ways() {
         let mut event = core();
-        EventStrategy.from_stored(&mut event);
+        EventStrategy.to_shown(&mut event);
         assert_eq!(event["apiVersion"], "events.k8s.io/v1");
         assert_eq!(event["regarding"]["name"], "p");
         assert_eq!(event["note"], "m");

@@ -97,8 +97,8 @@ impl ApiService {
             authorizer,
             limits,
             in_flight,
-            discovery: Discovery::default(),
-            openapi: OpenApi::default(),
+            discovery: Discovery,
+            openapi: OpenApi,
             metrics,
             shutdown,
         }))

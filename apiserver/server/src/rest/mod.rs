@@ -119,7 +119,7 @@ impl Rest {
         }
         let mut value = object.value()?.clone();
         if is_view {
-            resource.strategy.from_stored(&mut value);
+            resource.strategy.to_shown(&mut value);
         } else {
             if let Some(fields) = value.as_object_mut() {
                 fields.insert("apiVersion".to_owned(), resource.api_version().into());

@@ -182,15 +182,13 @@ pub(crate) fn patch(
     };
     patch::apply(kind, bytes, current, schema).map_err(|error| match error {
         PatchError::Malformed(message) => Status::bad_request(message),
+        // The detail is more than kube-apiserver says, and goes where a client that parses the message doesn't see it.
         PatchError::Unprocessable { detail } => {
-            tracing::debug!(detail, "a patch doesn't fit its object");
-            Status::new(http::StatusCode::UNPROCESSABLE_ENTITY, "Invalid", detail_message(&detail))
+            let message = "the server rejected our request due to an error in our request";
+            Status::new(http::StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
+                .with_cause(Cause { message: detail, ..Cause::default() })
         }
         PatchError::TooLarge(message) => Status::request_entity_too_large(message),
         PatchError::Internal { message, .. } => Status::new(http::StatusCode::INTERNAL_SERVER_ERROR, "", message),
     })
-}
-
-fn detail_message(detail: &str) -> String {
-    format!("the server rejected our request due to an error in our request ({detail})")
 }

@@ -41,12 +41,7 @@ impl Selection {
     pub(crate) fn parse(resource: &Resource, labels: &str, fields: &str) -> Result<Self, Status> {
         let labels = match labels {
             "" => None,
-            text => Some(LabelSelector::parse(text).map_err(|error| {
-                Status::bad_request(
-                    format!("unable to parse requirement: {error}")
-                        .replace("unable to parse requirement: unable", "unable"),
-                )
-            })?),
+            text => Some(LabelSelector::parse(text).map_err(|error| Status::bad_request(error.to_string()))?),
         };
         let fields = FieldSelector::parse(fields).map_err(|error| Status::bad_request(error.to_string()))?;
         fields.check(|field| is_selectable(resource, field)).map_err(|error| Status::bad_request(error.to_string()))?;

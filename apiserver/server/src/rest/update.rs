@@ -254,6 +254,11 @@ pub(crate) fn check_name(object: &Value, name: &str) -> Result<(), Status> {
     if given == name {
         return Ok(());
     }
+    if given.is_empty() {
+        return Err(Status::bad_request(format!(
+            "the name of the object ({name} based on URL) was undeterminable: name must be provided"
+        )));
+    }
     Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
 }
 

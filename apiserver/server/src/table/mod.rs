@@ -5,14 +5,13 @@
 
 pub mod age;
 mod builtin;
-pub mod path;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use crate::builtin::text;
 use crate::registry::{Column, Origin, Resource};
-use path::Path;
+use pullpiri_apply::schema::path::JsonPath;
 
 /// The description of age columns.
 pub const AGE: &str = "When the server created the object: RFC 3339, UTC. Set by the server, read-only.";
@@ -49,25 +48,14 @@ pub fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Vec<Value> 
     std::iter::once(name).chain(resource.columns.iter().map(|column| cell(column, object, now))).collect()
 }
 
-/// Whether a column's path can be used.
-///
-/// # Errors
-/// Says what is wrong with it.
-pub fn check_path(json_path: &str) -> Result<(), String> {
-    if !json_path.starts_with('.') {
-        return Err("must be a json path starting with .".to_owned());
-    }
-    Path::parse(json_path).map(|_| ())
-}
-
 fn cell(column: &Column, object: &Value, now: Timestamp) -> Value {
     // Parsed for each cell: a few hundred nanoseconds, against keeping parsed paths for every version of every CRD.
-    let Ok(path) = Path::parse(&column.json_path) else { return Value::Null };
-    let Some(value) = path.first(object).filter(|value| !value.is_null()) else { return Value::Null };
+    let Ok(path) = JsonPath::parse(&column.json_path) else { return Value::Null };
+    let Some(value) = path.first(object) else { return Value::Null };
     match (column.kind.as_str(), value) {
         ("integer", Value::Number(number)) => whole(number),
         ("number", Value::Number(_)) | ("boolean", Value::Bool(_)) | ("string", Value::String(_)) => value.clone(),
-        ("string", other) => Value::String(other.to_string()),
+        ("string", _) => Value::String(path.text(object)),
         ("date", Value::String(time)) => Value::String(age::since(Some(time), now)),
         _ => Value::Null,
     }
@@ -199,7 +187,7 @@ mod tests {
         let expected = json!(["30s", "Normal", "Started", "package/p", "spec", "c, h", "went up", "10m", 4, "e"]);
         assert_eq!(Value::Array(cells(&core, &event, now())), expected);
         let view = builtin("events.k8s.io", "events");
-        view.strategy.from_stored(&mut event);
+        view.strategy.to_shown(&mut event);
         assert_eq!(Value::Array(cells(&view, &event, now())), expected);
 
         let single = json!({

@@ -1,6 +1,7 @@
 //! A server over a memory store, reached without a socket: requests in, status codes and JSON out.
 
 #![allow(dead_code, reason = "each test binary uses a part")]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "helpers of tests")]
 
 use std::sync::Arc;
 use std::time::Duration;
