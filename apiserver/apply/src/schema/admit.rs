@@ -35,7 +35,7 @@ impl CompiledSchema {
     }
 
     fn rules(&self) -> &Rules {
-        self.rules.get_or_init(|| Rules::new(&self.schema))
+        self.rules.get_or_init(|| Rules::new(&self.schema, Place::Resource))
     }
 
     /// Removes unknown fields. Returns their paths, for `fieldValidation`.

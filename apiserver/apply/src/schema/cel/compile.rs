@@ -1,19 +1,20 @@
 //! Rules to programs. What the evaluator can't do (or would panic on) is refused here, when the CRD is created.
 
-use kube_cel::cel::Program;
-use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr};
+use kube_cel::cel::common::ast::{EntryExpr, Expr, IdedExpr, operators};
+use kube_cel::cel::parser::Parser;
 
-use super::Rule;
 use super::access::Access;
+use super::check::{Wanted, check as check_types};
 use super::field_path::{ArrayNotation, parse as parse_field_path};
+use super::{Place, Rule};
 use crate::schema::Schema;
 
 /// A compiled rule.
 #[derive(Debug)]
 pub(super) struct Compiled {
     /// `None` for an empty rule, which holds.
-    pub(super) program: Result<Option<Program>, String>,
-    pub(super) message: Option<Program>,
+    pub(super) program: Result<Option<IdedExpr>, String>,
+    pub(super) message: Option<IdedExpr>,
     pub(super) uses_old_self: bool,
     /// Where errors are reported, below the node.
     pub(super) field_path: Option<String>,
@@ -22,19 +23,25 @@ pub(super) struct Compiled {
 impl Compiled {
     pub(super) fn collect_access(&self, access: &mut Access) {
         let program = self.program.as_ref().ok().and_then(Option::as_ref);
-        program.into_iter().chain(&self.message).for_each(|program| access.collect(program.expression()));
+        program.into_iter().chain(&self.message).for_each(|expression| access.collect(expression));
     }
 }
 
-pub(super) fn compile(rule: &Rule, schema: &Schema) -> Compiled {
+pub(super) fn compile(rule: &Rule, schema: &Schema, place: Place) -> Compiled {
     let program = match rule.rule.trim() {
         "" => Ok(None),
-        _ => compile_expression(&rule.rule).map(Some).map_err(|error| format!("compilation failed: {error}")),
+        _ => compile_expression(&rule.rule).map_err(|error| format!("compilation failed: {error}")).and_then(
+            |expression| {
+                check_types(&expression, &rule.rule, rule, schema, place, Wanted::Bool)?;
+                Ok(Some(expression))
+            },
+        ),
     };
     let uses_old_self = matches!(&program, Ok(Some(program)) if program.references().has_variable("oldSelf"));
     let message = Some(rule.message_expression.as_str())
         .filter(|expression| !expression.trim().is_empty())
-        .and_then(|expression| compile_expression(expression).ok());
+        .and_then(|expression| compile_expression(expression).ok())
+        .map(index_optionally);
     let field_path = Some(rule.field_path.as_str())
         .filter(|path| !path.is_empty())
         .and_then(|path| parse_field_path(path, schema, ArrayNotation::Allowed).ok())
@@ -42,10 +49,43 @@ pub(super) fn compile(rule: &Rule, schema: &Schema) -> Compiled {
     Compiled { program, message, uses_old_self, field_path }
 }
 
-fn compile_expression(source: &str) -> Result<Program, String> {
-    let program = Program::compile(source).map_err(|error| error.to_string())?;
-    refuse_structs(program.expression())?;
-    Ok(program)
+fn compile_expression(source: &str) -> Result<IdedExpr, String> {
+    let expression = Parser::new().enable_optional_syntax(true).parse(source).map_err(|error| {
+        // cel-go has a space before the bar.
+        error.to_string().replace("\n| ", "\n | ")
+    })?;
+    refuse_structs(&expression)?;
+    Ok(expression)
+}
+
+/// `a.?b` as `a[?'b']`: the evaluator takes a missing field for an error in the first, for an empty optional in the second.
+fn index_optionally(mut expression: IdedExpr) -> IdedExpr {
+    let all = |parts: &mut [IdedExpr]| parts.iter_mut().for_each(|part| *part = index_optionally(std::mem::take(part)));
+    let one = |part: &mut IdedExpr| *part = index_optionally(std::mem::take(part));
+    match &mut expression.expr {
+        Expr::Call(call) => {
+            if call.func_name == operators::OPT_SELECT {
+                call.func_name = operators::OPT_INDEX.to_owned();
+            }
+            call.target.iter_mut().for_each(|target| one(target));
+            all(&mut call.args);
+        }
+        Expr::Select(select) => one(&mut select.operand),
+        Expr::Comprehension(l) => {
+            for part in [&mut l.iter_range, &mut l.accu_init, &mut l.loop_cond, &mut l.loop_step, &mut l.result] {
+                one(part);
+            }
+        }
+        Expr::List(list) => all(&mut list.elements),
+        Expr::Map(map) => map.entries.iter_mut().for_each(|entry| {
+            if let EntryExpr::MapEntry(entry) = &mut entry.expr {
+                one(&mut entry.key);
+                one(&mut entry.value);
+            }
+        }),
+        Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
+    }
+    expression
 }
 
 /// Messages (`Type{field: value}`) have no place in rules, and the evaluator has none for them.
@@ -81,14 +121,19 @@ pub struct Report {
 
 /// Compiles the rules of one node, one report for each.
 #[must_use]
-pub fn check(schema: &Schema) -> Vec<Report> {
+pub fn check(schema: &Schema, place: Place) -> Vec<Report> {
     let report = |rule: &Rule| {
-        let compiled = compile(rule, schema);
+        let compiled = compile(rule, schema, place);
         let message = match rule.message_expression.trim() {
             "" => None,
             _ => compile_expression(&rule.message_expression)
+                .map_err(|error| format!("compilation failed: {error}"))
+                .and_then(|e| check_types(&e, &rule.message_expression, rule, schema, place, Wanted::String))
                 .err()
-                .map(|error| format!("messageExpression compilation failed: {error}")),
+                .map(|error| match error.strip_prefix("compilation failed: ") {
+                    Some(error) => format!("messageExpression compilation failed: {error}"),
+                    None => error,
+                }),
         };
         Report { rule: compiled.program.err(), message_expression: message, uses_old_self: compiled.uses_old_self }
     };

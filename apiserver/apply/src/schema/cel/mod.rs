@@ -5,14 +5,15 @@
 //! a rule reads a few fields, and only those become CEL values ([`access`]).
 
 mod access;
+mod check;
 mod compile;
 mod escape;
 mod field_path;
+mod functions;
 mod value;
 
 use std::collections::BTreeMap;
 
-use kube_cel::KubeCelExt as _;
 use kube_cel::cel::objects::OptionalValue;
 use kube_cel::cel::{self, Context, ExecutionError};
 use serde_json::Value;
@@ -56,11 +57,11 @@ impl Place {
 impl Rules {
     /// Compiles every rule below a schema. A rule that doesn't compile is kept, and says so of every object.
     #[must_use]
-    pub fn new(schema: &Schema) -> Self {
-        let own: Vec<Compiled> = schema.rules.iter().map(|rule| compile(rule, schema)).collect();
+    pub fn new(schema: &Schema, place: Place) -> Self {
+        let own: Vec<Compiled> = schema.rules.iter().map(|rule| compile(rule, schema, place)).collect();
         let mut access = Access::default();
         own.iter().for_each(|rule| rule.collect_access(&mut access));
-        let below = |schema: &Schema| schema.has_rules.then(|| Self::new(schema));
+        let below = |schema: &Schema| schema.has_rules.then(|| Self::new(schema, Place::of(schema)));
         Self {
             own,
             access,
@@ -98,7 +99,7 @@ impl Rules {
 
 thread_local! {
     /// All functions. A context isn't shared between threads, and filling it isn't free.
-    static FUNCTIONS: Context<'static> = Context::default().with_all();
+    static FUNCTIONS: Context<'static> = functions::context();
 }
 
 /// What an error is forgiven by: the correlated value here or, if there is none, the nearest above.
@@ -239,7 +240,7 @@ impl Run<'_, '_> {
                 return;
             }
         };
-        match program.execute(scope) {
+        match cel::Value::resolve(program, scope) {
             Ok(cel::Value::Bool(true)) => {}
             // Anything else that isn't an error counts as false, as the type checker of Kubernetes leaves only bool.
             Ok(_) => {
@@ -305,7 +306,7 @@ fn refusal(
 
 fn message(compiled: &Compiled, rule: &Rule, scope: &Context<'_>) -> String {
     if let Some(program) = &compiled.message
-        && let Ok(cel::Value::String(text)) = program.execute(scope)
+        && let Ok(cel::Value::String(text)) = cel::Value::resolve(program, scope)
     {
         let text = text.trim();
         if !text.is_empty() && text.len() <= MAX_MESSAGE_BYTES && !text.contains('\n') {

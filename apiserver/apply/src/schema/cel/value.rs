@@ -54,7 +54,8 @@ fn convert_object(
             }
             continue;
         }
-        let Some(escaped) = escape(name) else { continue };
+        // A null field of an object isn't there, as far as rules can tell.
+        let Some(escaped) = escape(name).filter(|_| !(value.is_null() && schema.is_some())) else { continue };
         let Some(access) = access.field(&escaped) else { continue };
         let value = match property {
             _ if place == Place::Resource && name == "metadata" => convert_metadata(value),

@@ -65,7 +65,7 @@ fn check(schema: &Schema, default: &Value, unknown: Unknown, path: &Path<'_>, er
     }
     if schema.has_rules {
         let place = if schema.embedded_resource { Place::Resource } else { Place::Part };
-        let rules = Rules::new(schema);
+        let rules = Rules::new(schema, place);
         let found = rules.validate(path, schema, default, Some(default), place);
         if found.is_empty() {
             errors.extend(rules.validate(path, schema, default, None, place));

@@ -68,7 +68,9 @@ pub(super) fn validate(schema: &Value, status: bool, rules: &Rules, path: &Path<
     let sound = walk.errors.is_empty();
     errors.extend(walk.errors);
     match parsed {
-        Ok(schema) if compile && sound => check_rules(&schema, place, None, &mut errors),
+        Ok(schema) if compile && sound => {
+            check_rules(&schema, place, Above { resource: true, uncorrelatable: None }, &mut errors)
+        }
         Ok(_) => {}
         // Types that don't decode are refused unless another error names the same thing.
         Err(found) => errors.extend(found.into_iter().filter(|_| sound)),
@@ -427,16 +429,26 @@ pub(super) fn has_unfit_map_keys(schema: &Value) -> bool {
     any_node(schema, &|node| !map_key_errors(node, &Path::Root).is_empty())
 }
 
-/// The rules that don't compile, or use `oldSelf` where there is none. `uncorrelatable` is the list above whose elements have no
-/// old values.
-fn check_rules(schema: &Schema, path: &Path<'_>, uncorrelatable: Option<&str>, errors: &mut Vec<FieldError>) {
+/// What is known of a schema from above.
+#[derive(Clone, Copy)]
+struct Above<'a> {
+    /// It is the root of a resource.
+    resource: bool,
+    /// The list above whose elements have no old values.
+    uncorrelatable: Option<&'a str>,
+}
+
+/// The rules that don't compile, or use `oldSelf` where there is none.
+fn check_rules(schema: &Schema, path: &Path<'_>, above: Above<'_>, errors: &mut Vec<FieldError>) {
     if !schema.has_rules {
         return;
     }
+    let uncorrelatable = above.uncorrelatable;
+    let place = if above.resource || schema.embedded_resource { cel::Place::Resource } else { cel::Place::Part };
+    let reports = cel::check(schema, place);
     let below = path.child("x-kubernetes-validations");
-    for (rule, report) in schema.rules.iter().zip(cel::check(schema)) {
-        let index = schema.rules.iter().position(|r| std::ptr::eq(r, rule)).unwrap_or(0);
-        let place = &below.index(index);
+    for (i, (rule, report)) in schema.rules.iter().zip(reports).enumerate() {
+        let place = &below.index(i);
         let mut invalid = |key: &str, detail: &str| {
             let detail = format!("{}: {detail}", shown_rule(rule));
             errors.push(FieldError::new(FieldErrorKind::Invalid, place.child(key).to_string(), None, detail));
@@ -460,18 +472,19 @@ fn check_rules(schema: &Schema, path: &Path<'_>, uncorrelatable: Option<&str>, e
             _ => {}
         }
     }
+    let below = Above { resource: false, uncorrelatable };
     if let Some(items) = &schema.items {
         let here = path.to_string();
         let correlates = matches!(schema.list_type, crate::schema::ListType::Map(_));
         let within = uncorrelatable.or((!correlates).then_some(here.as_str()));
-        check_rules(items, &path.child("items"), within, errors);
+        check_rules(items, &path.child("items"), Above { resource: false, uncorrelatable: within }, errors);
     }
     if let Some(crate::schema::Additional::Of(of)) = &schema.additional {
-        check_rules(of, &path.child("additionalProperties"), uncorrelatable, errors);
+        check_rules(of, &path.child("additionalProperties"), below, errors);
     }
     let properties = path.child("properties");
     for (name, property) in &schema.properties {
-        check_rules(property, &properties.key(name), uncorrelatable, errors);
+        check_rules(property, &properties.key(name), below, errors);
     }
 }
 

@@ -62,7 +62,9 @@ pub(super) fn check_versions(
         check_deprecation(version, place, errors);
         let schema = get(version, "schema");
         if let Some(schema) = schema.filter(|_| !shared.same_schema) {
-            let subresources = get(version, "subresources");
+            // Of versions of one name the first counts.
+            let first = versions.iter().find(|v| text(v, "name") == given).unwrap_or(version);
+            let subresources = get(first, "subresources");
             errors.extend(openapi::validate(schema, has_status(subresources), rules, &place.child("schema")));
         }
         if let Some(subresources) = get(version, "subresources").filter(|_| !shared.same_subresources) {
