@@ -1,5 +1,7 @@
 //! Nothing acknowledged is lost when the power goes, or the process is killed. `make bench` runs the same for longer.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
+
 use std::path::PathBuf;
 use std::process::Command;
 

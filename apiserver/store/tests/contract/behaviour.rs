@@ -273,7 +273,7 @@ pub async fn a_watch_before_compaction_is_refused(store: S) {
 
 pub async fn a_slow_watch_holds_up_nobody_and_misses_nothing(store: S) {
     let mut slow = store.watch("s/", Revision(0)).await.unwrap();
-    let key = |index: u64| if index % 2 == 0 { format!("s/{}", index % 10) } else { "t".to_owned() };
+    let key = |index: u64| if index.is_multiple_of(2) { format!("s/{}", index % 10) } else { "t".to_owned() };
     set_all(&*store, (0..40).map(key)).await;
     assert_eq!(event(&mut slow).await.revision, Revision(1));
     // More than any buffer of these stores holds.

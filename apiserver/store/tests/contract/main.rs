@@ -1,6 +1,8 @@
 //! What every store promises, checked against each implementation: memory, redb, and redb with buffers so small that its watches
 //! live off the log on disk.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
+
 mod behaviour;
 mod concurrency;
 mod fixture;
