@@ -160,6 +160,47 @@ fn ten_thousand_operations_are_the_most() {
 }
 
 #[test]
+fn copies_are_bounded() {
+    // Each doubles the document: unbounded, the fortieth would take a terabyte.
+    let doubling = |count: usize| -> Value {
+        (0..count).map(|n| json!({"op": "copy", "from": "/a", "path": format!("/a/{n}")})).collect()
+    };
+    assert!(apply(&doubling(16), &json!({"a": {}})).is_ok());
+    let PatchError::Unprocessable { detail } = apply(&doubling(40), &json!({"a": {}})).unwrap_err() else {
+        panic!("another error")
+    };
+    assert!(detail.contains("and 3145728 are the most"), "{detail}");
+}
+
+#[test]
+fn depth_is_bounded() {
+    // Three operations for every level.
+    let sinking = |levels: usize| -> Value {
+        (0..levels)
+            .flat_map(|_| {
+                [
+                    json!({"op": "add", "path": "/b", "value": {}}),
+                    json!({"op": "move", "from": "/a", "path": "/b/a"}),
+                    json!({"op": "move", "from": "/b", "path": "/a"}),
+                ]
+            })
+            .collect()
+    };
+    assert!(apply(&sinking(100), &json!({"a": {}})).is_ok());
+    let PatchError::Unprocessable { detail } = apply(&sinking(3_000), &json!({"a": {}})).unwrap_err() else {
+        panic!("another error")
+    };
+    assert!(detail.contains("lists and maps stand in each other more than 120 deep"), "{detail}");
+    // Moving to and fro is not sinking.
+    let moving: Value = (0..5_000)
+        .flat_map(|_| {
+            [json!({"op": "move", "from": "/a", "path": "/b"}), json!({"op": "move", "from": "/b", "path": "/a"})]
+        })
+        .collect();
+    assert_eq!(apply(&moving, &json!({"a": {"x": [1]}})).unwrap(), json!({"a": {"x": [1]}}));
+}
+
+#[test]
 fn a_failing_patch_changes_nothing() {
     let object = json!({"a": 1});
     let patch = json!([{"op": "remove", "path": "/a"}, {"op": "test", "path": "/b", "value": 1}]);

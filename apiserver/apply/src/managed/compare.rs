@@ -56,8 +56,14 @@ impl Marks {
             [(&mut self.added, below.added), (&mut self.modified, below.modified), (&mut self.removed, below.removed)];
         for (own, below) in parts {
             if !below.is_empty() {
-                own.children.put(element.clone(), below);
+                own.children.push(element.clone(), below);
             }
+        }
+    }
+
+    fn normalise(&mut self) {
+        for mark in [&mut self.added, &mut self.modified, &mut self.removed] {
+            mark.children.normalise();
         }
     }
 
@@ -85,6 +91,7 @@ fn pair(ty: TypeRef<'_>, old: Option<&Value>, new: Option<&Value>) -> Marks {
     if let Some(shape) = new_shape.or(old_shape) {
         leaf = visit(ty, shape, old, new, &mut marks);
     }
+    marks.normalise();
     if !leaf {
         marks.added.member |= old.is_none();
         marks.removed.member |= new.is_none();
@@ -186,7 +193,7 @@ fn lists(ty: TypeRef<'_>, kind: Items<'_>, old: &[Value], new: &[Value], marks: 
         };
         let element = next.clone();
         let (was, is) = (old.take(&element), new.take(&element));
-        let mut below = match (was.as_slice(), is.as_slice()) {
+        let below = match (was.as_slice(), is.as_slice()) {
             (was @ ([] | [_]), is @ ([] | [_])) => pair(item_type, was.first().copied(), is.first().copied()),
             // An item that stands twice can't be looked into: it is one leaf.
             ([_, _, ..], [_, _, ..]) => {
@@ -206,6 +213,6 @@ fn lists(ty: TypeRef<'_>, kind: Items<'_>, old: &[Value], new: &[Value], marks: 
                 below
             }
         };
-        marks.put(element, std::mem::take(&mut below));
+        marks.put(element, below);
     }
 }

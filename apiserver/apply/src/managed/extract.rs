@@ -41,8 +41,9 @@ fn map(ty: TypeRef<'_>, fields: &Map<String, Value>) -> FieldSet {
         let mut mark = mark(field.ty.unwrap_or(TypeRef::Deduced), value);
         // A null or an empty map says something although nothing is in it.
         mark.member |= !field.declared || value.is_null() || value.as_object().is_some_and(Map::is_empty);
-        out.put(PathElement::field(name), mark);
+        out.push(PathElement::field(name), mark);
     }
+    out.normalise();
     out
 }
 

@@ -99,13 +99,14 @@ impl<'de> Visitor<'de> for LevelVisitor {
             match PathElement::parse(&key).map_err(A::Error::custom)? {
                 Parsed::Element(element) => {
                     let Level(below) = map.next_value()?;
-                    mark.children.put(element, below);
+                    mark.children.push(element, below);
                 }
                 Parsed::Unknown => {
                     map.next_value::<IgnoredAny>()?;
                 }
             }
         }
+        mark.children.normalise();
         mark.member |= mark.children.is_empty();
         Ok(Level(mark))
     }

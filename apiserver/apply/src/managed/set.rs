@@ -91,7 +91,7 @@ impl FieldSet {
     }
 
     /// The subtree at an element, made if it isn't there; the caller puts a member into it.
-    pub(crate) fn descend(&mut self, element: &PathElement) -> &mut Mark {
+    fn descend(&mut self, element: &PathElement) -> &mut Mark {
         let at = match self.nodes.last() {
             // Paths mostly come in order.
             Some(last) if last.element < *element => self.nodes.len(),
@@ -104,18 +104,29 @@ impl FieldSet {
         &mut self.nodes[at].mark
     }
 
-    /// Puts a subtree in; an empty one is left out.
-    pub(crate) fn put(&mut self, element: PathElement, mark: Mark) {
-        if mark.is_empty() {
-            return;
-        }
-        if self.nodes.last().is_none_or(|last| last.element < element) {
+    /// Puts a subtree behind the others; an empty one is left out. [`Self::normalise`] is to follow.
+    pub(crate) fn push(&mut self, element: PathElement, mark: Mark) {
+        if !mark.is_empty() {
             self.nodes.push(Node { element, mark });
+        }
+    }
+
+    /// Sorts nodes that were pushed in any order, and joins those of one element. Sorting once keeps large sets from taking
+    /// quadratic time, in whatever order a request lists them.
+    pub(crate) fn normalise(&mut self) {
+        if self.nodes.is_sorted_by(|left, right| left.element < right.element) {
             return;
         }
-        let known = self.descend(&element);
-        known.member |= mark.member;
-        known.children = std::mem::take(&mut known.children).union(mark.children);
+        self.nodes.sort_by(|left, right| left.element.cmp(&right.element));
+        self.nodes.dedup_by(|next, kept| {
+            let same = next.element == kept.element;
+            if same {
+                kept.mark.member |= next.mark.member;
+                let (ours, theirs) = (std::mem::take(&mut kept.mark.children), std::mem::take(&mut next.mark.children));
+                kept.mark.children = ours.union(theirs);
+            }
+            same
+        });
     }
 
     /// Fields in either set.

@@ -10,6 +10,13 @@ use super::{PatchError, cannot_unmarshal, wrong_type};
 
 /// Operations of one patch.
 const MAX_OPERATIONS: usize = 10_000;
+/// Bytes of JSON that the copies of one patch may add; without it a few copies of a value into itself fill the memory.
+const MAX_COPIED_BYTES: usize = 3 * 1024 * 1024;
+
+/// Levels of lists and maps that a patch may build up: what is deeper can't be decoded again once it is stored.
+const MAX_DEPTH: usize = 120;
+/// How often the depth of one document is measured, so that many moves of a large part don't take forever.
+const MAX_MEASUREMENTS: usize = 100;
 
 pub(super) fn apply(patch: &Value, current: &Value) -> Result<Value, PatchError> {
     let operations = match patch {
@@ -25,12 +32,81 @@ pub(super) fn apply(patch: &Value, current: &Value) -> Result<Value, PatchError>
         )));
     }
     let mut document = current.clone();
+    let mut growth = Growth::of(current);
     for (at, operation) in operations.iter().enumerate() {
-        operation.run(&mut document).map_err(|problem| PatchError::Unprocessable {
-            detail: format!("operation {at} ({} {:?}): {problem}", operation.op, operation.path.unwrap_or_default()),
+        operation.run(&mut document, &mut growth).and_then(|()| growth.check(&document)).map_err(|problem| {
+            PatchError::Unprocessable {
+                detail: format!(
+                    "operation {at} ({} {:?}): {problem}",
+                    operation.op,
+                    operation.path.unwrap_or_default()
+                ),
+            }
         })?;
     }
     Ok(document)
+}
+
+/// How much a document grows while it is patched.
+struct Growth {
+    /// Bytes that copies added.
+    copied: usize,
+    /// The document is no deeper than this.
+    depth: usize,
+    allowed_depth: usize,
+    measurements: usize,
+}
+
+impl Growth {
+    fn of(document: &Value) -> Self {
+        let depth = depth(document);
+        Self { copied: 0, depth, allowed_depth: depth.max(MAX_DEPTH), measurements: 0 }
+    }
+
+    fn copy(&mut self, value: &Value) -> Result<(), String> {
+        self.copied += value.to_string().len();
+        if self.copied > MAX_COPIED_BYTES {
+            return Err(format!("copies add {} bytes, and {MAX_COPIED_BYTES} are the most", self.copied));
+        }
+        Ok(())
+    }
+
+    /// Something of this depth is put at a place.
+    fn put(&mut self, pointer: &str, value_depth: usize) {
+        self.depth = self.depth.max(level(pointer) + value_depth);
+    }
+
+    /// What is at one place is put at another.
+    fn carry(&mut self, from: &str, to: &str) {
+        self.put(to, self.depth.saturating_sub(level(from)));
+    }
+
+    fn check(&mut self, document: &Value) -> Result<(), String> {
+        if self.depth <= self.allowed_depth {
+            return Ok(());
+        }
+        // The bound is a rough one, for what was carried may be shallow.
+        self.measurements += 1;
+        self.depth = depth(document);
+        if self.depth > self.allowed_depth || self.measurements > MAX_MEASUREMENTS {
+            return Err(format!("lists and maps stand in each other more than {} deep", self.allowed_depth));
+        }
+        Ok(())
+    }
+}
+
+/// How deep in a document a place is.
+fn level(pointer: &str) -> usize {
+    pointer.matches('/').count()
+}
+
+/// Levels of lists and maps; a scalar has none.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or_default(),
+        Value::Object(fields) => 1 + fields.values().map(depth).max().unwrap_or_default(),
+        _ => 0,
+    }
 }
 
 struct Operation<'a> {
@@ -75,17 +151,25 @@ impl<'a> Operation<'a> {
         self.value.cloned().unwrap_or_default()
     }
 
-    fn run(&self, document: &mut Value) -> Result<(), String> {
+    fn run(&self, document: &mut Value, growth: &mut Growth) -> Result<(), String> {
         match self.op {
-            "add" => parent(document, self.path()?)?.add(self.value()),
+            "add" | "replace" => {
+                growth.put(self.path()?, self.value.map_or(0, depth));
+                if self.op == "replace" {
+                    return self.replace(document);
+                }
+                parent(document, self.path()?)?.add(self.value())
+            }
             "remove" => parent(document, self.path()?)?.remove().map(|_| ()),
-            "replace" => self.replace(document),
             "move" => {
+                growth.carry(self.from()?, self.path()?);
                 let value = parent(document, self.from()?)?.remove()?;
                 parent(document, self.path()?)?.add(value)
             }
             "copy" => {
+                growth.carry(self.from()?, self.path()?);
                 let value = parent(document, self.from()?)?.get()?.cloned().unwrap_or_default();
+                growth.copy(&value)?;
                 parent(document, self.path()?)?.add(value)
             }
             "test" => self.test(document),
