@@ -1,6 +1,7 @@
 //! ConfigMap: keys are file names, a key stands in one of the two bags, and the whole is at most 1 MiB.
 
 use pullpiri_apply::error::{FieldError, FieldErrorKind};
+use pullpiri_apply::metadata::name::config_key;
 use serde_json::{Map, Value, json};
 
 use super::drop_nulls;
@@ -61,28 +62,10 @@ pub(super) fn decoded_length(value: &Value) -> usize {
     value.as_str().map_or(0, |text| text.trim_end_matches('=').len() * 3 / 4)
 }
 
-/// A key names a file: `[-._a-zA-Z0-9]+`, at most 253 bytes, not `.`, `..` or beginning with `..`.
+/// A key names a file.
 pub(super) fn check_key(bag: &str, key: &str) -> Vec<FieldError> {
-    let mut details = Vec::new();
-    if key.len() > 253 {
-        details.push("must be no more than 253 bytes");
-    }
-    if key.is_empty() || !key.bytes().all(|c| c.is_ascii_alphanumeric() || matches!(c, b'-' | b'_' | b'.')) {
-        details.push(
-            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or \
-             'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
-        );
-    }
-    match key {
-        "." => details.push("must not be '.'"),
-        ".." => details.push("must not be '..'"),
-        _ if key.starts_with("..") => details.push("must not start with '..'"),
-        _ => {}
-    }
-    details
-        .into_iter()
-        .map(|detail| FieldError::new(FieldErrorKind::Invalid, format!("{bag}[{key}]"), Some(json!(key)), detail))
-        .collect()
+    let complaints = config_key(key).into_iter();
+    complaints.map(|complaint| FieldError::invalid(format!("{bag}[{key}]"), key, complaint)).collect()
 }
 
 /// `immutable: true` stays, and holds these bags as they are.

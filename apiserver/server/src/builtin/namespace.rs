@@ -1,8 +1,8 @@
 //! Namespace: exists until the `kubernetes` entry of `spec.finalizers` is taken away, which the namespace controller does once the
 //! namespace is empty. The label `kubernetes.io/metadata.name` always says its name.
 
-use pullpiri_apply::metadata::NameFormat;
 use pullpiri_apply::error::{FieldError, FieldErrorKind};
+use pullpiri_apply::metadata::NameFormat;
 use serde_json::{Value, json};
 
 use super::{drop_nulls, set, text};

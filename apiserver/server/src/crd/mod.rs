@@ -11,7 +11,6 @@ pub(crate) mod conditions;
 mod naming;
 mod resources;
 pub mod strategy;
-mod validation;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::{DefaultHasher, Hash, Hasher};
@@ -269,7 +268,7 @@ impl Controller {
             }
             let before = object.get("status").cloned();
             set(object, &["status", "acceptedNames"], json!(accepted));
-            strategy::note_storage_version(object);
+            pullpiri_apply::schema::crd::record_stored_version(object);
             set_condition(
                 object,
                 Condition {

@@ -1,14 +1,14 @@
 //! CustomResourceDefinition as a stored kind: defaults, what may be written, and the finalizer that lets its instances go first.
 //!
-//! The schemas inside are checked by the same code that will later serve them. Rules and texts are those of
-//! `apiextensions-apiserver/pkg/apis/apiextensions/validation`.
+//! The rules themselves, schemas included, are `pullpiri_apply::schema::crd`'s.
 
 use jiff::Timestamp;
-use pullpiri_apply::error::{FieldError, FieldErrorKind};
-use serde_json::{Map, Value, json};
+use pullpiri_apply::error::FieldError;
+use pullpiri_apply::metadata::{self, NameFormat, Scope};
+use pullpiri_apply::schema::crd as rules;
+use serde_json::{Value, json};
 
-use super::conditions::{Condition, is_true, set_condition};
-use super::validation;
+use super::conditions::{Condition, set_condition};
 use crate::builtin::{set, text};
 use crate::registry::Strategy;
 
@@ -35,19 +35,7 @@ fn drop_typed_nulls(value: &mut Value) {
 }
 
 fn default_spec(object: &mut Value) {
-    let kind = text(object, &["spec", "names", "kind"]).to_owned();
-    if kind.is_empty() {
-        return;
-    }
-    if text(object, &["spec", "names", "singular"]).is_empty() {
-        set(object, &["spec", "names", "singular"], json!(kind.to_lowercase()));
-    }
-    if text(object, &["spec", "names", "listKind"]).is_empty() {
-        set(object, &["spec", "names", "listKind"], json!(format!("{kind}List")));
-    }
-    if object.pointer("/spec/conversion").is_none() {
-        set(object, &["spec", "conversion"], json!({"strategy": "None"}));
-    }
+    rules::default(object);
     // `preserveUnknownFields: false` is the only value v1 takes, and isn't shown.
     if object.pointer("/spec/preserveUnknownFields") == Some(&Value::Bool(false))
         && let Some(spec) = object.get_mut("spec").and_then(Value::as_object_mut)
@@ -56,51 +44,55 @@ fn default_spec(object: &mut Value) {
     }
 }
 
-/// The version that `spec` says to store in.
-#[must_use]
-pub fn storage_version(object: &Value) -> Option<&str> {
-    let versions = object.pointer("/spec/versions")?.as_array()?;
-    let stored = versions.iter().find(|version| version.get("storage").and_then(Value::as_bool) == Some(true))?;
-    stored.get("name")?.as_str()
-}
-
-/// Notes the storage version in `status.storedVersions`; returns whether it wasn't there.
-pub fn note_storage_version(object: &mut Value) -> bool {
-    let Some(version) = storage_version(object).map(str::to_owned) else { return false };
-    let mut stored = object.pointer("/status/storedVersions").and_then(Value::as_array).cloned().unwrap_or_default();
-    if stored.iter().any(|known| *known == json!(version)) {
-        return false;
-    }
-    stored.push(json!(version));
-    set(object, &["status", "storedVersions"], Value::Array(stored));
-    true
-}
-
 impl Strategy for CrdStrategy {
     fn prepare_for_create(&self, object: &mut Value) {
         drop_typed_nulls(object);
-        default_spec(object);
         set(
             object,
             &["status"],
             json!({"acceptedNames": {"kind": "", "plural": ""}, "conditions": [], "storedVersions": []}),
         );
-        note_storage_version(object);
+        default_spec(object);
     }
 
     fn prepare_for_update(&self, object: &mut Value, _old: &Value) {
         drop_typed_nulls(object);
         default_spec(object);
-        note_storage_version(object);
+        rules::record_stored_version(object);
     }
 
     fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
-        let mut errors = validation::check(object);
-        if let Some(old) = old {
-            errors.extend(immutable(object, old));
-            errors.extend(stored_versions(object));
+        if old.is_some_and(|old| old.get("spec") == object.get("spec")) {
+            // Compiling every rule again because a status or a finalizer changed would be dear.
+            return Vec::new();
+        }
+        // Metadata was checked for all kinds alike; only the rule about the name is of this one.
+        let (mut errors, known) = match old {
+            None => (
+                rules::validate_create(object),
+                metadata::validate_create(object, Scope::Cluster, NameFormat::Subdomain),
+            ),
+            Some(old) => (rules::validate_update(object, old), metadata::validate_update(object, old)),
+        };
+        errors.retain(|error| !known.contains(error));
+        if text(object, &["spec", "conversion", "strategy"]) == "Webhook" {
+            errors.push(FieldError::not_supported("spec.conversion.strategy", "Webhook", &["None"]));
         }
         errors
+    }
+
+    fn warnings(&self, object: &Value) -> Vec<String> {
+        let mut warnings: Vec<String> = object
+            .pointer("/spec/versions")
+            .and_then(Value::as_array)
+            .into_iter()
+            .flatten()
+            .filter_map(|version| version.pointer("/schema/openAPIV3Schema"))
+            .flat_map(rules::unrecognised_formats)
+            .collect();
+        warnings.sort_unstable();
+        warnings.dedup();
+        warnings
     }
 
     fn holds(&self, object: &Value) -> bool {
@@ -128,51 +120,6 @@ impl Strategy for CrdStrategy {
             time,
         );
     }
-}
-
-fn invalid(path: &str, value: &Value, detail: impl Into<String>) -> FieldError {
-    FieldError::new(FieldErrorKind::Invalid, path, Some(value.clone()), detail)
-}
-
-/// Group and plural never change (the name says them); scope and kind not once the CRD is established.
-fn immutable(object: &Value, old: &Value) -> Vec<FieldError> {
-    let always: [(&str, &str); 2] = [("/spec/group", "spec.group"), ("/spec/names/plural", "spec.names.plural")];
-    let once_established: [(&str, &str); 2] = [("/spec/scope", "spec.scope"), ("/spec/names/kind", "spec.names.kind")];
-    let established = if is_true(old, "Established") { once_established.as_slice() } else { &[] };
-    always
-        .iter()
-        .chain(established)
-        .filter_map(|(pointer, path)| {
-            let (new, old) =
-                (object.pointer(pointer).unwrap_or(&Value::Null), old.pointer(pointer).unwrap_or(&Value::Null));
-            (new != old).then(|| invalid(path, new, "field is immutable"))
-        })
-        .collect()
-}
-
-/// A version that objects may still be stored in can't go.
-fn stored_versions(object: &Value) -> Vec<FieldError> {
-    let empty = Vec::new();
-    let stored = object.pointer("/status/storedVersions").and_then(Value::as_array).unwrap_or(&empty);
-    let versions = object.pointer("/spec/versions").and_then(Value::as_array).unwrap_or(&empty);
-    let named: Map<String, Value> =
-        versions.iter().map(|version| (text(version, &["name"]).to_owned(), Value::Null)).collect();
-    stored
-        .iter()
-        .enumerate()
-        .filter(|(_, version)| version.as_str().is_some_and(|version| !named.contains_key(version)))
-        .map(|(index, version)| {
-            let name = version.as_str().unwrap_or_default();
-            invalid(
-                &format!("status.storedVersions[{index}]"),
-                version,
-                format!(
-                    "missing from spec.versions; {name} was previously a storage version, and must remain in spec.versions until a \
-                     storage migration ensures no data remains persisted in {name} and removes {name} from status.storedVersions"
-                ),
-            )
-        })
-        .collect()
 }
 
 #[cfg(test)]

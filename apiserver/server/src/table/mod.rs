@@ -7,11 +7,11 @@ pub mod age;
 mod builtin;
 
 use jiff::Timestamp;
+use pullpiri_apply::schema::path::JsonPath;
 use serde_json::{Value, json};
 
 use crate::builtin::text;
 use crate::registry::{Column, Origin, Resource};
-use pullpiri_apply::schema::path::JsonPath;
 
 /// The description of age columns.
 pub const AGE: &str = "When the server created the object: RFC 3339, UTC. Set by the server, read-only.";
