@@ -7,7 +7,7 @@
 
 use kube_cel::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, IdedExpr, LiteralValue};
 
-use super::escape::escape;
+use super::escape::{escape, is_keyword};
 use super::functions::TYPES;
 use super::{Place, Rule};
 use crate::schema::{Additional, Schema, Type};
@@ -108,7 +108,10 @@ impl<'s> Ty<'s> {
             Self::Object(_, Place::Resource) if name == "metadata" => Ok(Self::Names),
             Self::Object(_, Place::Resource) if matches!(name, "apiVersion" | "kind") => Ok(Self::String),
             Self::Object(schema, _) => {
-                let found = schema.properties.iter().find(|(key, _)| escape(key).as_deref() == Some(name));
+                let found = schema
+                    .properties
+                    .iter()
+                    .find(|(key, _)| escape(key).as_deref() == Some(name) || (is_keyword(key) && key.as_str() == name));
                 let (_, property) = found.ok_or_else(undefined)?;
                 Self::of(property, Place::of(property)).ok_or_else(undefined)
             }

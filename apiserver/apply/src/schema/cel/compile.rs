@@ -33,7 +33,7 @@ pub(super) fn compile(rule: &Rule, schema: &Schema, place: Place) -> Compiled {
         _ => compile_expression(&rule.rule).map_err(|error| format!("compilation failed: {error}")).and_then(
             |expression| {
                 check_types(&expression, &rule.rule, rule, schema, place, Wanted::Bool)?;
-                Ok(Some(expression))
+                Ok(Some(index_optionally(expression)))
             },
         ),
     };
@@ -55,18 +55,38 @@ fn compile_expression(source: &str) -> Result<IdedExpr, String> {
         error.to_string().replace("\n| ", "\n | ")
     })?;
     refuse_structs(&expression)?;
-    Ok(expression)
+    Ok(unquote(expression))
+}
+
+/// ``a.`b` `` as `a.b`: the parser leaves the quotes in the name.
+fn unquote(expression: IdedExpr) -> IdedExpr {
+    rewrite(expression, &|expression| {
+        if let Expr::Select(select) = expression
+            && let Some(name) = select.field.strip_prefix('`').and_then(|f| f.strip_suffix('`'))
+        {
+            select.field = name.to_owned();
+        }
+    })
 }
 
 /// `a.?b` as `a[?'b']`: the evaluator takes a missing field for an error in the first, for an empty optional in the second.
-fn index_optionally(mut expression: IdedExpr) -> IdedExpr {
-    let all = |parts: &mut [IdedExpr]| parts.iter_mut().for_each(|part| *part = index_optionally(std::mem::take(part)));
-    let one = |part: &mut IdedExpr| *part = index_optionally(std::mem::take(part));
+fn index_optionally(expression: IdedExpr) -> IdedExpr {
+    rewrite(expression, &|expression| {
+        if let Expr::Call(call) = expression
+            && call.func_name == operators::OPT_SELECT
+        {
+            call.func_name = operators::OPT_INDEX.to_owned();
+        }
+    })
+}
+
+/// Changes every node of an expression.
+fn rewrite(mut expression: IdedExpr, change: &dyn Fn(&mut Expr)) -> IdedExpr {
+    change(&mut expression.expr);
+    let one = |part: &mut IdedExpr| *part = rewrite(std::mem::take(part), change);
+    let all = |parts: &mut [IdedExpr]| parts.iter_mut().for_each(one);
     match &mut expression.expr {
         Expr::Call(call) => {
-            if call.func_name == operators::OPT_SELECT {
-                call.func_name = operators::OPT_INDEX.to_owned();
-            }
             call.target.iter_mut().for_each(|target| one(target));
             all(&mut call.args);
         }

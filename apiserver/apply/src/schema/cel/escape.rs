@@ -24,12 +24,17 @@ const KEYWORDS: [&str; 21] = [
     "while",
 ];
 
+/// Whether a name is reserved. Rules may name such a field both ways: `self.namespace` and `self.__namespace__`.
+pub(super) fn is_keyword(name: &str) -> bool {
+    KEYWORDS.contains(&name)
+}
+
 /// The identifier of a field, if it can have one.
 pub(super) fn escape(name: &str) -> Option<String> {
     if name.is_empty() || name.starts_with(|c: char| c.is_ascii_digit()) {
         return None;
     }
-    if KEYWORDS.contains(&name) {
+    if is_keyword(name) {
         return Some(format!("__{name}__"));
     }
     let mut out = String::with_capacity(name.len());

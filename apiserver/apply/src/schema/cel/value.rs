@@ -12,7 +12,7 @@ use serde_json::Value;
 
 use super::Place;
 use super::access::{ALL, Access};
-use super::escape::escape;
+use super::escape::{escape, is_keyword};
 use crate::schema::number::Num;
 use crate::schema::{Additional, Schema, Type};
 
@@ -56,17 +56,21 @@ fn convert_object(
         }
         // A null field of an object isn't there, as far as rules can tell.
         let Some(escaped) = escape(name).filter(|_| !(value.is_null() && schema.is_some())) else { continue };
-        let Some(access) = access.field(&escaped) else { continue };
+        let plain = Some(name).filter(|name| is_keyword(name)).and_then(|name| access.field(name));
+        let Some(below) = access.field(&escaped).or(plain) else { continue };
         let value = match property {
             _ if place == Place::Resource && name == "metadata" => convert_metadata(value),
             _ if place == Place::Resource && matches!(name.as_str(), "apiVersion" | "kind") => {
-                convert(value, None, Place::Part, access)
+                convert(value, None, Place::Part, below)
             }
-            Some(property) => convert(value, Some(property), Place::of(property), access),
+            Some(property) => convert(value, Some(property), Place::of(property), below),
             // Unknown fields that are preserved have no declaration, so a rule can't name them.
             None if schema.is_some() => continue,
-            None => convert(value, None, Place::Part, access),
+            None => convert(value, None, Place::Part, below),
         };
+        if plain.is_some() {
+            map.insert(key(name.clone()), value.clone());
+        }
         map.insert(key(escaped), value);
     }
     cel::Value::Map(Map { map: Arc::new(map) })
