@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::body::{self, Body};
-use super::negotiate::{self, Content, Answer, Format, PatchType};
+use super::negotiate::{self, Answer, Content, Format, PatchType};
 use super::respond::{self, Form, WatchObserver};
 use super::route::{ResourcePath, Route, Verb};
 use super::{Asked, Inner, method_not_allowed, no_such_resource};

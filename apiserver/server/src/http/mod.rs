@@ -129,6 +129,7 @@ impl ApiService {
         let outcome = inner.limited(asked, body).await;
         let mut response = outcome.unwrap_or_else(|status| respond::status(&status, pretty));
         let took = (!is_watch).then(|| started.elapsed());
+        tracing::debug!(verb, resource = &*labels.resource, code = response.status().as_u16(), took = ?took, "answered");
         inner.metrics.answered(verb, &labels, response.status().as_u16(), took);
         if is_head {
             let length = http_body::Body::size_hint(response.body()).exact();

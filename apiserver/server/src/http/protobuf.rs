@@ -199,7 +199,9 @@ fn message_of(api_version: &str, kind: &str) -> Option<&'static Message> {
 /// # Errors
 /// What is wrong with the encoding, or that the kind has none.
 pub(crate) fn decode(body: &[u8]) -> Result<Value, String> {
-    let rest = body.strip_prefix(MAGIC).ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
+    let rest = body
+        .strip_prefix(MAGIC)
+        .ok_or("provided data does not appear to be a protobuf message, expected prefix [107 56 115 0]")?;
     let (mut api_version, mut kind, mut raw) = (String::new(), String::new(), &[][..]);
     let mut reader = Reader(rest);
     while let Some((number, wire)) = reader.field()? {
@@ -423,9 +425,12 @@ mod tests {
 
     #[test]
     fn a_config_map_as_kubectl_sends_it() {
-        let metadata = [bytes(1, b"a"), bytes(2, b""), bytes(8, b""), bytes(11, &[bytes(1, b"k"), bytes(2, b"v")].concat())].concat();
+        let metadata =
+            [bytes(1, b"a"), bytes(2, b""), bytes(8, b""), bytes(11, &[bytes(1, b"k"), bytes(2, b"v")].concat())]
+                .concat();
         let entry = |key: &[u8], value: &[u8]| [bytes(1, key), bytes(2, value)].concat();
-        let raw = [bytes(1, &metadata), bytes(2, &entry(b"x", b"y")), bytes(3, &entry(b"b", &[0xff])), vec![4 << 3, 0]].concat();
+        let raw = [bytes(1, &metadata), bytes(2, &entry(b"x", b"y")), bytes(3, &entry(b"b", &[0xff])), vec![4 << 3, 0]]
+            .concat();
         let expected = json!({
             "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a", "labels": {"k": "v"}},
             "data": {"x": "y"}, "binaryData": {"b": "/w=="}, "immutable": false,
@@ -438,9 +443,11 @@ mod tests {
         let time = [vec![1 << 3, 10], vec![2 << 3, 0xc0, 0x84, 0x3d]].concat();
         let raw = bytes(2, &[bytes(1, b"me"), vec![2 << 3, 15], bytes(4, &time)].concat());
         let lease = decode(&body("coordination.k8s.io/v1", "Lease", &raw)).unwrap();
-        let spec = json!({"holderIdentity": "me", "leaseDurationSeconds": 15, "renewTime": "1970-01-01T00:00:10.001000Z"});
+        let spec =
+            json!({"holderIdentity": "me", "leaseDurationSeconds": 15, "renewTime": "1970-01-01T00:00:10.001000Z"});
         assert_eq!(lease["spec"], spec);
-        let options = decode(&body("meta.k8s.io/v1", "DeleteOptions", &[vec![1 << 3, 0], bytes(4, b"Orphan")].concat())).unwrap();
+        let options =
+            decode(&body("meta.k8s.io/v1", "DeleteOptions", &[vec![1 << 3, 0], bytes(4, b"Orphan")].concat())).unwrap();
         assert_eq!(options["gracePeriodSeconds"], 0);
         assert_eq!(options["propagationPolicy"], "Orphan");
     }

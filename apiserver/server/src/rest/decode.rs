@@ -42,8 +42,8 @@ pub(crate) fn decode(body: &[u8], format: Format) -> Result<Decoded, String> {
         }
     }
     let text = std::str::from_utf8(body).map_err(|error| format!("error converting YAML to JSON: {error}"))?;
-    let value: Value =
-        serde_saphyr::from_str_with_options(text, yaml_options()).map_err(|error| format!("error converting YAML to JSON: yaml: {error}"))?;
+    let value: Value = serde_saphyr::from_str_with_options(text, yaml_options())
+        .map_err(|error| format!("error converting YAML to JSON: yaml: {error}"))?;
     Ok(Decoded { value, problems: Vec::new() })
 }
 

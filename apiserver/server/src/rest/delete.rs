@@ -73,14 +73,14 @@ impl Rest {
                 return Ok(Deleted::Gone(object));
             }
             let removal = StoreWrite { key: Arc::clone(key), expect, change: Change::Delete };
-            let removed = self.store(resource).write(removal).await.map_err(|error| match error {
+            self.store(resource).write(removal).await.map_err(|error| match error {
                 // Gone already: that is what was asked for.
                 WriteError::Mismatch { current: None, .. } => {
                     PutError::Status(Status::not_found(resource.group_resource(), name))
                 }
                 other => PutError::from(other),
             })?;
-            return Ok(Deleted::Gone(Object::written(old.clone(), found.value.clone(), removed.modified.0)));
+            return Ok(Deleted::Gone(object));
         }
         let mut new = old.clone();
         self.mark(resource, &mut new, finalizers, held)?;

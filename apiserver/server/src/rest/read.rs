@@ -90,7 +90,7 @@ impl Rest {
         options: &ListOptions,
     ) -> Result<Listing, Status> {
         let store = self.store(resource);
-        let prefix = key::prefix(resource, namespace);
+        let prefix = selection.prefix(resource, namespace);
         let (at, after) = start(&prefix, options)?;
         let not_older = parse_revision(&options.resource_version)?;
         if at.is_none() && not_older > store.revision().0 {
@@ -161,7 +161,7 @@ impl Rest {
         selection: &Selection,
         cursor: Cursor,
     ) -> Result<(Vec<Object>, Option<Cursor>), Status> {
-        let prefix = key::prefix(resource, namespace);
+        let prefix = selection.prefix(resource, namespace);
         let from = Some((cursor.after, Some(cursor.at)));
         let (items, _, rest) = self
             .page(resource, &prefix, namespace, selection, from, Some(cursor.at), PAGE)

@@ -66,6 +66,18 @@ impl Selection {
         self.name.is_none() && self.inner.labels.is_none() && self.inner.fields.is_everything()
     }
 
+    /// The shortest stretch of keys that holds every match. A name makes it (nearly) one key.
+    pub(crate) fn prefix(&self, resource: &Resource, namespace: Option<&str>) -> String {
+        let name = self.name.as_deref().or_else(|| self.inner.fields.required_value(NAME));
+        let namespace = namespace.or_else(|| self.inner.fields.required_value(NAMESPACE));
+        match name {
+            Some(name) if namespace.is_some() || !resource.is_namespaced() => {
+                key::of(resource, namespace, name).to_string()
+            }
+            _ => key::prefix(resource, namespace),
+        }
+    }
+
     /// Whether an object under this key can match: the part that needs no look at the object.
     pub(crate) fn may_match_key(&self, namespace: Option<&str>, key: &str) -> bool {
         let Some(parts) = key::parse(key) else { return false };

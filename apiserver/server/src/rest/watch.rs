@@ -18,7 +18,7 @@ use super::object::Object;
 use super::options::ListOptions;
 use super::read::{Cursor, parse_revision};
 use super::selection::Selection;
-use super::{Rest, key, store_errors};
+use super::{Rest, store_errors};
 use crate::registry::{Origin, Resource, Resources};
 use crate::status::Status;
 
@@ -32,6 +32,8 @@ const FAREWELL: Duration = Duration::from_secs(1);
 const MIN_TIMEOUT: Duration = Duration::from_secs(1800);
 /// Recent events that watches share. Watches lag each other by a few events at most.
 const SHARED_EVENTS: usize = 32;
+/// Larger events aren't kept for others, which bounds what sharing costs.
+const SHARED_BYTES: usize = 64 * 1024;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -86,6 +88,10 @@ impl EventCache {
             None => None,
         };
         let seen = Seen { current, previous };
+        let size = |object: &Option<Arc<Object>>| object.as_ref().map_or(0, |object| object.len());
+        if size(&seen.current) + size(&seen.previous) > SHARED_BYTES {
+            return Ok(seen);
+        }
         let mut recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if recent.len() >= SHARED_EVENTS {
             recent.pop_front();
@@ -140,8 +146,13 @@ impl Rest {
     ) -> Result<BoxStream<'static, Notice>, Status> {
         let store = self.store(resource);
         let from = parse_revision(&options.resource_version)?;
-        if from > store.revision().0 {
-            return Err(store_errors::too_large(from, store.revision().0));
+        let present = store.revision();
+        if from > present.0 && resource.origin == Origin::Virtual {
+            // The revision is of an earlier process: the client must list again.
+            return Ok(futures::stream::iter([Notice::Error(too_old(Revision(from), present))]).boxed());
+        }
+        if from > present.0 {
+            return Err(store_errors::too_large(from, present.0));
         }
         let phase = if options.send_initial_events == Some(true) {
             let list = ListOptions { resource_version: options.resource_version.clone(), ..ListOptions::default() };
@@ -149,7 +160,7 @@ impl Rest {
             Phase::Initial { items: listing.items.into_iter(), rest: listing.rest, revision: listing.revision }
         } else {
             let from = if from == 0 { store.revision() } else { Revision(from) };
-            match store.watch(&key::prefix(resource, namespace), from).await {
+            match store.watch(&selection.prefix(resource, namespace), from).await {
                 Ok(events) => Phase::Live(events),
                 Err(ReadError::Compacted { oldest, .. }) => {
                     let status = too_old(from, oldest);
@@ -232,7 +243,7 @@ impl Pump {
                 }
                 Phase::InitialEnd { revision } => {
                     let revision = *revision;
-                    let prefix = key::prefix(&self.resource, self.namespace.as_deref());
+                    let prefix = self.selection.prefix(&self.resource, self.namespace.as_deref());
                     match self.rest.store(&self.resource).watch(&prefix, Revision(revision)).await {
                         Ok(events) => self.phase = Phase::Live(events),
                         Err(ReadError::Compacted { oldest, .. }) => {

@@ -24,6 +24,7 @@ use rustls::ServerConfig;
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 pub use kubeconfig::kubeconfig;
 pub use names::{ServerNames, names_for};
@@ -89,8 +90,7 @@ impl Pki {
                 reason: "it is missing, while ca.crt is there".to_owned(),
             })?;
             let pki = Self { dir, ca: Identity { certificate, key }, now };
-            der(&pki.ca.certificate, &certificate_path)?;
-            pki.ca_key()?;
+            pki.check_ca(&certificate_path)?;
             return Ok(pki);
         }
         fs::create_dir_all(&dir).map_err(|source| PkiError::Write { path: dir.clone(), source })?;
@@ -105,6 +105,18 @@ impl Pki {
     #[must_use]
     pub fn ca_certificate(&self) -> &str {
         &self.ca.certificate
+    }
+
+    /// The certificate can be read, and is of the key.
+    fn check_ca(&self, path: &Path) -> Result<(), PkiError> {
+        let corrupt = |reason: String| PkiError::Corrupt { path: path.to_owned(), what: "CA certificate", reason };
+        let key = self.ca_key()?;
+        let der = der(&self.ca.certificate, path)?;
+        let (_, certificate) = X509Certificate::from_der(&der).map_err(|error| corrupt(error.to_string()))?;
+        if certificate.public_key().subject_public_key.data.as_ref() != key.public_key_raw() {
+            return Err(corrupt("it doesn't belong to the key in ca.key".to_owned()));
+        }
+        Ok(())
     }
 
     fn ca_key(&self) -> Result<KeyPair, PkiError> {
@@ -145,7 +157,7 @@ impl Pki {
     pub fn server_identity(&self, names: &ServerNames) -> Result<Identity, PkiError> {
         let (certificate_path, key_path) = (self.dir.join("server.crt"), self.dir.join("server.key"));
         if let (Some(certificate), Some(key)) = (read(&certificate_path)?, read(&key_path)?)
-            && names::covers(&certificate, names)
+            && names::covers(&certificate, names, &self.ca.certificate, self.now)
             && KeyPair::from_pem(&key).is_ok()
         {
             return Ok(Identity { certificate, key });
@@ -305,7 +317,27 @@ mod tests {
         fs::write(&key, "not a key").unwrap();
         let error = Pki::open(dir.path(), now()).unwrap_err().to_string();
         assert!(error.starts_with(&format!("{} is not a usable CA key", key.display())), "{error}");
+        fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let error = Pki::open(dir.path(), now()).unwrap_err().to_string();
+        assert!(error.contains("it doesn't belong to the key in ca.key"), "{error}");
         fs::remove_file(&key).unwrap();
         assert!(Pki::open(dir.path(), now()).unwrap_err().to_string().contains("it is missing"));
+    }
+
+    #[test]
+    fn a_server_certificate_of_another_ca_or_time_is_replaced() {
+        let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let old = Pki::open(one.path(), now()).unwrap();
+        old.server_identity(&names("127.0.0.1:1")).unwrap();
+        let later = now() + jiff::SignedDuration::from_hours(24 * 365 * 12);
+        let other = Pki::open(two.path(), later).unwrap();
+        for file in ["server.crt", "server.key"] {
+            fs::copy(one.path().join("pki").join(file), two.path().join("pki").join(file)).unwrap();
+        }
+        let foreign = fs::read_to_string(two.path().join("pki/server.crt")).unwrap();
+        assert_ne!(other.server_identity(&names("127.0.0.1:1")).unwrap().certificate, foreign);
+        let expired = fs::read_to_string(one.path().join("pki/server.crt")).unwrap();
+        let again = Pki::open(one.path(), later).unwrap();
+        assert_ne!(again.server_identity(&names("127.0.0.1:1")).unwrap().certificate, expired);
     }
 }

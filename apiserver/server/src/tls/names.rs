@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
+use jiff::Timestamp;
 use rcgen::SanType;
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -90,10 +91,16 @@ fn if_inet6(text: &str) -> Vec<Ipv6Addr> {
     text.lines().filter_map(address).collect()
 }
 
-/// Whether a certificate carries every one of these names.
-pub(super) fn covers(certificate: &str, names: &ServerNames) -> bool {
-    let Ok(der) = CertificateDer::from_pem_slice(certificate.as_bytes()) else { return false };
-    let Ok((_, certificate)) = X509Certificate::from_der(&der) else { return false };
+/// Whether a certificate carries every one of these names, was issued by this CA and hasn't expired.
+pub(super) fn covers(certificate: &str, names: &ServerNames, ca: &str, now: Timestamp) -> bool {
+    let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
+    let (Ok(der), Ok(ca)) = (der(certificate), der(ca)) else { return false };
+    let (Ok((_, certificate)), Ok((_, ca))) = (X509Certificate::from_der(&der), X509Certificate::from_der(&ca)) else {
+        return false;
+    };
+    if certificate.issuer() != ca.subject() || certificate.validity().not_after.timestamp() <= now.as_second() {
+        return false;
+    }
     let Ok(Some(sans)) = certificate.subject_alternative_name() else { return false };
     let mut dns = BTreeSet::new();
     let mut addresses = BTreeSet::new();
