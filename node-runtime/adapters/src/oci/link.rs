@@ -15,6 +15,26 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::wire::{Answer, Request, What};
 
+/// A new connection.
+#[derive(Debug)]
+pub(super) struct Opened {
+    pub link: Arc<Link>,
+    pub reader: Reader,
+    pub changes: mpsc::UnboundedReceiver<ContainerObserved>,
+    /// Resolves when the supervisor has greeted; fails if it closed the connection without.
+    pub greeting: oneshot::Receiver<()>,
+}
+
+/// The task that reads the connection; ends with this value.
+#[derive(Debug)]
+pub(super) struct Reader(tokio::task::AbortHandle);
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Why a request has no good answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum LinkError {
@@ -42,8 +62,8 @@ struct Shared {
 }
 
 impl Link {
-    /// Takes over a connected socket and reads it until it closes.
-    pub(super) fn open(socket: SeqPacket) -> io::Result<(Arc<Self>, mpsc::UnboundedReceiver<ContainerObserved>)> {
+    /// Takes over a connected socket and reads it until it closes or the reader is dropped.
+    pub(super) fn open(socket: SeqPacket) -> io::Result<Opened> {
         socket.set_nonblocking().map_err(|e| e.source)?;
         // Deprecated because an object could close its descriptor while it is registered. This one is owned by the AsyncFd alone and has no
         // way to.
@@ -54,13 +74,14 @@ impl Link {
             shared: Mutex::new(Shared { pending: Some(BTreeMap::new()), next: 1, pidfd: None }),
         });
         let (sender, receiver) = mpsc::unbounded_channel();
+        let (greeted, greeting) = oneshot::channel();
         let reader = Arc::clone(&link);
-        tokio::spawn(async move {
-            reader.read(&sender).await;
+        let task = tokio::spawn(async move {
+            reader.read(&sender, greeted).await;
             // Whoever waits learns that there will be no answer.
             reader.shared().pending = None;
         });
-        Ok((link, receiver))
+        Ok(Opened { link, reader: Reader(task.abort_handle()), changes: receiver, greeting })
     }
 
     pub(super) fn is_open(&self) -> bool {
@@ -105,7 +126,8 @@ impl Link {
         }
     }
 
-    async fn read(&self, told: &mpsc::UnboundedSender<ContainerObserved>) {
+    async fn read(&self, told: &mpsc::UnboundedSender<ContainerObserved>, greeted: oneshot::Sender<()>) {
+        let mut greeted = Some(greeted);
         loop {
             let Ok(mut ready) = self.socket.readable().await else { return };
             let received = ready.try_io(|socket| match socket.get_ref().receive() {
@@ -129,6 +151,7 @@ impl Link {
                 Answer::Hello { .. } => {
                     let pidfd = message.fds.into_iter().next().map(Pidfd::from_fd);
                     self.shared().pidfd = pidfd.map(Arc::new);
+                    let _ = greeted.take().map(|g| g.send(()));
                     continue;
                 }
                 Answer::Changed { container } => {
@@ -165,4 +188,3 @@ impl Pending {
         }
     }
 }
-

@@ -15,9 +15,9 @@ use pullpiri_node_host::cgroup::{Cgroups, pod_group};
 use pullpiri_node_host::process::Pidfd;
 use pullpiri_node_host::socket::SeqPacket;
 use pullpiri_node_host::{clock, files, mount};
-use tokio::sync::{broadcast, mpsc};
+use tokio::sync::broadcast;
 
-use super::link::{Link, LinkError};
+use super::link::{Link, LinkError, Opened, Reader};
 use super::prepare::{Node, Prepared, check_pod, failed, refused};
 use super::store::{self, LOCK_FILE, StoredPod};
 use super::wire::{Birth, SOCKET_NAME, What};
@@ -62,6 +62,7 @@ struct Pod {
 struct PodState {
     /// The latest; the supervisor is dead once it has closed.
     link: Option<Arc<Link>>,
+    reader: Option<Reader>,
     /// The supervisor's end is wanted and is no news.
     removing: bool,
 }
@@ -195,16 +196,13 @@ impl Pods {
         let (this, spec) = (self.clone(), pod.clone());
         let (born, prepared) = blocking(move || this.bear(&spec)).await?;
         let id = pod.id.clone();
-        let (link, told) = match Link::open(born.connection) {
-            Ok(opened) => opened,
+        let link = match Link::open(born.connection) {
+            Ok(opened) => self.attend(&born.pod, opened),
             Err(e) => {
                 self.discard(&born.pod).await?;
                 return Err(failed(&id, attempted, e.to_string()));
             }
         };
-        born.pod.state().link = Some(Arc::clone(&link));
-        self.known().insert(id.clone(), Arc::clone(&born.pod));
-        self.watch(Arc::clone(&born.pod), told);
         let outcome = async {
             let mut observed = Vec::new();
             for container in prepared {
@@ -408,16 +406,15 @@ impl Pods {
                 continue;
             };
             let pod = Arc::new(Pod { stored, dir, state: Mutex::default() });
-            self.known().insert(id.clone(), Arc::clone(&pod));
             match self.reconnect(&pod).await? {
-                Some(connection) => {
-                    let (link, told) = Link::open(connection)?;
-                    pod.state().link = Some(link);
-                    self.watch(pod, told);
-                }
+                Some(opened) => drop(self.attend(&pod, opened)),
                 None => {
+                    self.known().insert(id, Arc::clone(&pod));
                     let this = self.clone();
-                    tokio::task::spawn_blocking(move || this.inner.bury(&pod)).await.map_err(io::Error::other)??;
+                    let buried = tokio::task::spawn_blocking(move || this.inner.bury(&pod)).await;
+                    if let Err(e) = buried.map_err(io::Error::other).flatten() {
+                        tracing::error!(pod = %name.display(), error = %e, "cleaning up after a dead supervisor");
+                    }
                 }
             }
         }
@@ -425,59 +422,85 @@ impl Pods {
     }
 
     /// A connection to a pod's supervisor, or `None` if it has none and never will.
-    async fn reconnect(&self, pod: &Pod) -> io::Result<Option<SeqPacket>> {
+    async fn reconnect(&self, pod: &Pod) -> io::Result<Option<Opened>> {
         let deadline = tokio::time::Instant::now() + BIRTH_DEADLINE;
         loop {
             if let Ok(connection) = SeqPacket::connect(&pod.dir, SOCKET_NAME) {
-                return Ok(Some(connection));
+                let mut opened = Link::open(connection)?;
+                // The kernel accepts for a process that is just dying.
+                match tokio::time::timeout_at(deadline, &mut opened.greeting).await {
+                    Ok(Ok(())) => return Ok(Some(opened)),
+                    Ok(Err(_)) => {}
+                    Err(_) => {
+                        tracing::warn!(pod = %pod.stored.id, "the pod's supervisor doesn't answer");
+                        return Ok(Some(opened));
+                    }
+                }
             }
             // Locked without listening: one is just being born, which nothing announces.
             if files::try_lock(&pod.dir.join(LOCK_FILE)).map_err(|e| e.source)?.is_some() {
                 return Ok(None);
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(io::Error::other(format!(
-                    "the supervisor of pod {} lives but doesn't listen",
-                    pod.stored.id
-                )));
+                // One such pod must not keep the node from its others.
+                tracing::error!(pod = %pod.stored.id, "the pod's supervisor lives but doesn't listen");
+                return Ok(None);
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
 
-    /// Passes on what a supervisor tells, and cleans up after it when it ends.
-    fn watch(&self, pod: Arc<Pod>, mut told: mpsc::UnboundedReceiver<ContainerObserved>) {
-        let this = self.clone();
+    /// Makes a connected pod known, passes on what its supervisor tells, and cleans up after it when it ends.
+    fn attend(&self, pod: &Arc<Pod>, opened: Opened) -> Arc<Link> {
+        let Opened { link, reader, mut changes, greeting: _ } = opened;
+        {
+            let mut state = pod.state();
+            state.link = Some(Arc::clone(&link));
+            state.reader = Some(reader);
+        }
+        let id = pod.stored.id.clone();
+        self.known().insert(id.clone(), Arc::clone(pod));
+        // The task must not keep the runtime alive: dropping that is how an agent lets go of its pods.
+        let inner = Arc::downgrade(&self.inner);
         tokio::spawn(async move {
-            let id = pod.stored.id.clone();
-            while let Some(container) = told.recv().await {
+            while let Some(container) = changes.recv().await {
+                let Some(inner) = inner.upgrade() else { return };
                 // Nobody may be listening.
-                let _ = this.inner.events.send(RuntimeEvent::Container { pod: id.clone(), container });
+                let _ = inner.events.send(RuntimeEvent::Container { pod: id.clone(), container });
             }
-            if pod.state().removing {
-                return;
-            }
-            tracing::warn!(pod = %id, "the pod's supervisor is gone; its containers are killed");
-            let at = Arc::clone(&pod);
-            let buried = tokio::task::spawn_blocking(move || {
-                // A supervisor that closed its socket without ending would start containers unseen.
-                if let Some(pidfd) = at.pidfd() {
-                    let _ = pidfd.send_signal(nix::sys::signal::Signal::SIGKILL);
-                }
-                this.inner.bury(&at).map(|changed| (this, changed))
-            })
-            .await;
-            match buried {
-                Ok(Ok((this, changed))) => {
-                    for container in changed {
-                        let _ = this.inner.events.send(RuntimeEvent::Container { pod: id.clone(), container });
-                    }
-                    let _ = this.inner.events.send(RuntimeEvent::Sandbox { pod: id });
-                }
-                Ok(Err(e)) => tracing::error!(pod = %id, error = %e, "cleaning up after a dead supervisor"),
-                Err(e) => tracing::error!(pod = %id, error = %e, "cleaning up after a dead supervisor"),
+            if let Some(inner) = inner.upgrade() {
+                (Self { inner }).mourn(&id).await;
             }
         });
+        link
+    }
+
+    /// Kills and records what a dead supervisor left behind, unless its end was asked for.
+    async fn mourn(&self, id: &PodId) {
+        let Some(pod) = self.get(id) else { return };
+        if pod.state().removing {
+            return;
+        }
+        tracing::warn!(pod = %id, "the pod's supervisor is gone; its containers are killed");
+        let this = self.clone();
+        let buried = tokio::task::spawn_blocking(move || {
+            // A supervisor that closed its socket without ending would start containers unseen.
+            if let Some(pidfd) = pod.pidfd() {
+                let _ = pidfd.send_signal(nix::sys::signal::Signal::SIGKILL);
+            }
+            this.inner.bury(&pod)
+        })
+        .await;
+        match buried {
+            Ok(Ok(changed)) => {
+                for container in changed {
+                    let _ = self.inner.events.send(RuntimeEvent::Container { pod: id.clone(), container });
+                }
+                let _ = self.inner.events.send(RuntimeEvent::Sandbox { pod: id.clone() });
+            }
+            Ok(Err(e)) => tracing::error!(pod = %id, error = %e, "cleaning up after a dead supervisor"),
+            Err(e) => tracing::error!(pod = %id, error = %e, "cleaning up after a dead supervisor"),
+        }
     }
 
     fn get(&self, id: &PodId) -> Option<Arc<Pod>> {

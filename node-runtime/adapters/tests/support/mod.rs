@@ -24,8 +24,7 @@ pub fn workload_archive(dir: &Path) -> Result<PathBuf, String> {
     let archive = dir.join("workload.tar");
     let passwd = dir.join("passwd");
     std::fs::write(&passwd, "root:x:0:0::/root:/\napp:x:1000:1001::/home/app:/\n").map_err(|e| e.to_string())?;
-    let files =
-        [(program, PathBuf::from("/bin/workload"), 0o755), (passwd, PathBuf::from("/etc/passwd"), 0o644)];
+    let files = [(program, PathBuf::from("/bin/workload"), 0o755), (passwd, PathBuf::from("/etc/passwd"), 0o644)];
     let env = [("FROM_IMAGE".to_owned(), "yes".to_owned()), ("PATH".to_owned(), "/bin".to_owned())];
     build::archive(&archive, IMAGE, &files, &["/bin/workload".to_owned()], &env).map_err(|e| e.to_string())?;
     Ok(archive)
