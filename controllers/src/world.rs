@@ -1,6 +1,7 @@
 //! Everything that is known, and who has to look when it changes.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -48,6 +49,7 @@ pub(crate) struct World {
     pub package_queue: Queue,
     pub node_queue: Queue,
 
+    following: AtomicBool,
     heartbeats: Mutex<HashMap<String, Heartbeat>>,
     standings: Mutex<HashMap<String, Standing>>,
 }
@@ -103,6 +105,7 @@ impl World {
             scenario_queue: queue(Name::scenario),
             package_queue: queue(Name::package),
             node_queue: queue(Name::node),
+            following: AtomicBool::new(false),
             heartbeats: Mutex::default(),
             standings: Mutex::default(),
             metrics,
@@ -120,6 +123,21 @@ impl World {
             && self.instances.synced()
             && self.nodes.synced()
             && self.leases.synced()
+    }
+
+    /// Follows the conditions of all scenarios from now on. Not before every kind was listed: what a condition starts from is on record in the
+    /// scenario and in its claim.
+    pub fn follow_scenarios(&self) {
+        self.following.store(true, Ordering::SeqCst);
+        for scenario in self.scenarios.all() {
+            self.follow(&Key::of(&*scenario), &scenario);
+        }
+    }
+
+    fn follow(&self, key: &Key, scenario: &Scenario) {
+        if self.following.load(Ordering::SeqCst) {
+            self.hub.follow(key, scenario, self.claims.get(key).as_deref(), Timestamp::now());
+        }
     }
 
     /// Takes in an object, from a watch or from the answer to a write.
@@ -223,7 +241,7 @@ impl Observed for Scenario {
         for scenario in change.both() {
             let key = Key::of(&**scenario);
             match &change.after {
-                Some(after) => world.hub.follow(&key, after, Timestamp::now()),
+                Some(after) => world.follow(&key, after),
                 None => world.hub.forget(&key),
             }
             world.scenario_queue.add(key);

@@ -31,7 +31,7 @@ use crate::scenario::Transition;
     printcolumn(name = "PID", type_ = "integer", json_path = ".status.containers[0].pid", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = Rule::new("self.template == oldSelf.template && self.nodeName == oldSelf.nodeName && self.package == oldSelf.package && self.model == oldSelf.model").message("template, nodeName, package and model are immutable"))]
+#[x_kube(validation = Rule::new("self.template == oldSelf.template && self.nodeName == oldSelf.nodeName && self.__package__ == oldSelf.__package__ && self.model == oldSelf.model").message("template, nodeName, package and model are immutable"))]
 #[x_kube(validation = Rule::new("self.epoch >= oldSelf.epoch").message("epoch never falls"))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelInstanceSpec {

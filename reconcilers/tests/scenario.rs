@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use pullpiri_crds::package::{DesiredRun, DesiredState, PackageState, PackageStatus};
 use pullpiri_crds::scenario::{Action, Express, ScenarioCondition, ScenarioState, Truth};
 use pullpiri_crds::{Package, Scenario};
-use pullpiri_reconcilers::scenario::{self, EdgeFate, EdgeKind, Evaluated, Snapshot, Track, decide};
+use pullpiri_reconcilers::scenario::{self, EdgeFate, Evaluated, Snapshot, Track, decide};
 use world::{apply_scenario, at, claim, gear, micro, package, scenario, scenario_snapshot, term};
 
 type Signals = BTreeMap<(String, String), String>;
@@ -56,7 +56,7 @@ fn pass(snapshot: &mut Snapshot, track: &mut Track, signals: &Signals, second: i
     let plan = decide(snapshot, at(second));
     apply_scenario(snapshot, &plan);
     if let EdgeFate::Consumed(number) = plan.edge {
-        track.consumed(number);
+        track.consumed(snapshot.scenario.metadata.uid.as_deref(), number);
     }
     plan.to_string()
 }
@@ -76,7 +76,7 @@ fn edges_against_the_record() {
         (Some(True), vec!["P", "", "P"], 0),
         (Some(True), vec!["", "D", "", "P"], 1),
     ] {
-        let mut track = Track::start(&recorded(record));
+        let mut track = Track::start(&recorded(record), None);
         let mut seen = 0;
         for (second, value) in (1_i64..).zip(&samples) {
             let signals = if value.is_empty() { Signals::new() } else { signal(value) };
@@ -91,22 +91,22 @@ fn edges_against_the_record() {
 
 #[test]
 fn an_edge_outlives_the_condition_until_it_was_acted_on() {
-    let mut track = Track::start(&eco());
+    let mut track = Track::start(&eco(), None);
     track.evaluate(&signal("D"), at(1));
     track.evaluate(&signal("P"), at(2));
     track.evaluate(&signal("D"), at(3));
     let edge = track.observed().edge.clone().unwrap();
-    assert_eq!((edge.at.clone(), edge.kind), (micro(2), EdgeKind::Seen));
+    assert_eq!(edge.at, micro(2));
     // An edge that came later isn't forgotten with it.
     track.evaluate(&signal("P"), at(4));
-    track.consumed(edge.number);
+    track.consumed(eco().metadata.uid.as_deref(), edge.number);
     assert_eq!(track.observed().edge.as_ref().unwrap().at, micro(4));
 }
 
 #[test]
 fn samples_that_change_nothing_wake_nobody() {
     let speeding = ScenarioCondition::One(term(Express::Gt, "100", "Speed", "value"));
-    let mut track = Track::start(&scenario("s", Some(speeding), Action::Launch, "p"));
+    let mut track = Track::start(&scenario("s", Some(speeding), Action::Launch, "p"), None);
     let speed = |v: &str| -> Signals { [(("Speed".to_owned(), "value".to_owned()), v.to_owned())].into() };
     let outcomes: Vec<_> =
         ["90", "91.5", "101", "102", "fast", "faster", "99"].iter().map(|v| track.evaluate(&speed(v), at(1))).collect();
@@ -118,7 +118,7 @@ fn samples_that_change_nothing_wake_nobody() {
 fn waiting_satisfied_completed() {
     let target = package("bms", Vec::new());
     let mut snapshot = scenario_snapshot(eco(), Some(target.clone()));
-    let mut track = Track::start(&snapshot.scenario);
+    let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
     let mut text = String::new();
     text += "# no signal\n";
     text += &pass(&mut snapshot, &mut track, &Signals::new(), 0);
@@ -143,7 +143,7 @@ fn waiting_satisfied_completed() {
 fn without_a_condition_it_fires_once_per_generation() {
     let mut snapshot =
         scenario_snapshot(scenario("now", None, Action::Launch, "hello"), Some(package("hello", Vec::new())));
-    let mut track = Track::start(&snapshot.scenario);
+    let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
     pass(&mut snapshot, &mut track, &Signals::new(), 1);
     assert_eq!(snapshot.claim.as_ref().unwrap().spec.since, Some(micro(1)));
     assert_eq!(pass(&mut snapshot, &mut track, &Signals::new(), 2), "nothing\n");
@@ -162,13 +162,13 @@ fn without_a_condition_it_fires_once_per_generation() {
 #[test]
 fn an_edited_scenario_takes_its_claim_along_and_refires_nothing() {
     let mut snapshot = scenario_snapshot(eco(), Some(package("bms", Vec::new())));
-    let mut track = Track::start(&snapshot.scenario);
+    let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
     pass(&mut snapshot, &mut track, &signal("P"), 1);
     let mut edited = (*snapshot.scenario).clone();
     edited.metadata.generation = Some(2);
     edited.spec.priority = Some(9);
     edited.spec.action = Action::Terminate;
-    track.follow(&edited);
+    track.follow(&edited, None);
     snapshot.scenario = Arc::new(edited);
     pass(&mut snapshot, &mut track, &signal("P"), 2);
     let spec = &snapshot.claim.as_ref().unwrap().spec;
@@ -177,19 +177,19 @@ fn an_edited_scenario_takes_its_claim_along_and_refires_nothing() {
 
 #[test]
 fn another_condition_is_judged_against_the_record_of_the_old_one() {
-    let mut track = Track::start(&eco());
+    let mut track = Track::start(&eco(), None);
     track.evaluate(&signal("D"), at(1));
     let mut edited = eco();
     edited.spec.condition = Some(gear("D"));
-    assert!(track.follow(&edited));
+    assert!(track.follow(&edited, None));
     assert_eq!(track.evaluate(&signal("D"), at(2)), Evaluated::Fired);
     let mut again = edited.clone();
     again.spec.condition = Some(ScenarioCondition::One(term(Express::Ne, "P", "Gear", "gear")));
-    assert!(track.follow(&again));
+    assert!(track.follow(&again, None));
     assert_eq!(track.evaluate(&signal("D"), at(3)), Evaluated::Unchanged);
     // Made anew under the same name: it starts from nothing.
     again.metadata.uid = Some("another".to_owned());
-    assert!(track.follow(&again));
+    assert!(track.follow(&again, None));
     assert_eq!(track.evaluate(&signal("D"), at(4)), Evaluated::Fired);
 }
 
@@ -197,7 +197,7 @@ fn another_condition_is_judged_against_the_record_of_the_old_one() {
 fn a_stronger_wish_overrides_and_gives_way() {
     let target = reached(package("bms", Vec::new()), PackageState::Running, DesiredRun::Running, "eco");
     let mut snapshot = scenario_snapshot(eco(), Some(target));
-    let mut track = Track::start(&snapshot.scenario);
+    let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
     pass(&mut snapshot, &mut track, &signal("P"), 1);
     assert_eq!(state(&snapshot), ScenarioState::Completed);
     snapshot.claims.push(Arc::new(claim("off", Action::Terminate, "bms", 5, 0)));
@@ -217,7 +217,7 @@ fn a_desired_state_overrides_every_claim() {
     let mut target = package("bms", Vec::new());
     target.spec.desired_state = Some(DesiredState::Stopped);
     let mut snapshot = scenario_snapshot(eco(), Some(target));
-    let mut track = Track::start(&snapshot.scenario);
+    let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
     pass(&mut snapshot, &mut track, &signal("P"), 1);
     let status = snapshot.scenario.status.as_ref().unwrap();
     assert_eq!(status.conditions[0].message, "spec.desiredState of package bms is Stopped");
@@ -228,7 +228,7 @@ fn a_persons_claim_of_the_same_name_is_left_alone() {
     let mut snapshot = scenario_snapshot(eco(), Some(package("bms", Vec::new())));
     let theirs = Arc::new(claim("eco", Action::Terminate, "bms", 0, 0));
     snapshot.claim = Some(theirs.clone());
-    let mut track = Track::start(&snapshot.scenario);
+    let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
     pass(&mut snapshot, &mut track, &signal("P"), 1);
     assert_eq!(snapshot.claim.as_ref(), Some(&theirs));
     assert_eq!(ready(&snapshot), ("False".to_owned(), "ClaimNameTaken".to_owned()));
@@ -242,11 +242,11 @@ fn a_persons_claim_of_the_same_name_is_left_alone() {
 #[test]
 fn a_predecessors_claim_is_removed_to_make_room() {
     let mut snapshot = scenario_snapshot(eco(), Some(package("bms", Vec::new())));
-    let mut track = Track::start(&snapshot.scenario);
+    let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
     pass(&mut snapshot, &mut track, &signal("P"), 1);
     let mut anew = eco();
     anew.metadata.uid = Some("uid-anew".to_owned());
-    track.follow(&anew);
+    track.follow(&anew, None);
     snapshot.scenario = Arc::new(anew);
     let first = pass(&mut snapshot, &mut track, &signal("P"), 2);
     assert!(first.starts_with("delete Claim eco (uid uid-claim)\n"), "{first}");
@@ -261,7 +261,7 @@ fn an_undecidable_condition_says_why() {
     let condition = ScenarioCondition::One(term(Express::Lt, "fast", "Speed", "value"));
     let mut snapshot =
         scenario_snapshot(scenario("s", Some(condition), Action::Launch, "p"), Some(package("p", Vec::new())));
-    let mut track = Track::start(&snapshot.scenario);
+    let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
     pass(&mut snapshot, &mut track, &Signals::new(), 1);
     assert_eq!(ready(&snapshot), ("False".to_owned(), "ConditionInvalid".to_owned()));
 }
@@ -269,7 +269,7 @@ fn an_undecidable_condition_says_why() {
 #[test]
 fn a_missing_target_is_named_and_the_claim_is_written_all_the_same() {
     let mut snapshot = scenario_snapshot(eco(), None);
-    let mut track = Track::start(&snapshot.scenario);
+    let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
     pass(&mut snapshot, &mut track, &signal("P"), 1);
     assert!(snapshot.claim.is_some());
     assert_eq!((state(&snapshot), ready(&snapshot).1.as_str()), (ScenarioState::Satisfied, "TargetNotFound"));
@@ -311,7 +311,7 @@ proptest! {
     #[test]
     fn each_edge_is_claimed_once(steps in proptest::collection::vec(step(), 1..40)) {
         let mut snapshot = scenario_snapshot(eco(), Some(package("bms", Vec::new())));
-        let mut track = Track::start(&snapshot.scenario);
+        let mut track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
         let mut signals = Signals::new();
         let (mut known, mut since) = (None::<bool>, None::<i64>);
         for (second, step) in (1_i64..).zip(steps) {
@@ -320,10 +320,10 @@ proptest! {
                 Step::Signal("") => signals.clear(),
                 Step::Signal(value) => signals = signal(value),
                 Step::CrashBeforeStatus => crash = true,
-                Step::Restart => track = Track::start(&snapshot.scenario),
+                Step::Restart => track = Track::start(&snapshot.scenario, snapshot.claim.as_deref()),
                 Step::RestartWithoutSignals => {
                     signals.clear();
-                    track = Track::start(&snapshot.scenario);
+                    track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
                 }
                 Step::Package(state) => {
                     snapshot.package = Some(Arc::new(reached(package("bms", Vec::new()), state, DesiredRun::Running, "eco")));
@@ -332,7 +332,7 @@ proptest! {
                     let mut edited = (*snapshot.scenario).clone();
                     edited.metadata.generation = edited.metadata.generation.map(|g| g + 1);
                     edited.spec.priority = Some(i32::try_from(second).unwrap());
-                    track.follow(&edited);
+                    track.follow(&edited, None);
                     snapshot.scenario = Arc::new(edited);
                 }
             }
@@ -352,15 +352,15 @@ proptest! {
             let plan = decide(&snapshot, at(second));
             if crash {
                 apply_scenario(&mut snapshot, &scenario::Plan { status: None, ..plan });
-                track = Track::start(&snapshot.scenario);
+                track = Track::start(&snapshot.scenario, snapshot.claim.as_deref());
                 track.evaluate(&signals, at(second));
                 snapshot.observed = track.observed().clone();
                 let again = decide(&snapshot, at(second));
                 apply_scenario(&mut snapshot, &again);
-                if let EdgeFate::Consumed(number) = again.edge { track.consumed(number); }
+                if let EdgeFate::Consumed(number) = again.edge { track.consumed(snapshot.scenario.metadata.uid.as_deref(), number); }
             } else {
                 apply_scenario(&mut snapshot, &plan);
-                if let EdgeFate::Consumed(number) = plan.edge { track.consumed(number); }
+                if let EdgeFate::Consumed(number) = plan.edge { track.consumed(snapshot.scenario.metadata.uid.as_deref(), number); }
             }
             snapshot.observed = track.observed().clone();
             let rest = decide(&snapshot, at(second));

@@ -163,6 +163,16 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     }
 }
 
+/// The strategy of virtual resources: their names come from elsewhere (a signal's topic), so anything that fits in a path will do.
+#[derive(Debug, Clone, Copy)]
+pub struct Virtual;
+
+impl Strategy for Virtual {
+    fn name_format(&self) -> NameFormat {
+        NameFormat::PathSegment
+    }
+}
+
 /// The strategy of custom resources: nothing beyond the generic rules.
 #[derive(Debug)]
 pub struct Custom;

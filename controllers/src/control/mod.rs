@@ -39,6 +39,7 @@ pub(crate) async fn run(world: &Arc<World>, shutdown: &CancellationToken) {
             () = tokio::time::sleep(SYNC_POLL) => {}
         }
     }
+    world.follow_scenarios();
     tracing::info!(
         scenarios = world.scenarios.keys().len(),
         packages = world.packages.keys().len(),

@@ -40,7 +40,7 @@ pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
         }
     }
     if let EdgeFate::Consumed(number) = plan.edge {
-        world.hub.consumed(&key, number);
+        world.hub.consumed(&key, snapshot.scenario.metadata.uid.as_deref(), number);
     }
     if let Some(status) = plan.status {
         let written =

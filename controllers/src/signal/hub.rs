@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use pullpiri_condition::Values;
-use pullpiri_crds::Scenario;
+use pullpiri_crds::{Claim, Scenario};
 use pullpiri_reconcilers::scenario::{Evaluated, Observed, Track};
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -116,18 +116,18 @@ impl Hub {
     }
 
     /// Follows a scenario that is new or was edited.
-    pub fn follow(&self, key: &Key, scenario: &Scenario, at: Timestamp) {
+    pub fn follow(&self, key: &Key, scenario: &Scenario, claim: Option<&Claim>, at: Timestamp) {
         let mut state = self.lock();
         let State { latest, tracks, readers } = &mut *state;
         let old: Vec<String> = tracks.get(key).map(topics).unwrap_or_default();
         let track = match tracks.get_mut(key) {
             Some(track) => {
-                if !track.follow(scenario) {
+                if !track.follow(scenario, claim) {
                     return;
                 }
                 track
             }
-            None => tracks.entry(key.clone()).or_insert_with(|| Track::start(scenario)),
+            None => tracks.entry(key.clone()).or_insert_with(|| Track::start(scenario, claim)),
         };
         self.evaluate(track, latest, at);
         let new = topics(track);
@@ -150,10 +150,10 @@ impl Hub {
         self.lock().tracks.get(key).map(|track| track.observed().clone()).unwrap_or_default()
     }
 
-    /// The edge with this number was acted on.
-    pub fn consumed(&self, key: &Key, number: u64) {
+    /// The edge with this number, of the scenario with this UID, was acted on.
+    pub fn consumed(&self, key: &Key, uid: Option<&str>, number: u64) {
         if let Some(track) = self.lock().tracks.get_mut(key) {
-            track.consumed(number);
+            track.consumed(uid, number);
         }
     }
 }
@@ -214,7 +214,7 @@ mod tests {
         let hub = hub();
         let now = Timestamp::UNIX_EPOCH;
         for (key, scenario) in [scenario("a", "gear", "P"), scenario("b", "gear", "D"), scenario("c", "speed", "1")] {
-            hub.follow(&key, &scenario, now);
+            hub.follow(&key, &scenario, None, now);
         }
         assert_eq!(names(&hub.take_in(sample("gear", "P"), now)), ["a", "b"]);
         assert!(hub.take_in(sample("gear", "P"), now).is_empty());
@@ -231,13 +231,13 @@ mod tests {
         let now = Timestamp::UNIX_EPOCH;
         hub.take_in(sample("gear", "P"), now);
         let (key, mut scenario) = scenario("a", "gear", "P");
-        hub.follow(&key, &scenario, now);
+        hub.follow(&key, &scenario, None, now);
         assert!(hub.observed(&key).edge.is_some());
         // Edited to read something else, it is woken by that alone.
         if let Some(ScenarioCondition::One(term)) = &mut scenario.spec.condition {
             term.operands.value = "speed".to_owned();
         }
-        hub.follow(&key, &scenario, now);
+        hub.follow(&key, &scenario, None, now);
         assert!(hub.take_in(sample("gear", "D"), now).is_empty());
         assert_eq!(names(&hub.take_in(sample("speed", "P"), now)), ["a"]);
     }
@@ -246,7 +246,7 @@ mod tests {
     fn every_edge_of_a_burst_counts_and_the_last_one_is_kept() {
         let hub = hub();
         let (key, scenario) = scenario("a", "gear", "P");
-        hub.follow(&key, &scenario, Timestamp::UNIX_EPOCH);
+        hub.follow(&key, &scenario, None, Timestamp::UNIX_EPOCH);
         for round in 0..10 {
             let at = Timestamp::from_second(round).unwrap();
             hub.take_in(sample("gear", "P"), at);
@@ -255,7 +255,7 @@ mod tests {
         assert_eq!(hub.metrics.edges.get(), 10);
         let edge = hub.observed(&key).edge.unwrap();
         assert_eq!(edge.at.0, Timestamp::from_second(9).unwrap());
-        hub.consumed(&key, edge.number);
+        hub.consumed(&key, Some("a"), edge.number);
         assert!(hub.observed(&key).edge.is_none());
     }
 }

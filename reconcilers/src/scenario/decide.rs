@@ -1,7 +1,7 @@
 //! From an edge to a claim.
 //!
-//! The claim is written before the status: a crash in between leaves a claim that the status doesn't know, and the next decision finds it
-//! and records it (a claim newer than the record is the one that the edge asked for). The other order would lose the claim.
+//! The claim is written before the status: a crash in between leaves a claim that the status doesn't know, and whoever comes next takes the
+//! claim for the record that it is (see [`super::Track::start`]). The other order would lose the claim.
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
@@ -9,7 +9,6 @@ use pullpiri_crds::claim::{Claim, ClaimSpec};
 use pullpiri_crds::names::LABEL_SCENARIO;
 use pullpiri_crds::scenario::{ObservedValue, Scenario, Truth};
 
-use super::edge::EdgeKind;
 use super::plan::{Action, EdgeFate, Plan};
 use super::snapshot::Snapshot;
 use super::status;
@@ -116,14 +115,6 @@ fn firing(snapshot: &Snapshot, held: Held<'_>, now: Timestamp) -> Firing {
         return Firing::No;
     };
     match held {
-        Held::Mine(claim) if edge.kind == EdgeKind::Resumed && recorded != Some(Truth::True) => {
-            let recorded_at = status.and_then(|s| s.truth_since.as_ref());
-            if claim.spec.since.as_ref() > recorded_at {
-                Firing::Recorded
-            } else {
-                Firing::Yes { since: edge.at.clone(), because: edge.because.clone() }
-            }
-        }
         Held::Mine(_) | Held::Nothing => Firing::Yes { since: edge.at.clone(), because: edge.because.clone() },
         Held::Leaving(_) | Held::Taken => Firing::Blocked,
     }

@@ -11,25 +11,17 @@
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use pullpiri_condition::{Evaluation, Field, Undecided, Values, evaluate, fields};
+use pullpiri_crds::claim::Claim;
 use pullpiri_crds::scenario::{ObservedValue, Scenario, ScenarioCondition, Truth};
 
+use crate::ownership::{self, Ownership};
 use crate::time;
-
-/// How an edge was seen.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum EdgeKind {
-    /// From one sample to the next.
-    Seen,
-    /// From the record to the first known evaluation since we started: it may be one that was acted on, but not recorded, before a crash.
-    Resumed,
-}
 
 /// A condition that became true.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Edge {
     pub at: MicroTime,
     pub because: Vec<ObservedValue>,
-    pub kind: EdgeKind,
     /// Tells edges of one track apart.
     pub number: u64,
 }
@@ -63,16 +55,21 @@ pub struct Track {
     uid: Option<String>,
     condition: Option<ScenarioCondition>,
     observed: Observed,
-    /// Whether the truth has been known since the track was started.
-    live: bool,
     edges: u64,
 }
 
 impl Track {
     /// Starts from the truth on record.
+    ///
+    /// The claim counts as a record too: it is written before the status, and one that is newer than the status tells of an edge that
+    /// was acted on just before a crash.
     #[must_use]
-    pub fn start(scenario: &Scenario) -> Self {
-        let known = match scenario.status.as_ref().and_then(|s| s.truth) {
+    pub fn start(scenario: &Scenario, claim: Option<&Claim>) -> Self {
+        let status = scenario.status.as_ref();
+        let mine = claim.filter(|claim| ownership::of(&claim.metadata, scenario) == Ownership::Mine);
+        let claimed = mine.and_then(|claim| claim.spec.since.as_ref());
+        let known = match status.and_then(|s| s.truth) {
+            _ if claimed.is_some() && claimed > status.and_then(|s| s.truth_since.as_ref()) => Some(true),
             Some(Truth::True) => Some(true),
             Some(Truth::False) => Some(false),
             Some(Truth::Unknown) | None => None,
@@ -81,15 +78,14 @@ impl Track {
             uid: scenario.metadata.uid.clone(),
             condition: scenario.spec.condition.clone(),
             observed: Observed { known, ..Observed::default() },
-            live: false,
             edges: 0,
         }
     }
 
     /// Follows an edited scenario. Returns whether the condition is another one and wants evaluation.
-    pub fn follow(&mut self, scenario: &Scenario) -> bool {
+    pub fn follow(&mut self, scenario: &Scenario, claim: Option<&Claim>) -> bool {
         if self.uid != scenario.metadata.uid {
-            *self = Self::start(scenario);
+            *self = Self::start(scenario, claim);
             return true;
         }
         if self.condition == scenario.spec.condition {
@@ -122,16 +118,10 @@ impl Track {
         let changed = self.observed.truth != Some(truth) || self.observed.undecided != undecided;
         if fired {
             self.edges += 1;
-            self.observed.edge = Some(Edge {
-                at: time::micro(at),
-                because: values.clone(),
-                kind: if self.live { EdgeKind::Seen } else { EdgeKind::Resumed },
-                number: self.edges,
-            });
+            self.observed.edge = Some(Edge { at: time::micro(at), because: values.clone(), number: self.edges });
         }
         if known.is_some() {
             self.observed.known = known;
-            self.live = true;
         }
         self.observed.truth = Some(truth);
         self.observed.values = values;
@@ -148,9 +138,9 @@ impl Track {
         &self.observed
     }
 
-    /// Forgets the edge with this number: it was acted on. A later one stays.
-    pub fn consumed(&mut self, number: u64) {
-        if self.observed.edge.as_ref().is_some_and(|edge| edge.number == number) {
+    /// Forgets the edge with this number, of the scenario with this UID: it was acted on. A later one, or that of a successor, stays.
+    pub fn consumed(&mut self, uid: Option<&str>, number: u64) {
+        if self.uid.as_deref() == uid && self.observed.edge.as_ref().is_some_and(|edge| edge.number == number) {
             self.observed.edge = None;
         }
     }

@@ -10,6 +10,6 @@ mod snapshot;
 mod status;
 
 pub use decide::decide;
-pub use edge::{Edge, EdgeKind, Evaluated, Observed, Track};
+pub use edge::{Edge, Evaluated, Observed, Track};
 pub use plan::{Action, EdgeFate, Plan};
 pub use snapshot::Snapshot;

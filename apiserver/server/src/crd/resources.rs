@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::naming::Names;
 use crate::builtin::text;
-use crate::registry::{Column, Custom, Origin, Resource, Scale, SchemaCell, Scope, UpsertOnUpdate};
+use crate::registry::{Column, Custom, Origin, Resource, Scale, SchemaCell, Scope, UpsertOnUpdate, Virtual};
 
 /// The entries of a CRD. Names are the accepted ones when the CRD has any (a stored one), the requested ones otherwise (a virtual
 /// resource's description). The schemas are kept as JSON text and parsed when first needed.
@@ -74,7 +74,10 @@ pub fn resources_of(crd: &Value, origin: Origin) -> Result<Vec<Resource>, String
                     }
                 }),
                 storage: index == stored,
-                strategy: &Custom,
+                strategy: match origin {
+                    Origin::Virtual => &Virtual,
+                    Origin::BuiltIn | Origin::Crd(_) => &Custom,
+                },
             }
         })
         .collect())
