@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use futures::stream::{self, BoxStream};
 use futures::StreamExt;
+use futures::stream::{self, BoxStream};
 use http_body_util::BodyExt;
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, Exit, PodId, Timestamp};
 use serde::Deserialize;
@@ -22,6 +22,8 @@ use crate::RuntimeEvent;
 
 const FIRST_RETRY: Duration = Duration::from_millis(100);
 const MAX_RETRY: Duration = Duration::from_secs(10);
+/// How far back the stream begins. What is told twice is looked at twice.
+const OVERLAP: Duration = Duration::from_secs(1);
 /// Events that may wait for the listener.
 const QUEUE: usize = 256;
 
@@ -32,6 +34,13 @@ struct Line {
     actor: Actor,
     #[serde(rename = "timeNano", default)]
     time_nano: i64,
+}
+
+impl Line {
+    /// As podman has it, or as docker does: which one it prints differs from release to release.
+    fn is_end(&self) -> bool {
+        matches!(self.action.as_str(), "died" | "die")
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -79,7 +88,10 @@ async fn follow_once(client: &Client, owner: &str, events: &mpsc::Sender<Runtime
         "event": ["start", "died"],
         "label": [format!("{}={owner}", label::OWNER)],
     });
-    let mut body = client.stream(&format!("/events?stream=true&{}", filters(&wanted))).await?;
+    // podman answers before it listens: what happens in between is told because it is asked for.
+    let since = jiff::Timestamp::now().checked_sub(OVERLAP).unwrap_or_default();
+    let path = format!("/events?stream=true&since={}&{}", encode(&since.to_string()), filters(&wanted));
+    let mut body = client.stream(&path).await?;
     if events.send(RuntimeEvent::Resync).await.is_err() {
         return Ok(());
     }
@@ -104,19 +116,24 @@ async fn happened(client: &Client, line: Line) -> Option<RuntimeEvent> {
     let pod = PodId(line.actor.attributes.get(label::POD)?.clone());
     let Some(name) = line.actor.attributes.get(label::CONTAINER) else {
         // The infra container.
-        return (line.action == "died").then_some(RuntimeEvent::Sandbox { pod });
+        return line.is_end().then_some(RuntimeEvent::Sandbox { pod });
     };
     match client.get::<Inspected>(&format!("/containers/{}/json", encode(&line.actor.id))).await {
         Ok(inspected) => {
             let (pod, container) = observe::container(&inspected)?;
             Some(RuntimeEvent::Container { pod, container })
         }
-        Err(error) if error.is_not_found() && line.action == "died" => {
+        Err(error) if error.is_not_found() && line.is_end() => {
             // Removed meanwhile: all that is known is what the event says.
             let attributes = &line.actor.attributes;
             let number = |key: &str| attributes.get(key).and_then(|text| text.parse::<i32>().ok());
             let at = Timestamp(line.time_nano);
-            let exit = Exit { code: number("containerExitCode").unwrap_or(255), oom_killed: false, started_at: at, finished_at: at };
+            let exit = Exit {
+                code: number("containerExitCode").unwrap_or(255),
+                oom_killed: false,
+                started_at: at,
+                finished_at: at,
+            };
             let container = ContainerObserved {
                 name: name.clone(),
                 attempt: attributes.get(label::ATTEMPT).and_then(|text| text.parse().ok()).unwrap_or(0),

@@ -21,7 +21,9 @@ const MAX_ANSWER: usize = 64 << 20;
 /// Why a request brought no usable answer.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum HttpError {
-    #[error("there is no socket at {path}; start podman's API service, for instance with `systemctl enable --now podman.socket`")]
+    #[error(
+        "there is no socket at {path}; start podman's API service, for instance with `systemctl enable --now podman.socket`"
+    )]
     NoSocket { path: PathBuf },
     #[error("connecting to {path}: {source}")]
     Connect { path: PathBuf, source: std::io::Error },
@@ -58,7 +60,13 @@ impl Client {
     }
 
     /// The answer's status and body, unless podman says no.
-    async fn send(&self, method: Method, path: &str, body: Body, kind: &'static str) -> Result<http::Response<Incoming>, HttpError> {
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        kind: &'static str,
+    ) -> Result<http::Response<Incoming>, HttpError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|source| match source.kind() {
             std::io::ErrorKind::NotFound => HttpError::NoSocket { path: self.socket.clone() },
             _ => HttpError::Connect { path: self.socket.clone(), source },

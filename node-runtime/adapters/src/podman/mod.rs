@@ -182,7 +182,9 @@ impl PodmanRuntime {
         let created = match created {
             Err(taken) if is_name_taken(&taken) => {
                 // Half made by an agent that died.
-                self.remove_container(&container_name(id, &container.name, attempt)).await.map_err(error("removing a container"))?;
+                self.remove_container(&container_name(id, &container.name, attempt))
+                    .await
+                    .map_err(error("removing a container"))?;
                 self.client.create::<Created>("/containers/create", &body).await
             }
             created => created,
@@ -199,7 +201,12 @@ impl PodmanRuntime {
             .ok_or_else(|| failed(id, "looking at a container", "its labels are gone".to_owned()))
     }
 
-    async fn restart(&self, id: &PodId, container: &ContainerSpec, attempt: u32) -> Result<ContainerObserved, RuntimeError> {
+    async fn restart(
+        &self,
+        id: &PodId,
+        container: &ContainerSpec,
+        attempt: u32,
+    ) -> Result<ContainerObserved, RuntimeError> {
         let error = |attempted| move |error| runtime_error(id, attempted, error);
         let listed = self.containers(Some(id)).await.map_err(error("looking for the pod"))?;
         let Some(any) = listed.first() else { return Err(RuntimeError::NoPod { pod: id.clone() }) };
@@ -284,7 +291,9 @@ const HOPELESS: [&str; 5] =
 fn runtime_error(pod: &PodId, attempted: &'static str, error: HttpError) -> RuntimeError {
     let message = error.to_string();
     match error {
-        HttpError::NoSocket { .. } | HttpError::Connect { .. } => RuntimeError::Unavailable { adapter: ADAPTER, message },
+        HttpError::NoSocket { .. } | HttpError::Connect { .. } => {
+            RuntimeError::Unavailable { adapter: ADAPTER, message }
+        }
         HttpError::Refused { status, .. } => {
             let lower = message.to_lowercase();
             let starts = matches!(attempted, "making a container" | "starting a container" | "making the pod");

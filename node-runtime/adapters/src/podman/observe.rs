@@ -77,14 +77,15 @@ pub(super) fn container(inspected: &Inspected) -> Option<(PodId, ContainerObserv
     let name = labels.get(label::CONTAINER)?.clone();
     let attempt = labels.get(label::ATTEMPT).and_then(|attempt| attempt.parse().ok()).unwrap_or(0);
     let state = &inspected.state;
-    let started_at = timestamp(&state.started_at);
+    let (started_at, finished_at) = (timestamp(&state.started_at), timestamp(&state.finished_at));
     let observed = match state.status.as_str() {
         "running" | "paused" | "stopping" => ContainerStateObserved::Running { pid: state.pid, started_at },
         "stopped" | "exited" | "dead" | "removing" => ContainerStateObserved::Exited(Exit {
             code: state.exit_code,
             oom_killed: state.oom_killed,
-            started_at,
-            finished_at: timestamp(&state.finished_at),
+            // podman notes the start once it has heard of it, and a short process has ended by then.
+            started_at: started_at.min(finished_at),
+            finished_at,
         }),
         _ => ContainerStateObserved::Created,
     };

@@ -98,7 +98,8 @@ pub(super) fn container(container: &ContainerSpec, place: &Place<'_>) -> Value {
     let mut labels = place.labels.clone();
     labels.insert(label::CONTAINER.to_owned(), container.name.clone());
     labels.insert(label::ATTEMPT.to_owned(), place.attempt.to_string());
-    let environment: BTreeMap<&str, &str> = container.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+    let environment: BTreeMap<&str, &str> =
+        container.env.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
     let capabilities = |names: &[String]| -> Vec<String> {
         let full = |name: &String| if name == "ALL" { name.clone() } else { format!("CAP_{name}") };
         names.iter().map(full).collect()
@@ -206,10 +207,19 @@ mod tests {
             env: vec![("A".into(), "1".into()), ("A".into(), "2".into())],
             mounts: vec![
                 Mount { source: MountSource::Bind("/v/conf".into()), target: "/conf".into(), read_only: true },
-                Mount { source: MountSource::Tmpfs { size_bytes: Some(4096) }, target: "/ram".into(), read_only: false },
+                Mount {
+                    source: MountSource::Tmpfs { size_bytes: Some(4096) },
+                    target: "/ram".into(),
+                    read_only: false,
+                },
             ],
             ports: vec![Port { container_port: 80, host_port: Some(8080), protocol: "tcp".into() }],
-            limits: Limits { cpu_millis: Some(5), cpu_request_millis: Some(250), memory_bytes: Some(1 << 20), pids: None },
+            limits: Limits {
+                cpu_millis: Some(5),
+                cpu_request_millis: Some(250),
+                memory_bytes: Some(1 << 20),
+                pids: None,
+            },
             security: Security {
                 add_capabilities: vec!["SYS_NICE".into()],
                 drop_capabilities: vec!["ALL".into()],
