@@ -69,7 +69,7 @@ pub enum LockKind {
     Exclusive,
 }
 
-/// Locks a file or directory, waiting for others; a file is made if it is missing.
+/// Locks a file, waiting for others; it is made if it is missing.
 pub fn lock(path: &Path, kind: LockKind) -> Result<Lock> {
     let attempted = || format!("locking {}", path.display());
     let file = open_lock(path).map_err(|e| SysError::io(attempted(), e))?;
@@ -102,10 +102,20 @@ pub fn lock_to_hand_on(path: &Path) -> Result<Option<OwnedFd>> {
     if error.raw_os_error() == Some(libc::EWOULDBLOCK) { Ok(None) } else { Err(error) }
 }
 
-/// Locks a file or directory for this process alone, or says that another has it.
+/// Locks a file for this process alone, or says that another has it; it is made if it is missing.
 pub fn try_lock(path: &Path) -> Result<Option<Lock>> {
+    try_lock_open(open_lock(path), path)
+}
+
+/// As [`try_lock`], for a directory, which must be there.
+pub fn try_lock_directory(path: &Path) -> Result<Option<Lock>> {
+    let open = std::fs::OpenOptions::new().read(true).custom_flags(libc::O_DIRECTORY).open(path);
+    try_lock_open(open, path)
+}
+
+fn try_lock_open(file: std::io::Result<File>, path: &Path) -> Result<Option<Lock>> {
     let attempted = || format!("locking {}", path.display());
-    let file = open_lock(path).map_err(|e| SysError::io(attempted(), e))?;
+    let file = file.map_err(|e| SysError::io(attempted(), e))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(lock) => Ok(Some(lock)),
         Err((_, Errno::EWOULDBLOCK)) => Ok(None),
@@ -114,11 +124,7 @@ pub fn try_lock(path: &Path) -> Result<Option<Lock>> {
 }
 
 fn open_lock(path: &Path) -> std::io::Result<File> {
-    if path.is_dir() {
-        File::open(path)
-    } else {
-        std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
-    }
+    std::fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)
 }
 
 /// A directory that path resolution never leaves, whatever symbolic links are in it.
@@ -236,7 +242,9 @@ mod tests {
         assert!(try_lock(&path).unwrap().is_none());
         drop(held);
         assert!(try_lock(&path).unwrap().is_some());
-        assert!(try_lock(dir.path()).unwrap().is_some());
+        assert!(try_lock_directory(dir.path()).unwrap().is_some());
+        assert!(try_lock_directory(&dir.path().join("absent")).is_err());
+        assert!(!dir.path().join("absent").exists());
     }
 
     #[test]

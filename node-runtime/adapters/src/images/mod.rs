@@ -390,10 +390,9 @@ impl ImageStore {
         let tmp = self.dir.join("tmp");
         for name in list_names(&tmp)? {
             let path = tmp.join(name);
-            // Its maker holds the lock for as long as it works there.
-            if let Ok(Some(_lock)) = files::try_lock(&path) {
-                let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-                match removed {
+            // Its maker holds the lock for as long as it works there, and may remove it at any moment.
+            if let Ok(Some(_lock)) = files::try_lock_directory(&path) {
+                match fs::remove_dir_all(&path) {
                     Err(e) if e.kind() != io::ErrorKind::NotFound => {
                         return Err(ImageError::io(format!("removing {}", path.display()), e));
                     }
@@ -464,7 +463,7 @@ fn to_json<T: Serialize>(value: &T) -> String {
 /// A directory in `tmp/` that goes away with this value, or with the next opening of the store.
 struct Scratch {
     path: PathBuf,
-    _lock: Option<Lock>,
+    _lock: Lock,
 }
 
 impl Scratch {
@@ -474,14 +473,13 @@ impl Scratch {
             let name = format!("{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
             let path = tmp.join(name);
             match fs::create_dir(&path) {
-                Ok(()) => {
-                    let lock = files::try_lock(&path)?;
-                    // Someone who opened the store just now took it for a leftover.
-                    if lock.is_none() || !path.exists() {
-                        continue;
-                    }
-                    return Ok(Self { path, _lock: lock });
-                }
+                Ok(()) => match files::try_lock_directory(&path) {
+                    Ok(Some(lock)) => return Ok(Self { path, _lock: lock }),
+                    // Someone who opens the store just now has taken it for a leftover.
+                    Ok(None) => {}
+                    Err(e) if e.source.kind() == io::ErrorKind::NotFound => {}
+                    Err(e) => return Err(e.into()),
+                },
                 // Left by an earlier process with this id.
                 Err(e) if e.kind() == io::ErrorKind::AlreadyExists => {}
                 Err(e) => return Err(ImageError::io(format!("making {}", path.display()), e)),
