@@ -255,8 +255,7 @@ fn normal_time(text: &str) -> Result<String, String> {
         }
         None => {
             let text = print::quote(text);
-            let rest = if text.len() > 2 && text.starts_with(|c: char| c == '"') { text.as_str() } else { "\"\"" };
-            Err(format!("parsing time {text} as \"2006-01-02T15:04:05Z07:00\": cannot parse {rest} as \"2006\""))
+            Err(format!("parsing time {text} as \"2006-01-02T15:04:05Z07:00\": cannot parse {text} as \"2006\""))
         }
     }
 }
