@@ -43,7 +43,7 @@ images() {
     local name node
     for name in ${SERVICES}; do
         "${BIN}" image build --reference "localhost/${name}:1.0" --file "${DEMO}:/demo-service" \
-            --entrypoint /demo-service "${name}" --output "${STATE}/images/${name}.tar"
+            --output "${STATE}/images/${name}.tar" -- /demo-service "${name}"
         for node in zone hpc; do
             "${BIN}" image load "${STATE}/images/${name}.tar" --data-dir "${STATE}/${node}" > /dev/null
         done

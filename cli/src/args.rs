@@ -230,7 +230,7 @@ pub(crate) enum ImageVerb {
     /// Write an OCI archive that holds files of this machine and nothing else
     #[command(after_help = "\
 Example:
-  pullpiri image build --reference localhost/blis:1.0 --file target/release/blis:/blis --entrypoint /blis --output blis.tar")]
+  pullpiri image build --reference localhost/blis:1.0 --file target/release/blis:/blis --output blis.tar -- /blis")]
     Build {
         /// The image's name, e.g. localhost/blis:1.0
         #[arg(long)]
@@ -238,11 +238,11 @@ Example:
         /// HOST_PATH:IMAGE_PATH; may be repeated
         #[arg(long = "file", value_name = "HOST:IMAGE", required = true)]
         files: Vec<String>,
-        /// The entrypoint's words
-        #[arg(long, num_args = 1.., required = true, allow_hyphen_values = true)]
-        entrypoint: Vec<String>,
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
+        /// The entrypoint's words
+        #[arg(last = true, required = true)]
+        entrypoint: Vec<String>,
     },
 }
 

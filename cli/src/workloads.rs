@@ -9,6 +9,7 @@ use pullpiri_agent::{Agent, Config};
 use pullpiri_crds::model::Adapter;
 use pullpiri_node_adapters::Runtime;
 use pullpiri_node_adapters::oci::{OciOptions, OciRuntime, Zygote};
+use pullpiri_node_adapters::podman::PodmanRuntime;
 
 use crate::args::{RuntimeChoice, Workloads};
 use crate::fail::Failure;
@@ -24,6 +25,7 @@ pub(crate) async fn agent(
 ) -> Result<Agent, Failure> {
     let data_dir = absolute(data_dir)?;
     let oci: Arc<dyn Runtime> = Arc::new(OciRuntime::open(&data_dir, zygote, OciOptions::default()).await?);
+    let podman: Arc<dyn Runtime> = Arc::new(PodmanRuntime::new(&workloads.podman_socket, &data_dir));
     let mut config = Config::new(name, data_dir);
     config.stop_workloads = workloads.stop_workloads;
     config.default_adapter = match workloads.runtime {
@@ -31,7 +33,7 @@ pub(crate) async fn agent(
         RuntimeChoice::Oci => Some(Adapter::Oci),
         RuntimeChoice::Podman => Some(Adapter::Podman),
     };
-    Ok(Agent::new(config, client, vec![oci], registry)?)
+    Ok(Agent::new(config, client, vec![oci, podman], registry)?)
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -19,7 +19,7 @@ pub fn archive(folder: &Path) -> Result<PathBuf, E2eError> {
     let archive = folder.join("demo.tar");
     let file = format!("{}:/demo-service", demo.display());
     let output = archive.display().to_string();
-    process::run(&["image", "build", "--reference", IMAGE, "--file", &file, "--output", &output, "--entrypoint", "/demo-service"])?;
+    process::run(&["image", "build", "--reference", IMAGE, "--file", &file, "--output", &output, "--", "/demo-service"])?;
     Ok(archive)
 }
 

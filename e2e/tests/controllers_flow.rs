@@ -1,4 +1,5 @@
 //! The controllers against the API server in process: what signals, claims and nodes make of packages, with nodes played by the test.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should stop")]
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -46,7 +46,7 @@ fn images(folder: &Path, data_dirs: &[&Path]) {
         let archive = folder.join(format!("{name}.tar")).display().to_string();
         let (reference, file) = (format!("localhost/{name}:1.0"), format!("{demo}:/demo-service"));
         process::run(&[
-            "image", "build", "--reference", &reference, "--file", &file, "--output", &archive, "--entrypoint", "/demo-service", name,
+            "image", "build", "--reference", &reference, "--file", &file, "--output", &archive, "--", "/demo-service", name,
         ])
         .unwrap();
         for data_dir in data_dirs {
