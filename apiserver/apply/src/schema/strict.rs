@@ -24,10 +24,19 @@ pub struct Document {
 /// # Errors
 /// Where the text stops being JSON.
 pub fn parse(bytes: &[u8]) -> Result<Document, serde_json::Error> {
-    let mut duplicates = Vec::new();
     let mut reader = serde_json::Deserializer::from_slice(bytes);
-    let value = Seed { at: &At::Root, duplicates: &mut duplicates }.deserialize(&mut reader)?;
+    let document = read(&mut reader)?;
     reader.end()?;
+    Ok(document)
+}
+
+/// Reads a document from any format, as YAML. Its reader must be one that hands on both of two equal keys.
+///
+/// # Errors
+/// Where the reader stops.
+pub fn read<'de, D: Deserializer<'de>>(reader: D) -> Result<Document, D::Error> {
+    let mut duplicates = Vec::new();
+    let value = Seed { at: &At::Root, duplicates: &mut duplicates }.deserialize(reader)?;
     Ok(Document { value, duplicates })
 }
 

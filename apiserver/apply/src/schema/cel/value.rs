@@ -110,17 +110,21 @@ fn convert_text(text: &str, schema: Option<&Schema>) -> cel::Value {
     typed.unwrap_or_else(|| string(text))
 }
 
-/// CEL's own conversion functions build the values, so that this crate needs no date library of theirs.
+thread_local! {
+    /// CEL's own conversion functions build the values, so that this crate needs no date library of theirs.
+    static TIMESTAMP: Option<cel::Program> = cel::Program::compile("timestamp(t)").ok();
+    static DURATION: Option<cel::Program> = cel::Program::compile("duration(t)").ok();
+}
+
 fn parse_timestamp(text: &str) -> Option<cel::Value> {
-    call("timestamp(t)", text)
+    TIMESTAMP.with(|program| call(program.as_ref()?, text))
 }
 
 fn parse_duration(text: &str) -> Option<cel::Value> {
-    call("duration(t)", text)
+    DURATION.with(|program| call(program.as_ref()?, text))
 }
 
-fn call(expression: &str, text: &str) -> Option<cel::Value> {
-    let program = cel::Program::compile(expression).ok()?;
+fn call(program: &cel::Program, text: &str) -> Option<cel::Value> {
     super::FUNCTIONS.with(|functions| {
         let mut scope = functions.new_inner_scope();
         scope.add_variable_from_value("t", string(text));
