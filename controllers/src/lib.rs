@@ -79,11 +79,11 @@ impl Controllers {
         let (sink, samples) = SignalSink::channel(config.metrics.clone());
         let world = Arc::new(World::new(client, &config, events));
         tokio::join!(
-            watch::run(&world, &shutdown),
-            control::run(&world, &shutdown),
+            Box::pin(watch::run(&world, &shutdown)),
+            Box::pin(control::run(&world, &shutdown)),
             Hub::run(Arc::clone(&world), samples, shutdown.clone()),
-            signals.run(sink, shutdown.clone()),
-            published.run(shutdown.clone()),
+            Box::pin(signals.run(sink, shutdown.clone())),
+            Box::pin(published.run(shutdown.clone())),
         );
     }
 }

@@ -80,18 +80,21 @@ fn take_in<K: Observed + Kind>(world: &World, event: Event<K>) {
 pub(crate) struct Retry {
     what: String,
     failures: u32,
+    /// Whether the log tells of an outage.
+    told: bool,
 }
 
 impl Retry {
     pub fn new(what: &str) -> Self {
-        Self { what: what.to_owned(), failures: 0 }
+        Self { what: what.to_owned(), failures: 0, told: false }
     }
 
     pub fn succeeded(&mut self) {
-        if self.failures > 0 {
+        if self.told {
             tracing::info!(what = self.what, "watching again");
         }
         self.failures = 0;
+        self.told = false;
     }
 
     pub fn failed(&mut self, error: &watcher::Error) -> Duration {
@@ -101,7 +104,8 @@ impl Retry {
             watcher::Error::WatchError(status) => status.code == 410,
             _ => false,
         };
-        if self.failures == 0 && !usual {
+        if !self.told && !usual {
+            self.told = true;
             tracing::warn!(what = self.what, error = chain(error), "watching failed; trying again until it works");
         } else {
             tracing::debug!(what = self.what, error = chain(error), "watching failed");

@@ -72,20 +72,6 @@ pub struct Template {
     pub spec: ModelSpec,
 }
 
-impl Default for ModelSpec {
-    fn default() -> Self {
-        Self {
-            containers: Vec::new(),
-            host_network: None,
-            hostname: None,
-            restart_policy: None,
-            termination_grace_period_seconds: None,
-            runtime: None,
-            volumes: Vec::new(),
-        }
-    }
-}
-
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelInstanceStatus {

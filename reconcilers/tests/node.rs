@@ -1,4 +1,5 @@
 //! Nodes: heartbeats by lease, and what is said about a node that falls silent.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should stop")]
 
 mod world;
 

@@ -1,4 +1,5 @@
 //! Packages: golden plans of the main situations, and what holds for all of them.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should stop")]
 
 mod world;
 

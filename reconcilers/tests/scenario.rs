@@ -1,4 +1,5 @@
 //! Scenarios: edges sample by sample, golden plans of the main situations, crashes between any two writes.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should stop")]
 
 mod world;
 

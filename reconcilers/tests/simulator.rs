@@ -2,6 +2,7 @@
 //! writes, nodes, a garbage collector and a person who edits. The clock is virtual.
 //!
 //! After every step the invariants hold; once the person rests, everything settles to what was asked for.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should stop")]
 
 mod simulation;
 mod world;
