@@ -102,11 +102,8 @@ pub struct View {
     pub has_dependents: bool,
     /// A dependent is being deleted in the foreground too: together they may be a cycle.
     pub dependent_in_foreground: bool,
-    /// Dependents that the object's deletion waits for.
-    pub blocking: Vec<Uid>,
-    /// Those of them that aren't waiting for dependents of their own.
-    pub to_check: Vec<Uid>,
-    pub dependents: Vec<(Uid, Place)>,
+    /// Its deletion waits for a dependent.
+    pub blocked: bool,
 }
 
 #[derive(Debug, Default)]
@@ -243,13 +240,15 @@ impl Graph {
             foreground: node.foreground,
             has_dependents: !node.dependents.is_empty(),
             dependent_in_foreground: dependents().any(|(_, dependent)| dependent.foreground),
-            blocking: dependents().filter(|(_, dependent)| blocks(dependent)).map(|(uid, _)| uid).collect(),
-            to_check: dependents()
-                .filter(|(_, dependent)| blocks(dependent) && !dependent.foreground)
-                .map(|(uid, _)| uid)
-                .collect(),
-            dependents: dependents().filter_map(|(uid, dependent)| Some((uid, dependent.at.clone()?))).collect(),
+            blocked: dependents().any(|(_, dependent)| blocks(dependent)),
         })
+    }
+
+    /// The dependents of an object and where they are.
+    #[must_use]
+    pub fn dependents(&self, uid: Uid) -> Vec<(Uid, Place)> {
+        let Some(node) = self.nodes.get(&uid) else { return Vec::new() };
+        node.dependents.iter().filter_map(|uid| Some((*uid, self.nodes.get(uid)?.at.clone()?))).collect()
     }
 
     /// Whether an object's owners leave something to find out: one was never seen, is out of reach or takes its dependents along;
@@ -373,12 +372,11 @@ mod tests {
         assert_eq!(work[0], check("o"));
         assert_eq!(graph.open().len(), 3, "the same when everything is read anew");
         let view = graph.view(Uid::of("o")).unwrap();
-        assert_eq!(view.blocking, [Uid::of("d1")]);
-        assert_eq!(view.to_check, [Uid::of("d1")]);
-        assert_eq!(view.dependents.len(), 2);
+        assert!(view.blocked);
+        assert_eq!(graph.dependents(Uid::of("o")).len(), 2);
         // A reference that stops blocking lets the owner go on.
         assert!(observe(&mut graph, "d1", &metadata("d1", &[("o", false)])).contains(&check("o")));
-        assert!(graph.view(Uid::of("o")).unwrap().blocking.is_empty());
+        assert!(!graph.view(Uid::of("o")).unwrap().blocked);
         // So does a dependent's end.
         let mut work = Vec::new();
         graph.remove(Uid::of("d1"), &mut work);
@@ -400,7 +398,7 @@ mod tests {
         observe(&mut graph, "d", &metadata("d", &[("o", false)]));
         let work = observe(&mut graph, "o", &deleted(metadata("o", &[]), &[ORPHAN]));
         assert_eq!(work, [Work::Orphan(Uid::of("o"))]);
-        assert_eq!(graph.view(Uid::of("o")).unwrap().dependents, [(Uid::of("d"), place("d"))]);
+        assert_eq!(graph.dependents(Uid::of("o")), [(Uid::of("d"), place("d"))]);
     }
 
     #[test]

@@ -80,11 +80,12 @@ impl Collector {
                 };
                 let objects = self.objects.clone();
                 let registry = self.objects.registry().snapshot();
+                let dependents = if matches!(work, Work::Orphan(_)) { self.graph.dependents(uid) } else { Vec::new() };
                 running.push(async move {
                     let worker = Worker { objects: &objects, registry, absent };
                     let result = match work {
                         Work::Check(uid) => worker.check(uid, &view).await,
-                        Work::Orphan(uid) => worker.orphan(uid, &view).await,
+                        Work::Orphan(uid) => worker.orphan(uid, &view, &dependents).await,
                     };
                     (work, result)
                 });
@@ -212,7 +213,6 @@ impl Collector {
         if report.unresolved {
             self.unresolved.insert(work);
         }
-        more.extend(report.check.into_iter().map(Work::Check));
         more.into_iter().for_each(|work| self.queue.add(work));
     }
 }

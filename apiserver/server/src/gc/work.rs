@@ -22,8 +22,6 @@ pub struct Report {
     pub found: Vec<(Uid, Place)>,
     /// Owners that aren't.
     pub absent: Vec<Uid>,
-    /// Dependents to look at.
-    pub check: Vec<Uid>,
     /// An owner is of a kind that nobody serves: look again when the registry changes.
     pub unresolved: bool,
 }
@@ -83,7 +81,8 @@ impl Worker<'_> {
     /// Deletes an object whose owners are all gone, or moves on an object that waits for its dependents.
     pub(super) async fn check(&self, uid: Uid, view: &View) -> Result<Report, Status> {
         let mut report = Report::default();
-        if view.deleting && !view.foreground {
+        // What is being deleted goes by itself, and what still waits for dependents is looked at again when one of them goes.
+        if view.deleting && (!view.foreground || view.blocked) {
             return Ok(report);
         }
         let Some((resource, object)) = self.live(&view.at, uid).await? else {
@@ -92,12 +91,8 @@ impl Worker<'_> {
         };
         let meta = metadata(&object);
         if meta.deletion_timestamp.is_some() {
-            if meta.has_finalizer(FOREGROUND) {
-                if view.blocking.is_empty() {
-                    self.remove_finalizer(&resource, &view.at, uid, FOREGROUND).await?;
-                } else {
-                    report.check.clone_from(&view.to_check);
-                }
+            if meta.has_finalizer(FOREGROUND) && view.foreground {
+                self.remove_finalizer(&resource, &view.at, uid, FOREGROUND).await?;
             }
             return Ok(report);
         }
@@ -268,14 +263,14 @@ impl Worker<'_> {
     }
 
     /// Takes an object out of its dependents' owners, then lets it go.
-    pub(super) async fn orphan(&self, uid: Uid, view: &View) -> Result<Report, Status> {
+    pub(super) async fn orphan(&self, uid: Uid, view: &View, dependents: &[(Uid, Place)]) -> Result<Report, Status> {
         let Some((resource, object)) = self.live(&view.at, uid).await? else {
             return Ok(Report { gone: true, ..Report::default() });
         };
         let meta = metadata(&object);
         if meta.deletion_timestamp.is_some() && meta.has_finalizer(ORPHAN) {
             let owner = [meta.uid.clone()];
-            for (dependent, at) in &view.dependents {
+            for (dependent, at) in dependents {
                 if let Some(resource) = self.resource(at).cloned() {
                     self.drop_owners(&resource, at, *dependent, &owner).await?;
                 }
