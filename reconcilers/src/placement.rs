@@ -18,7 +18,10 @@ use pullpiri_crds::package::PackageModel;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Readiness {
     Ready,
+    /// It answers and says that it isn't ready, or it wasn't heard of since we started: it gets nothing new, and what it last said holds.
     NotReady,
+    /// It fell silent: what it last said may be wrong by now.
+    Silent,
 }
 
 /// Whether a node takes new instances.
@@ -135,7 +138,7 @@ fn at(model: &str, node: &NodeView, bound: &BTreeSet<String>) -> Place {
         Place::Bound(name)
     } else if node.schedulability == Schedulability::Closed {
         Place::Refused(Refusal::Unschedulable { model, node: name })
-    } else if node.readiness == Readiness::NotReady {
+    } else if node.readiness != Readiness::Ready {
         Place::Refused(Refusal::NotReady { model, node: name })
     } else {
         Place::Free(name)
@@ -148,7 +151,7 @@ fn anywhere(model: &str, nodes: &[NodeView], bound: &BTreeSet<String>, loads: &L
     let stays = nodes
         .iter()
         .filter(|node| bound.contains(&node.name))
-        .min_by_key(|node| (node.readiness == Readiness::NotReady, node.name.clone()));
+        .min_by_key(|node| (node.readiness != Readiness::Ready, node.name.clone()));
     if let Some(node) = stays {
         return Place::Bound(node.name.clone());
     }

@@ -80,7 +80,7 @@ fn readiness_needs_a_pulse_and_the_nodes_own_word() {
         (NodeRuntime::default_named(), alive, Readiness::Ready),
         (node("False", "RuntimeMissing"), alive, Readiness::NotReady),
         (node("Unknown", "HeartbeatLost"), alive, Readiness::Ready),
-        (node("True", "Heartbeat"), Pulse::Silent, Readiness::NotReady),
+        (node("True", "Heartbeat"), Pulse::Silent, Readiness::Silent),
         (node("True", "Heartbeat"), Pulse::Unheard { until: at(9) }, Readiness::NotReady),
     ] {
         assert_eq!(Snapshot::readiness(&node, pulse), expected, "{node:?} {pulse:?}");

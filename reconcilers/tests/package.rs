@@ -231,6 +231,8 @@ fn a_silent_node_is_unknown_and_keeps_its_instances() {
     report(&mut snapshot, Phase::Running);
     settle(&mut snapshot, 5);
     snapshot.nodes[0].readiness = Readiness::NotReady;
+    assert!(decide(&snapshot, at(49)).is_empty(), "what a node said that isn't ready holds");
+    snapshot.nodes[0].readiness = Readiness::Silent;
     let plan = decide(&snapshot, at(50));
     assert!(plan.actions.is_empty(), "{plan}");
     insta::assert_snapshot!(plan.to_string());
@@ -437,7 +439,7 @@ enum Step {
     Unclaim(u8),
     Edit(u8, u8),
     Remove(u8),
-    Ready(usize, bool),
+    Ready(usize, Readiness),
     Close(usize, bool),
     Label(usize, bool),
     Report(Phase),
@@ -454,13 +456,14 @@ fn step() -> impl Strategy<Value = Step> {
         Just(Phase::Succeeded),
         Just(Phase::Unknown)
     ];
+    let readiness = prop_oneof![Just(Readiness::Ready), Just(Readiness::NotReady), Just(Readiness::Silent)];
     let desire = prop_oneof![Just(None), Just(Some(DesiredState::Running)), Just(Some(DesiredState::Stopped))];
     prop_oneof![
         (0_u8..3, action, 0..3).prop_map(|(n, a, p)| Step::Claim(n, a, p)),
         (0_u8..3).prop_map(Step::Unclaim),
         (0_u8..3, 0_u8..4).prop_map(|(m, v)| Step::Edit(m, v)),
         (0_u8..3).prop_map(Step::Remove),
-        (0_usize..3, any::<bool>()).prop_map(|(n, r)| Step::Ready(n, r)),
+        (0_usize..3, readiness).prop_map(|(n, r)| Step::Ready(n, r)),
         (0_usize..3, any::<bool>()).prop_map(|(n, r)| Step::Close(n, r)),
         (0_usize..3, any::<bool>()).prop_map(|(n, r)| Step::Label(n, r)),
         phase.prop_map(Step::Report),
@@ -491,9 +494,7 @@ impl Step {
             Self::Remove(m) => {
                 snapshot.models.remove(&format!("m{m}"));
             }
-            Self::Ready(n, ready) => {
-                snapshot.nodes[n].readiness = if ready { Readiness::Ready } else { Readiness::NotReady };
-            }
+            Self::Ready(n, readiness) => snapshot.nodes[n].readiness = readiness,
             Self::Close(n, closed) => {
                 snapshot.nodes[n].schedulability = if closed { Schedulability::Closed } else { Schedulability::Open };
             }

@@ -30,7 +30,8 @@ impl Snapshot {
         let ready = node.status.as_ref().and_then(|s| conditions::find(&s.conditions, kind::READY));
         match pulse {
             Pulse::Alive { .. } if ready.is_none_or(|c| c.status != Verdict::False.as_str()) => Readiness::Ready,
-            Pulse::Alive { .. } | Pulse::Silent | Pulse::Unheard { .. } => Readiness::NotReady,
+            Pulse::Alive { .. } | Pulse::Unheard { .. } => Readiness::NotReady,
+            Pulse::Silent => Readiness::Silent,
         }
     }
 }

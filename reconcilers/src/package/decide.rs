@@ -261,7 +261,7 @@ impl<'a> Work<'a> {
         };
         let spec = ModelInstanceSpec { run, epoch: self.snapshot.epoch, ..instance.spec.clone() };
         let wanted = self.build(name, spec);
-        let ready = self.ready.get(node).copied().unwrap_or(Readiness::NotReady);
+        let ready = self.ready.get(node).copied().unwrap_or(Readiness::Silent);
         let mut slot = Slot::standing(&entry.name, node, instance, ready);
         if run != instance.spec.run {
             let (reason, why) = if run { (reason::STARTING, "to run") } else { (reason::STOPPING, "to stop") };
@@ -329,7 +329,7 @@ fn delete(instance: &ModelInstance, why: &'static str) -> Action {
 /// The phase that a node reports, unless the node doesn't answer.
 pub(super) fn phase(instance: &ModelInstance, ready: Readiness) -> Phase {
     match ready {
-        Readiness::Ready => instance.status.as_ref().map(|s| s.phase).unwrap_or_default(),
-        Readiness::NotReady => Phase::Unknown,
+        Readiness::Ready | Readiness::NotReady => instance.status.as_ref().map(|s| s.phase).unwrap_or_default(),
+        Readiness::Silent => Phase::Unknown,
     }
 }

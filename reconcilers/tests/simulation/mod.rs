@@ -8,7 +8,6 @@ use std::fmt::Write as _;
 
 use kube::Resource;
 use pullpiri_crds::instance::{ModelInstance, ModelInstanceStatus, Phase};
-use pullpiri_crds::package::PackageState;
 use pullpiri_crds::scenario::{Action as Wish, Truth};
 use pullpiri_crds::{Claim, Model, Package, Scenario};
 use pullpiri_reconcilers::placement::NodeView;
