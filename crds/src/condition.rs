@@ -72,3 +72,16 @@ pub mod reason {
     pub const HEARTBEAT: &str = "Heartbeat";
     pub const HEARTBEAT_LOST: &str = "HeartbeatLost";
 }
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_documentation_lists_every_constant() {
+        let page = include_str!("../../docs/conditions.md");
+        let source = include_str!("condition.rs");
+        for line in source.lines().filter(|line| line.trim_start().starts_with("pub const")) {
+            let value = line.split('"').nth(1).unwrap();
+            assert!(page.contains(&format!("| {value} |")), "docs/conditions.md lacks {value}");
+        }
+    }
+}
