@@ -122,8 +122,10 @@ table() {
 
 # show UNTIL: draws the table, again on every change, until the package's state is UNTIL.
 show() {
-    local until=$1 deadline=$((SECONDS + 30)) last="" now drawn=0
+    local until=$1 deadline=$((SECONDS + 30)) last="" now state drawn=0
     while :; do
+        # The state first: the table that follows is at least as new.
+        state=$(k get scenarios -o jsonpath='{.items[0].status.state}')
         now=$(table)
         if [ "${now}" != "${last}" ]; then
             [ -t 1 ] && [ "${drawn}" -gt 0 ] && printf '\033[%dA\033[J' "${drawn}"
@@ -131,7 +133,7 @@ show() {
             drawn=$(($(printf '%s\n' "${now}" | wc -l) + 1))
             last=${now}
         fi
-        [ "$(k get scenarios -o jsonpath='{.items[0].status.state}')" = "${until}" ] && return 0
+        [ "${state}" = "${until}" ] && return 0
         [ "${SECONDS}" -lt "${deadline}" ] || { tail -n 20 "${STATE}"/*.log >&2; fail "the scenario isn't ${until} after 30 s"; }
         sleep 0.1
     done
