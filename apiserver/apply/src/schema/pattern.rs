@@ -72,14 +72,34 @@ fn compile(source: &str) -> Result<Regex, String> {
 fn translate(source: &str) -> Result<String, String> {
     let mut out = String::with_capacity(source.len() + 16);
     let mut rest = source;
+    // The repetition that was just read, which none may follow.
+    let mut repetition: Option<&str> = None;
     while let Some(c) = rest.chars().next() {
         let after = &rest[c.len_utf8()..];
+        if let Some(length) = repetition_length(rest) {
+            let length = if rest[length..].starts_with('?') { length + 1 } else { length };
+            let (operator, left) = rest.split_at(length);
+            if let Some(before) = repetition {
+                let both = format!("{before}{operator}");
+                return Err(format!("error parsing regexp: invalid nested repetition operator: `{both}`"));
+            }
+            out.push_str(operator);
+            repetition = Some(operator);
+            rest = left;
+            continue;
+        }
+        repetition = None;
         rest = match c {
             '\\' => escape(after, Place::Outside, &mut out)?,
             '[' => class(after, &mut out)?,
-            '{' if !begins_repetition(after) => {
+            '{' => {
                 out.push_str("\\{");
                 after
+            }
+            // Behind an opening parenthesis `?` is no repetition.
+            '(' if after.starts_with('?') => {
+                out.push_str("(?");
+                &after[1..]
             }
             c => {
                 out.push(c);
@@ -88,6 +108,15 @@ fn translate(source: &str) -> Result<String, String> {
         };
     }
     Ok(out)
+}
+
+/// How long the repetition is that a text begins with, without a `?` that makes it lazy.
+fn repetition_length(text: &str) -> Option<usize> {
+    match text.chars().next()? {
+        '*' | '+' | '?' => Some(1),
+        '{' if begins_repetition(&text[1..]) => text.find('}').map(|end| end + 1),
+        _ => None,
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -214,7 +243,8 @@ mod tests {
         ] {
             assert_eq!(Pattern::new(pattern).matches(text), Ok(expected), "{pattern} on {text}");
         }
-        for bad in ["(", "[a", "\\1", "a**", "\\"] {
+        assert_eq!(Pattern::new("^(?:a|b)*?c??d{2}?$").matches("abcdd"), Ok(true));
+        for bad in ["(", "[a", "\\1", "a**", "a{2}{3}", "a+?*", "\\", "*"] {
             let error = Pattern::new(bad).check().map_err(str::to_owned).unwrap_err();
             assert!(error.starts_with("error parsing regexp: "), "{bad}: {error}");
         }

@@ -9,6 +9,7 @@ use kube_cel::cel::common::ast::{CallExpr, ComprehensionExpr, EntryExpr, Expr, I
 
 use super::escape::{escape, is_keyword};
 use super::functions::TYPES;
+use super::macros::KEYS;
 use super::{Place, Rule};
 use crate::schema::{Additional, Schema, Type};
 
@@ -393,6 +394,11 @@ impl<'s> Checker<'_, 's> {
                 Some(Ty::List(of)) => (**of).clone(),
                 _ => Ty::Dyn,
             },
+            name if name == KEYS => Ty::List(Box::new(match types.first() {
+                Some(Ty::List(_)) => Ty::Int,
+                Some(Ty::Map(_)) => Ty::String,
+                _ => Ty::Dyn,
+            })),
             "orValue" | "value" => match types.first() {
                 Some(Ty::Optional(of)) => (**of).clone(),
                 _ => Ty::Dyn,

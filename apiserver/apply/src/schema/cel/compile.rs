@@ -6,7 +6,7 @@ use kube_cel::cel::parser::Parser;
 use super::access::Access;
 use super::check::{Wanted, check as check_types};
 use super::field_path::{ArrayNotation, parse as parse_field_path};
-use super::{Place, Rule};
+use super::{Place, Rule, macros};
 use crate::schema::Schema;
 
 /// A compiled rule.
@@ -55,7 +55,7 @@ fn compile_expression(source: &str) -> Result<IdedExpr, String> {
         error.to_string().replace("\n| ", "\n | ")
     })?;
     refuse_structs(&expression)?;
-    Ok(unquote(expression))
+    Ok(rewrite_after(unquote(expression), &macros::expand))
 }
 
 /// ``a.`b` `` as `a.b`: the parser leaves the quotes in the name.
@@ -80,32 +80,42 @@ fn index_optionally(expression: IdedExpr) -> IdedExpr {
     })
 }
 
-/// Changes every node of an expression.
+/// Changes every node of an expression, from the outside in.
 fn rewrite(mut expression: IdedExpr, change: &dyn Fn(&mut Expr)) -> IdedExpr {
     change(&mut expression.expr);
-    let one = |part: &mut IdedExpr| *part = rewrite(std::mem::take(part), change);
-    let all = |parts: &mut [IdedExpr]| parts.iter_mut().for_each(one);
-    match &mut expression.expr {
+    each_part(&mut expression.expr, &|part| *part = rewrite(std::mem::take(part), change));
+    expression
+}
+
+/// Changes every node of an expression, from the inside out: what a change puts in isn't changed again.
+pub(super) fn rewrite_after(mut expression: IdedExpr, change: &dyn Fn(&mut Expr)) -> IdedExpr {
+    each_part(&mut expression.expr, &|part| *part = rewrite_after(std::mem::take(part), change));
+    change(&mut expression.expr);
+    expression
+}
+
+/// Visits the parts of a node.
+fn each_part(expression: &mut Expr, visit: &dyn Fn(&mut IdedExpr)) {
+    match expression {
         Expr::Call(call) => {
-            call.target.iter_mut().for_each(|target| one(target));
-            all(&mut call.args);
+            call.target.iter_mut().for_each(|target| visit(target));
+            call.args.iter_mut().for_each(visit);
         }
-        Expr::Select(select) => one(&mut select.operand),
+        Expr::Select(select) => visit(&mut select.operand),
         Expr::Comprehension(l) => {
             for part in [&mut l.iter_range, &mut l.accu_init, &mut l.loop_cond, &mut l.loop_step, &mut l.result] {
-                one(part);
+                visit(part);
             }
         }
-        Expr::List(list) => all(&mut list.elements),
+        Expr::List(list) => list.elements.iter_mut().for_each(visit),
         Expr::Map(map) => map.entries.iter_mut().for_each(|entry| {
             if let EntryExpr::MapEntry(entry) = &mut entry.expr {
-                one(&mut entry.key);
-                one(&mut entry.value);
+                visit(&mut entry.key);
+                visit(&mut entry.value);
             }
         }),
         Expr::Struct(_) | Expr::Ident(_) | Expr::Literal(_) | Expr::Unspecified => {}
     }
-    expression
 }
 
 /// Messages (`Type{field: value}`) have no place in rules, and the evaluator has none for them.

@@ -5,8 +5,10 @@ use std::sync::Arc;
 
 use kube_cel::KubeCelExt as _;
 use kube_cel::cel::extractors::{Arguments, This};
-use kube_cel::cel::objects::{Opaque, OptionalValue, Value};
+use kube_cel::cel::objects::{Key, Opaque, OptionalValue, Value};
 use kube_cel::cel::{Context, ExecutionError, ResolveResult};
+
+use super::macros::KEYS;
 
 /// The names of types that are values.
 pub(super) const TYPES: [&str; 10] =
@@ -34,6 +36,7 @@ pub(super) fn context() -> Context<'static> {
     context.add_function("bool", to_bool);
     context.add_function("size", size);
     context.add_function("string", to_text);
+    context.add_function(KEYS, keys);
     for name in TYPES {
         context.add_variable_from_value(name, type_value(name));
     }
@@ -85,6 +88,21 @@ fn size(This(this): This<Value>) -> ResolveResult {
         _ => return Err(ExecutionError::NoSuchOverload),
     };
     i64::try_from(size).map(Value::Int).map_err(|_| ExecutionError::NoSuchOverload)
+}
+
+fn keys(This(this): This<Value>) -> ResolveResult {
+    let keys: Vec<Value> = match &this {
+        Value::List(list) => {
+            (0..list.len()).map(|index| Value::Int(i64::try_from(index).unwrap_or(i64::MAX))).collect()
+        }
+        Value::Map(map) => {
+            let mut keys: Vec<&Key> = map.map.keys().collect();
+            keys.sort();
+            keys.into_iter().cloned().map(Value::from).collect()
+        }
+        _ => return Err(ExecutionError::NoSuchOverload),
+    };
+    Ok(Value::List(Arc::new(keys)))
 }
 
 fn to_text(This(this): This<Value>, Arguments(_): Arguments) -> ResolveResult {

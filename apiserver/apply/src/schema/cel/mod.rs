@@ -10,6 +10,7 @@ mod compile;
 mod escape;
 mod field_path;
 mod functions;
+mod macros;
 mod value;
 
 use std::collections::BTreeMap;

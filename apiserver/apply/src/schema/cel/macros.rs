@@ -1,0 +1,56 @@
+//! Macros that the parser doesn't know, written with those that it does: comprehensions over index and value, and `optMap`.
+//!
+//! A template is parsed with the names of the loop variables in it, and placeholders then give way to the parts of the call.
+
+use kube_cel::cel::common::ast::{CallExpr, Expr};
+use kube_cel::cel::parser::Parser;
+
+/// The keys of a map, or the indexes of a list.
+pub(super) const KEYS: &str = "__keys";
+
+const TARGET: &str = "__target";
+const BODY: &str = "__body";
+
+/// The template of a macro with its loop variables, if the call is one.
+fn template(call: &CallExpr) -> Option<String> {
+    let name = |at: usize| match &call.args.get(at)?.expr {
+        Expr::Ident(name) => Some(name.as_str()),
+        _ => None,
+    };
+    call.target.as_ref()?;
+    Some(match (call.func_name.as_str(), call.args.len()) {
+        (quantifier @ ("all" | "exists" | "exists_one" | "existsOne"), 3) => {
+            let (outer, inner) = match quantifier {
+                "all" => ("all", "all"),
+                "exists" => ("exists", "exists"),
+                _ => ("exists_one", "exists"),
+            };
+            let (key, value) = (name(0)?, name(1)?);
+            format!("{KEYS}({TARGET}).{outer}({key}, [{TARGET}[{key}]].{inner}({value}, {BODY}))")
+        }
+        ("transformList", 3) => {
+            let (key, value) = (name(0)?, name(1)?);
+            format!("{KEYS}({TARGET}).map({key}, [{TARGET}[{key}]].map({value}, {BODY})[0])")
+        }
+        ("optMap", 2) => {
+            let value = name(0)?;
+            format!("{TARGET}.hasValue() ? optional.of([{TARGET}.value()].map({value}, {BODY})[0]) : optional.none()")
+        }
+        _ => return None,
+    })
+}
+
+/// Expands one node, if it is such a macro.
+pub(super) fn expand(expression: &mut Expr) {
+    let Expr::Call(call) = expression else { return };
+    let Some(template) = template(call) else { return };
+    let (Some(target), Some(body)) = (call.target.take(), call.args.pop()) else { return };
+    // The template is ours, so it parses.
+    let Ok(parsed) = Parser::new().parse(&template) else { return };
+    let fill = |node: &mut Expr| match node {
+        Expr::Ident(name) if name == TARGET => *node = target.expr.clone(),
+        Expr::Ident(name) if name == BODY => *node = body.expr.clone(),
+        _ => {}
+    };
+    *expression = super::compile::rewrite_after(parsed, &fill).expr;
+}
