@@ -36,7 +36,14 @@ async fn typed_calls() {
     let (_server, client) = client().await;
     assert_eq!(client.apiserver_version().await.unwrap().minor, "37");
     let namespaces: Api<Namespace> = Api::all(client.clone());
-    let names: Vec<_> = namespaces.list(&ListParams::default()).await.unwrap().items.into_iter().filter_map(|n| n.metadata.name).collect();
+    let names: Vec<_> = namespaces
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+        .items
+        .into_iter()
+        .filter_map(|n| n.metadata.name)
+        .collect();
     assert_eq!(names, ["default", "kube-node-lease", "kube-public", "kube-system"]);
     let maps: Api<ConfigMap> = Api::default_namespaced(client.clone());
     let made = maps.create(&PostParams::default(), &config_map("a")).await.unwrap();
@@ -77,7 +84,8 @@ async fn watcher_and_reflector_see_everything_in_both_strategies() {
 #[tokio::test]
 async fn a_controller_reconciles_and_a_finalizer_cleans_up() {
     let (_server, client) = client().await;
-    let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("test.pullpiri.io", "v1", "Widget"), "widgets");
+    let resource =
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk("test.pullpiri.io", "v1", "Widget"), "widgets");
     let widgets: Api<DynamicObject> = Api::default_namespaced_with(client.clone(), &resource);
     let applied = Arc::new(AtomicUsize::new(0));
     let cleaned = Arc::new(tokio::sync::Notify::new());
@@ -112,11 +120,8 @@ async fn a_controller_reconciles_and_a_finalizer_cleans_up() {
         .map_err(|error| Failed(error.to_string()))
     }
 
-    let context = Arc::new(Context {
-        widgets: widgets.clone(),
-        applied: Arc::clone(&applied),
-        cleaned: Arc::clone(&cleaned),
-    });
+    let context =
+        Arc::new(Context { widgets: widgets.clone(), applied: Arc::clone(&applied), cleaned: Arc::clone(&cleaned) });
     let running = Controller::new_with(widgets.clone(), watcher::Config::default(), resource)
         .run(reconcile, |_, _, _| Action::requeue(Duration::from_millis(50)), context)
         .for_each(|_| async {});

@@ -193,6 +193,7 @@ metadata:
   name: one
 spec:
   color: green
+  replicas: 1
   size: 3
 ";
     let file = cluster.write("widget.yaml", manifest);
@@ -210,7 +211,18 @@ spec:
     let text = cluster.fails(kubectl, &["apply", "--validate=false", "-f", bad.to_str().unwrap()]).await;
     assert!(text.contains("spec.size"), "{text}");
     cluster
-        .ok(kubectl, &["patch", "widget", "one", "--subresource=status", "--type=merge", "-p", r#"{"status":{"phase":"Ready"}}"#])
+        .ok(
+            kubectl,
+            &[
+                "patch",
+                "widget",
+                "one",
+                "--subresource=status",
+                "--type=merge",
+                "-p",
+                r#"{"status":{"phase":"Ready"}}"#,
+            ],
+        )
         .await;
     cluster.ok(kubectl, &["wait", "widget/one", "--for=jsonpath={.status.phase}=Ready", "--timeout=20s"]).await;
     cluster.ok(kubectl, &["scale", "widget/one", "--replicas=4"]).await;
@@ -218,7 +230,9 @@ spec:
     assert_eq!(text, "4");
     let text = cluster.ok(kubectl, &["describe", "widget", "one"]).await;
     assert!(text.contains("Phase:"), "{text}");
-    cluster.ok(kubectl, &["wait", "crd/widgets.test.pullpiri.io", "--for=condition=Established", "--timeout=20s"]).await;
+    cluster
+        .ok(kubectl, &["wait", "crd/widgets.test.pullpiri.io", "--for=condition=Established", "--timeout=20s"])
+        .await;
     cluster.ok(kubectl, &["delete", "widget", "one"]).await;
     cluster.ok(kubectl, &["delete", "crd", "widgets.test.pullpiri.io", "--timeout=20s"]).await;
 }

@@ -32,7 +32,8 @@ async fn client(url: &str, pki: &Pki, identity: Option<&Identity>) -> kube::Clie
     if identity.is_none() {
         config.auth_infos[0].auth_info = Some(kube::config::AuthInfo::default());
     }
-    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.unwrap();
+    let config =
+        kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.unwrap();
     kube::Client::try_from(config).unwrap()
 }
 
@@ -128,7 +129,9 @@ async fn virtual_resources_live_in_memory() {
     let path = "/apis/test.pullpiri.io/v1/namespaces/default/signals";
     let sample = json!({"apiVersion": "test.pullpiri.io/v1", "kind": "Signal", "metadata": {"name": "gear"}, "spec": {"size": 1}});
     let made = api.put(&format!("{path}/gear"), &sample).await.expect(201);
-    let mut watch = api.watch(&format!("{path}?watch=1&resourceVersion={}", made["metadata"]["resourceVersion"].as_str().unwrap())).await;
+    let mut watch = api
+        .watch(&format!("{path}?watch=1&resourceVersion={}", made["metadata"]["resourceVersion"].as_str().unwrap()))
+        .await;
     let mut next = sample.clone();
     next["spec"]["size"] = json!(2);
     // No resourceVersion: a sample replaces what was there.
@@ -168,14 +171,20 @@ impl Admission for Trouble {
 async fn a_panic_is_a_500_and_a_stuck_request_a_504() {
     let api = api_with(|config| config.admission = vec![Arc::new(Trouble)]).await;
     let (code, _, message) = api.post(CONFIG_MAPS, &config_map("panics", &json!({}))).await.failure();
-    assert_eq!((code, message.as_str()), (500, "This request caused apiserver to panic. Look in the logs for details."));
+    assert_eq!(
+        (code, message.as_str()),
+        (500, "This request caused apiserver to panic. Look in the logs for details.")
+    );
     let (code, reason, message) =
         api.post(&format!("{CONFIG_MAPS}?timeout=10ms"), &config_map("hangs", &json!({}))).await.failure();
     assert_eq!((code, reason.as_str()), (504, "Timeout"));
     assert_eq!(message, "Timeout: request did not complete within the allotted timeout");
     let refused = api.post(CONFIG_MAPS, &config_map("refused", &json!({}))).await.failure();
     assert_eq!(refused, (403, "Forbidden".to_owned(), "configmaps \"refused\" is forbidden: no".to_owned()));
-    assert_eq!(api.get(&format!("{CONFIG_MAPS}?timeout=soon")).await.failure().2, "invalid timeout specified in the request URL");
+    assert_eq!(
+        api.get(&format!("{CONFIG_MAPS}?timeout=soon")).await.failure().2,
+        "invalid timeout specified in the request URL"
+    );
     api.post(CONFIG_MAPS, &config_map("fine", &json!({}))).await.expect(201);
 }
 
@@ -229,5 +238,7 @@ async fn an_in_process_client_has_its_user() {
     // Dropping every handle ends the server's own tasks and the watches.
     let mut watch = api.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion=1")).await;
     api.server.stop();
-    assert!(tokio::time::timeout(Duration::from_secs(20), async { while watch.next().await.is_some() {} }).await.is_ok());
+    assert!(
+        tokio::time::timeout(Duration::from_secs(20), async { while watch.next().await.is_some() {} }).await.is_ok()
+    );
 }

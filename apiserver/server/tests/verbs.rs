@@ -264,7 +264,7 @@ async fn status_is_apart_and_generation_counts_desire() {
     assert_eq!(code, 422);
     assert_eq!(
         message,
-        "widgets.test.pullpiri.io \"w\" is invalid: metadata.resourceVersion: Invalid value: 0x0: must be specified for an update"
+        "widgets.test.pullpiri.io \"w\" is invalid: metadata.resourceVersion: Invalid value: 0: must be specified for an update"
     );
 }
 

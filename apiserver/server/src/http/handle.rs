@@ -17,6 +17,7 @@ use crate::auth::UserInfo;
 use crate::metrics::{Metrics, ResourceLabels};
 use crate::objects::Subresource;
 use crate::registry::{Origin, Resource};
+use crate::rest::create::summary;
 use crate::rest::decode::{Decoded, decode, decode_content};
 use crate::rest::delete::Deleted;
 use crate::rest::options::{ListOptions, WriteOptions, WriteVerb, delete_options};
@@ -130,13 +131,19 @@ impl<'a> Call<'a> {
             "status" if resource.has_status => Subresource::Status,
             "scale" if resource.scale.is_some() => Subresource::Scale,
             "finalize" if resource.strategy.has_finalize() => Subresource::Finalize,
-            _ => return Err(no_such_resource()),
+            _ => {
+                let name = path.name.as_deref().filter(|_| resource.origin != Origin::BuiltIn);
+                return Err(
+                    name.map_or_else(no_such_resource, |name| Status::not_found(resource.group_resource(), name))
+                );
+            }
         };
         if path.namespace.is_some() && !resource.is_namespaced() {
             return Err(no_such_resource());
         }
         if path.namespace.is_none() && resource.is_namespaced() && !matches!(asked.verb, Verb::List | Verb::Watch) {
-            return Err(if path.name.is_some() { no_such_resource() } else { method_not_allowed() });
+            let never = path.name.is_some() || resource.origin != Origin::BuiltIn;
+            return Err(if never { no_such_resource() } else { method_not_allowed() });
         }
         if let Some(warning) = &resource.deprecation_warning {
             warnings.push(warning.clone());
@@ -245,6 +252,9 @@ impl<'a> Call<'a> {
     }
 
     async fn create(&self, body: &[u8]) -> Result<Response<Body>, Status> {
+        if self.subresource != Subresource::None {
+            return Err(Status::method_not_supported(self.resource.group_resource(), "create"));
+        }
         if self.path.name.is_some() {
             return Err(method_not_allowed());
         }
@@ -273,8 +283,12 @@ impl<'a> Call<'a> {
                 return Err(Status::unsupported_media_type("a scale can't be applied; use a JSON or merge patch"));
             }
             let write = self.write(WriteVerb::Apply)?;
-            let decoded = decode(body, Format::Yaml)
-                .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+            let decoded = decode(body, Format::Yaml).map_err(|error| {
+                Status::bad_request(format!("error decoding patch: error converting YAML to JSON: {error}"))
+            })?;
+            if !decoded.value.is_object() {
+                return Err(Status::bad_request("error decoding patch: the patch must be a mapping"));
+            }
             return self.change(&write, &Change::Apply(&decoded), form).await;
         }
         let write = self.write(WriteVerb::Patch)?;
@@ -300,7 +314,8 @@ impl<'a> Call<'a> {
         let decoded = decode_content(body, format).map_err(Status::bad_request)?;
         let kind = decoded.value.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
         if kind != "DeleteOptions" || !decoded.value.is_object() {
-            return Err(Status::bad_request("decoded object cannot be converted to DeleteOptions"));
+            let version = decoded.value.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+            return Err(Status::bad_request(format!("no kind \"{kind}\" is registered for version \"{version}\"")));
         }
         delete_options(&self.asked.query, Some(&decoded.value))
     }
@@ -319,7 +334,7 @@ impl<'a> Call<'a> {
 
     async fn delete(&self, body: &[u8]) -> Result<Response<Body>, Status> {
         if self.subresource != Subresource::None {
-            return Err(method_not_allowed());
+            return Err(Status::method_not_supported(self.resource.group_resource(), "delete"));
         }
         let form = self.form(Answer::One)?;
         let options = self.delete_options(body)?;
@@ -349,20 +364,6 @@ impl<'a> Call<'a> {
         let namespace = self.path.namespace.clone();
         respond::list(rest, Arc::clone(&self.resource), namespace, selection, listing, form).await
     }
-}
-
-/// The beginning of a body, for an error message.
-fn summary(body: &[u8]) -> String {
-    const SHOWN: usize = 30;
-    let start = &body[..body.len().min(SHOWN)];
-    let shown = if body.is_empty() {
-        return "<empty>".to_owned();
-    } else if body.first() == Some(&b'{') {
-        String::from_utf8_lossy(start).into_owned()
-    } else {
-        start.iter().map(|byte| format!("{byte:02x}")).collect()
-    };
-    if body.len() > SHOWN { format!("{shown} ...") } else { shown }
 }
 
 /// Counts an open watch and what it sends.

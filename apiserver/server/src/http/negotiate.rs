@@ -148,7 +148,7 @@ pub(crate) fn accept(headers: &HeaderMap, query: &Query, answer: Answer) -> Resu
         Some("None") => IncludeObject::Nothing,
         Some(other) => {
             return Err(Status::bad_request(format!(
-                "Table.meta.k8s.io \"\" is invalid: includeObject: Invalid value: \"{other}\": must be 'Metadata', 'Object', \
+                "Unable to convert to Table as requested: includeObject: Invalid value: \"{other}\": must be 'Metadata', 'Object', \
                  'None', or empty"
             )));
         }
@@ -162,14 +162,18 @@ pub(crate) fn accept(headers: &HeaderMap, query: &Query, answer: Answer) -> Resu
             .find(|(media, _)| clause.media == *media || matches!(clause.media, "*/*" | "application/*"));
         let Some((_, format)) = format else { continue };
         if let Some(shape) = shape(&clause, answer) {
+            if answer == Answer::Watch && *format != Format::Json {
+                return Err(not_acceptable("application/json;stream=watch"));
+            }
             let pretty = pretty || clause.parameters.contains(&("pretty", "1"));
             return Ok(Accepted { format: *format, shape, pretty, include_object });
         }
     }
-    let suffix = if answer == Answer::Watch { ";stream=watch" } else { "" };
-    Err(Status::not_acceptable(format!(
-        "only the following media types are accepted: application/json{suffix}, application/yaml{suffix}"
-    )))
+    Err(not_acceptable("application/json, application/yaml"))
+}
+
+fn not_acceptable(accepted: &str) -> Status {
+    Status::not_acceptable(format!("only the following media types are accepted: {accepted}"))
 }
 
 /// `?pretty`, or a person at the other end.

@@ -265,7 +265,7 @@ pub(crate) trait WatchObserver: Send + 'static {
     fn sent(&self);
 }
 
-/// A watch as a stream of JSON documents, one per line.
+/// A watch as a stream of JSON documents, one per line. There is no YAML form.
 pub(crate) fn watch(
     resource: Arc<Resource>,
     notices: BoxStream<'static, Notice>,
@@ -287,11 +287,7 @@ pub(crate) fn watch(
             }
         }
     });
-    let content_type = match form.accepted.format {
-        Format::Json => "application/json",
-        Format::Yaml => "application/yaml;stream=watch",
-    };
-    head(StatusCode::OK, content_type).map(|()| Body::stream(chunks))
+    head(StatusCode::OK, "application/json").map(|()| Body::stream(chunks))
 }
 
 fn watch_line(resource: &Resource, notice: Notice, form: Form, headers: &mut Headers) -> Result<Vec<u8>, Status> {
@@ -323,11 +319,6 @@ fn watch_line(resource: &Resource, notice: Notice, form: Form, headers: &mut Hea
         }
     }
     out.extend_from_slice(b"}\n");
-    if form.accepted.format == Format::Yaml {
-        let value: Value = serde_json::from_slice(&out).map_err(|error| Status::internal(&error))?;
-        let text = serde_saphyr::to_string(&value).map_err(|error| Status::internal(&error))?;
-        return Ok(format!("---\n{text}").into_bytes());
-    }
     Ok(out)
 }
 

@@ -107,8 +107,9 @@ impl Verb {
         let watching = path.legacy_watch || query.flag("watch").unwrap_or(false);
         let named = path.name.is_some();
         Some(match *method {
-            Method::GET | Method::HEAD if watching && path.subresource.is_empty() => Self::Watch,
-            Method::GET | Method::HEAD if named => Self::Get,
+            // A name in the path is a get, whatever the query says; the old prefix watches it.
+            Method::GET | Method::HEAD if named && !path.legacy_watch => Self::Get,
+            Method::GET | Method::HEAD if watching => Self::Watch,
             Method::GET | Method::HEAD => Self::List,
             Method::POST => Self::Create,
             Method::PUT if named => Self::Update,

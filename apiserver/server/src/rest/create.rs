@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use http::StatusCode;
+use pullpiri_apply::error::FieldError;
+use pullpiri_apply::schema::strict;
 use pullpiri_store::{Change, Expect, KeyValue, Write as StoreWrite, WriteError};
 use serde_json::Value;
 
@@ -57,6 +59,18 @@ impl Write<'_> {
         }
     }
 
+    /// What `fieldValidation` makes of unknown and duplicate fields of a patch, or of what it made of the object.
+    ///
+    /// # Errors
+    /// 422 when they are to be refused.
+    pub(crate) fn report_patch(&self, problems: Vec<String>, patched: &Value) -> Result<(), Status> {
+        if problems.is_empty() || self.options.field_validation != FieldValidation::Strict {
+            return self.report_fields(problems);
+        }
+        let detail = strict::decoding_error(&problems);
+        Err(Status::invalid("", "", "", &[FieldError::invalid("patch", patched.to_string(), detail)]))
+    }
+
     /// A body as an object of this resource: right version and kind, known fields only, defaults filled in.
     ///
     /// # Errors
@@ -66,7 +80,7 @@ impl Write<'_> {
         check_type(self.resource, &mut value)?;
         let metadata = metadata::of(&mut value)?;
         metadata::ensure_namespace(metadata, self.namespace)?;
-        problems.extend(model::coerce(self.resource, &mut value)?);
+        problems.extend(model::coerce(self.resource, &mut value).map_err(|unfit| unfit.of_body(self.resource))?);
         self.report_fields(problems)?;
         self.dedupe_owners(&mut value)?;
         Ok(value)
@@ -79,6 +93,24 @@ impl Write<'_> {
         }
         Ok(())
     }
+}
+
+fn metadata_name(fields: &serde_json::Map<String, Value>) -> &str {
+    fields.get("metadata").and_then(|metadata| metadata.get("name")).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// The beginning of a body, for an error message.
+pub(crate) fn summary(body: &[u8]) -> String {
+    const SHOWN: usize = 30;
+    let start = &body[..body.len().min(SHOWN)];
+    let shown = if body.is_empty() {
+        return "<empty>".to_owned();
+    } else if body.first() == Some(&b'{') {
+        String::from_utf8_lossy(start).into_owned()
+    } else {
+        start.iter().map(|byte| format!("{byte:02x}")).collect()
+    };
+    if body.len() > SHOWN { format!("{shown} ...") } else { shown }
 }
 
 /// The object says what it is; a built-in kind may leave it out.
@@ -103,23 +135,32 @@ pub(crate) fn check_type(resource: &Resource, value: &mut Value) -> Result<(), S
         }
     }
     let [api_version, kind] = given;
-    if kind.is_empty() && resource.origin != Origin::BuiltIn {
+    let is_built_in = resource.origin == Origin::BuiltIn;
+    if kind.is_empty() && !is_built_in {
+        let shown = serde_json::to_string(fields).unwrap_or_default();
         return Err(Status::bad_request(format!(
-            "the object provided is unrecognized (must be of type {}): Object 'Kind' is missing",
-            resource.kind
+            "the object provided is unrecognized (must be of type {}): Object 'Kind' is missing in '{shown}' ({})",
+            resource.kind,
+            summary(shown.as_bytes())
         )));
     }
-    if !api_version.is_empty() && !resource.is_api_version(&api_version) {
+    let may_be_left_out = is_built_in && api_version.is_empty();
+    if !may_be_left_out && !resource.is_api_version(&api_version) {
         return Err(Status::bad_request(format!(
             "the API version in the data ({api_version}) does not match the expected API version ({})",
             resource.api_version()
         )));
     }
     if !kind.is_empty() && kind != resource.kind {
-        return Err(Status::bad_request(format!(
-            "{kind} in version \"{}\" cannot be handled as a {}: the object's kind is {kind}, expected {}",
-            resource.version, resource.kind, resource.kind
-        )));
+        return Err(if is_built_in {
+            Status::bad_request(format!(
+                "{kind} in version \"{}\" cannot be handled as a {}: the object's kind is {kind}, expected {}",
+                resource.version, resource.kind, resource.kind
+            ))
+        } else {
+            let error = FieldError::invalid("kind", kind.as_str(), format!("must be {}", resource.kind));
+            Status::invalid(&resource.group, &kind, metadata_name(fields), &[error])
+        });
     }
     fields.insert("apiVersion".to_owned(), resource.api_version().into());
     fields.insert("kind".to_owned(), resource.kind.as_str().into());
@@ -185,8 +226,8 @@ impl Rest {
     pub(crate) async fn insert(&self, write: &Write<'_>, name: &str, mut object: Value) -> Result<Object, Refused> {
         let resource = write.resource;
         if resource.terminating {
-            let message = "create not allowed while custom resource definition is terminating";
-            return Err(Status::new(StatusCode::METHOD_NOT_ALLOWED, "MethodNotAllowed", message).into());
+            let why = "create not allowed while custom resource definition is terminating";
+            return Err(Status::forbidden(resource.group_resource(), name, why).into());
         }
         metadata::fill_system_fields(metadata::of(&mut object)?, self.now());
         self.admission.admit(&write.admission(Operation::Create, name), Some(&mut object), None).await?;

@@ -37,19 +37,38 @@ pub(crate) fn decode(body: &[u8], format: Format) -> Result<Decoded, String> {
                 let problems = document.duplicates.iter().map(|path| strict::duplicate_field(path)).collect();
                 return Ok(Decoded { value: document.value, problems });
             }
-            Err(error) if format == Format::Json => return Err(error.to_string()),
+            Err(error) if format == Format::Json => return Err(json_error(&error)),
             Err(_) => {}
         }
     }
-    let text = std::str::from_utf8(body).map_err(|error| format!("error converting YAML to JSON: {error}"))?;
-    let value: Value = serde_saphyr::from_str_with_options(text, yaml_options())
-        .map_err(|error| format!("error converting YAML to JSON: yaml: {error}"))?;
-    Ok(Decoded { value, problems: Vec::new() })
+    let text = std::str::from_utf8(body).map_err(|error| format!("yaml: {error}"))?;
+    let document =
+        serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |reader| strict::read(reader))
+            .map_err(|error| yaml_error(&error))?;
+    let problems = document.duplicates.iter().map(|path| strict::duplicate_field(path)).collect();
+    Ok(Decoded { value: document.value, problems })
 }
 
-/// `y` and `on` are names as often as booleans; only `true` and `false` are taken for the latter.
+/// The first line of the reader's message: what and where; the rest shows the text, which the client has.
+fn yaml_error(error: &serde_saphyr::Error) -> String {
+    let message = error.to_string();
+    let first = message.lines().next().unwrap_or_default();
+    format!("yaml: {}", first.strip_prefix("error: ").unwrap_or(first))
+}
+
+/// As Go's decoder says it where clients may look for it.
+fn json_error(error: &serde_json::Error) -> String {
+    let why = if error.is_eof() { "unexpected end of JSON input".to_owned() } else { error.to_string() };
+    format!("couldn't get version/kind; json parse error: {why}")
+}
+
+/// `y` and `on` are names as often as booleans; only `true` and `false` are taken for the latter. Of two equal keys the last wins,
+/// and both are seen.
 fn yaml_options() -> serde_saphyr::Options {
-    serde_saphyr::options! { strict_booleans: true }
+    serde_saphyr::options! {
+        strict_booleans: true,
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::PassThrough,
+    }
 }
 
 #[cfg(test)]
@@ -73,7 +92,12 @@ mod tests {
         let yaml = b"kind: A\nspec:\n  n: 1\n  s: \"1\"\n  b: true\n  f: 1.5\n  z: null\n";
         assert_eq!(decode(yaml, Format::Yaml).unwrap().value, expected);
         assert_eq!(decode(expected.to_string().as_bytes(), Format::Yaml).unwrap().value, expected);
-        assert!(decode(b"kind: [", Format::Yaml).unwrap_err().starts_with("error converting YAML to JSON: yaml: "));
+        assert!(decode(b"kind: [", Format::Yaml).unwrap_err().starts_with("yaml: "));
+        let twice = decode(b"spec:\n  size: 7\n  size: 8\n", Format::Yaml).unwrap();
+        assert_eq!(
+            (twice.value, twice.problems),
+            (json!({"spec": {"size": 8}}), vec!["duplicate field \"spec.size\"".to_owned()])
+        );
         assert!(decode(b"{\"a\":", Format::Json).is_err());
         assert!(decode(b"{} {}", Format::Json).is_err());
     }

@@ -102,7 +102,7 @@ impl Backend for Internal {
             let write = self.write(resource, namespace, Subresource::None, &warnings);
             super::create::check_type(resource, &mut object)?;
             super::metadata::ensure_namespace(super::metadata::of(&mut object)?, namespace)?;
-            model::coerce(resource, &mut object)?;
+            model::coerce(resource, &mut object).map_err(|unfit| unfit.of_body(resource))?;
             self.rest.create(&write, object).await?.into_value()
         }
         .boxed()

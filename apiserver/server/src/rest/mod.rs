@@ -124,7 +124,7 @@ impl Rest {
             if let Some(fields) = value.as_object_mut() {
                 fields.insert("apiVersion".to_owned(), resource.api_version().into());
             }
-            model::coerce(resource, &mut value)?;
+            model::coerce(resource, &mut value).map_err(|unfit| unfit.of_body(resource))?;
         }
         Object::shown(value, object.revision)
     }

@@ -1,11 +1,11 @@
 //! Where the verbs meet `pullpiri-apply`: an object and its schema, its field owners, and patches of it.
 
 use jiff::Timestamp;
-use pullpiri_apply::error::FieldError;
+use pullpiri_apply::error::{FieldError, FieldErrorKind, Path};
 use pullpiri_apply::managed::{self, ApplyError, ConflictCause, FieldSet, Force, Manager, Operation};
 use pullpiri_apply::metadata::{self, Scope, decode};
 use pullpiri_apply::patch::{self, PatchError, PatchKind};
-use pullpiri_apply::schema::{embedded, strict};
+use pullpiri_apply::schema::{Schema, embedded, listtype, strict, validate};
 use serde_json::Value;
 
 use super::Write;
@@ -15,24 +15,51 @@ use crate::objects::Subresource;
 use crate::registry::{Origin, Resource};
 use crate::status::{Cause, Status};
 
+/// Why an object can't be made one of its kind.
+#[derive(Debug)]
+pub(crate) enum Unfit {
+    /// A field isn't of its type, in the words of Go's decoder.
+    Decode(String),
+    /// The schema itself is broken.
+    Schema(Status),
+}
+
+impl Unfit {
+    /// As the answer to a body.
+    pub(crate) fn of_body(self, resource: &Resource) -> Status {
+        let kind = &resource.kind;
+        match self {
+            Self::Schema(status) => status,
+            Self::Decode(why) => Status::bad_request(format!(
+                "{kind} in version \"{}\" cannot be handled as a {kind}: {why}",
+                resource.version
+            )),
+        }
+    }
+
+    /// As the answer to a patch that made `patched`.
+    pub(crate) fn of_patch(self, patched: &Value) -> Status {
+        match self {
+            Self::Schema(status) => status,
+            Self::Decode(why) => Status::invalid("", "", "", &[FieldError::invalid("patch", patched.to_string(), why)]),
+        }
+    }
+}
+
 /// Makes an object one of its kind: unknown fields go, defaults come, metadata takes its usual form. Returns what went, as
 /// `unknown field "…"`.
 ///
 /// # Errors
-/// 400 for metadata of the wrong types, 500 when the schema itself is broken.
-pub(crate) fn coerce(resource: &Resource, object: &mut Value) -> Result<Vec<String>, Status> {
-    let schema = resource.schema.compiled(resource)?;
-    let kind = &resource.kind;
-    let unfit = |why: &dyn std::fmt::Display| {
-        Status::bad_request(format!("{kind} in version \"{}\" cannot be handled as a {kind}: {why}", resource.version))
-    };
+/// Metadata of the wrong types, a broken schema. The object is then as it was, or nearly.
+pub(crate) fn coerce(resource: &Resource, object: &mut Value) -> Result<Vec<String>, Unfit> {
+    let schema = resource.schema.compiled(resource).map_err(Unfit::Schema)?;
     let mut unknown = Vec::new();
     if let Some(metadata) = object.get_mut("metadata") {
-        let dropped = decode::decode(metadata).map_err(|why| unfit(&why))?;
+        let dropped = decode::decode(metadata).map_err(Unfit::Decode)?;
         unknown.extend(dropped.iter().map(|path| format!("metadata.{path}")));
     }
     unknown.extend(schema.prune(object));
-    unknown.extend(embedded::coerce(object, schema.schema()).map_err(|error| unfit(&error))?);
+    unknown.extend(schema.coerce(object).map_err(|error| Unfit::Decode(error.to_string()))?);
     schema.default(object);
     Ok(unknown.iter().map(|path| strict::unknown_field(path)).collect())
 }
@@ -73,13 +100,37 @@ fn problems(
         }
     };
     errors.extend(resource.strategy.validate(object, old));
-    errors.extend(embedded::validate(object, schema.schema()));
+    errors.extend(super::scale::check(resource, object));
+    if schema.schema().has_rules && errors.iter().any(blocks_rules) {
+        // Rules are asked only about an object that is otherwise sound, its metadata included.
+        errors.extend(unruled(schema.schema(), object, old));
+        errors.push(FieldError::new(FieldErrorKind::Invalid, "<nil>", Some(Value::Null), RULES_NOT_CHECKED));
+        return Ok(errors);
+    }
     errors.extend(match old {
         None => schema.validate_create(object),
         Some(old) if subresource == Subresource::Status => schema.validate_status(object, old),
         Some(old) => schema.validate_update(object, old),
     });
     Ok(errors)
+}
+
+const RULES_NOT_CHECKED: &str = "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation";
+
+fn blocks_rules(error: &FieldError) -> bool {
+    use FieldErrorKind::{NotSupported, Required, TooLong, TooMany, TypeInvalid};
+    matches!(error.kind, NotSupported | Required | TooLong | TooMany | TypeInvalid)
+}
+
+/// What a schema says of an object, but for its rules.
+fn unruled(schema: &Schema, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    let mut errors = match old {
+        None => validate::validate(&Path::Root, object, schema),
+        Some(old) => validate::validate_update(&Path::Root, object, old, schema),
+    };
+    errors.extend(embedded::validate(object, schema));
+    errors.extend(listtype::validate(object, schema));
+    errors
 }
 
 fn manager(write: &Write<'_>, operation: Operation) -> Manager {
@@ -92,7 +143,7 @@ fn manager(write: &Write<'_>, operation: Operation) -> Manager {
 }
 
 /// Fields that this endpoint doesn't write, and so doesn't own.
-fn reset_fields(write: &Write<'_>, schema: &pullpiri_apply::schema::Schema) -> FieldSet {
+fn reset_fields(write: &Write<'_>, schema: &Schema) -> FieldSet {
     match write.subresource {
         Subresource::None if write.resource.has_status => FieldSet::of_fields(&[&["status"]]),
         Subresource::Status => {

@@ -60,7 +60,7 @@ fn dry_run<'a>(values: impl Iterator<Item = &'a str>, errors: &mut Vec<FieldErro
         if value == "All" {
             all = true;
         } else {
-            errors.push(FieldError::not_supported("dryRun", value, &["All"]));
+            errors.push(FieldError::not_supported("dryRun", vec![Value::from(value)], &["All"]));
         }
     }
     all
@@ -241,6 +241,9 @@ impl ListOptions {
 /// A delete's options, from its body if there is one, else from the query.
 pub(crate) fn delete_options(query: &Query, body: Option<&Value>) -> Result<DeleteOptions, Status> {
     let mut errors = Vec::new();
+    if let Some(body) = body {
+        check_types(body)?;
+    }
     let text = |name: &str| match body {
         Some(body) => body.get(name).and_then(Value::as_str).map(str::to_owned),
         None => query.get(name).map(str::to_owned),
@@ -294,6 +297,32 @@ pub(crate) fn delete_options(query: &Query, body: Option<&Value>) -> Result<Dele
     })
 }
 
+/// Refuses fields of a `DeleteOptions` body that are of other types, in the words of Go's decoder.
+fn check_types(body: &Value) -> Result<(), Status> {
+    let expected: [(&str, &str, fn(&Value) -> bool); 5] = [
+        ("gracePeriodSeconds", "int64", Value::is_i64),
+        ("orphanDependents", "bool", Value::is_boolean),
+        ("propagationPolicy", "v1.DeletionPropagation", Value::is_string),
+        ("dryRun", "[]string", Value::is_array),
+        ("preconditions", "v1.Preconditions", Value::is_object),
+    ];
+    for (field, kind, fits) in expected {
+        let Some(value) = body.get(field).filter(|value| !value.is_null() && !fits(value)) else { continue };
+        let given = match value {
+            Value::Null => "null",
+            Value::Bool(_) => "bool",
+            Value::Number(_) => "number",
+            Value::String(_) => "string",
+            Value::Array(_) => "array",
+            Value::Object(_) => "object",
+        };
+        return Err(Status::bad_request(format!(
+            "json: cannot unmarshal {given} into Go struct field DeleteOptions.{field} of type {kind}"
+        )));
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -314,7 +343,7 @@ mod tests {
             (
                 "dryRun=Some",
                 WriteVerb::Create,
-                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: \"Some\": supported values: \"All\"",
+                "CreateOptions.meta.k8s.io \"\" is invalid: dryRun: Unsupported value: [\"Some\"]: supported values: \"All\"",
             ),
             (
                 "",

@@ -62,6 +62,14 @@ pub(crate) fn parse_revision(text: &str) -> Result<u64, Status> {
     })
 }
 
+/// As [`parse_revision`], where kube-apiserver answers 500.
+pub(crate) fn parse_revision_or_fail(text: &str) -> Result<u64, Status> {
+    parse_revision(text).map_err(|status| {
+        let message = status.message().replacen("invalid resource version: ", "", 1);
+        Status::new(http::StatusCode::INTERNAL_SERVER_ERROR, "", message)
+    })
+}
+
 impl Rest {
     /// One object. `version` is the query's resourceVersion: a lower bound.
     pub(crate) async fn get(
@@ -71,7 +79,7 @@ impl Rest {
         name: &str,
         version: &str,
     ) -> Result<Object, Status> {
-        let at_least = parse_revision(version)?;
+        let at_least = parse_revision_or_fail(version)?;
         let key = key::of(resource, namespace, name);
         let (found, revision) = self.store(resource).get(&key).await.map_err(|error| store_errors::read(&error))?;
         if at_least > revision.0 {

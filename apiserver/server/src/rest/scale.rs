@@ -1,5 +1,6 @@
 //! The scale subresource: an `autoscaling/v1` Scale as a view of an object's replica fields.
 
+use pullpiri_apply::error::FieldError;
 use serde_json::{Map, Value, json};
 
 use super::metadata;
@@ -30,8 +31,11 @@ pub(crate) fn view(resource: &Resource, object: &Value) -> Result<Value, Status>
             seen.insert(field.to_owned(), value.clone());
         }
     }
-    let replicas = |path: &str| at(object, path).and_then(Value::as_i64).unwrap_or(0);
-    let mut status = json!({"replicas": replicas(&scale.status_replicas_path)});
+    let replicas = |path: &str| at(object, path).and_then(Value::as_i64);
+    let wanted = replicas(&scale.spec_replicas_path).ok_or_else(|| {
+        Status::internal(format_args!("the spec replicas field \"{}\" does not exist", scale.spec_replicas_path))
+    })?;
+    let mut status = json!({"replicas": replicas(&scale.status_replicas_path).unwrap_or(0)});
     let selector = scale.label_selector_path.as_deref().and_then(|path| at(object, path)).and_then(Value::as_str);
     if let (Some(selector), Some(fields)) = (selector, status.as_object_mut()) {
         fields.insert("selector".to_owned(), selector.into());
@@ -40,7 +44,7 @@ pub(crate) fn view(resource: &Resource, object: &Value) -> Result<Value, Status>
         "apiVersion": "autoscaling/v1",
         "kind": "Scale",
         "metadata": seen,
-        "spec": {"replicas": replicas(&scale.spec_replicas_path)},
+        "spec": {"replicas": wanted},
         "status": status,
     }))
 }
@@ -64,13 +68,8 @@ pub(crate) fn replace(resource: &Resource, object: &Value, wanted: Value) -> Res
         })?,
     };
     if replicas < 0 {
-        let error = pullpiri_apply::error::FieldError::new(
-            pullpiri_apply::error::FieldErrorKind::Invalid,
-            "spec.replicas",
-            Some(replicas.into()),
-            "should be a non-negative integer",
-        );
-        return Err(Status::invalid("autoscaling", "Scale", metadata::text(object, "name"), &[error]));
+        let errors = [negative(&scale.spec_replicas_path, replicas)];
+        return Err(Status::invalid(&resource.group, &resource.kind, metadata::text(object, "name"), &errors));
     }
     let mut new = object.clone();
     let fields = metadata::of(&mut new)?;
@@ -96,4 +95,19 @@ fn set(object: &mut Value, path: &[&str], replicas: i64) {
     if let Some(fields) = object.as_object_mut() {
         set(fields.entry(*step).or_insert(Value::Null), rest, replicas);
     }
+}
+
+fn negative(path: &str, replicas: i64) -> FieldError {
+    FieldError::invalid(path, replicas, "should be a non-negative integer")
+}
+
+/// What may be wrong with the fields that a scale looks at.
+pub(crate) fn check(resource: &Resource, object: &Value) -> Vec<FieldError> {
+    let Some(scale) = &resource.scale else { return Vec::new() };
+    [&scale.spec_replicas_path, &scale.status_replicas_path]
+        .into_iter()
+        .filter_map(|path| Some((path, at(object, path)?.as_i64()?)))
+        .filter(|(_, replicas)| *replicas < 0)
+        .map(|(path, replicas)| negative(path, replicas))
+        .collect()
 }

@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 
+use pullpiri_apply::error::{FieldError, FieldErrorKind};
 use pullpiri_store::{Change as StoreChange, Expect, Write as StoreWrite};
 use serde_json::Value;
 
@@ -90,7 +91,7 @@ impl Rest {
             Change::Apply(config) => {
                 write.report_fields(config.problems.clone())?;
                 let object = model::apply(write, None, &config.value, self.now())?;
-                self.patched(write, name, object)?
+                self.patched(write, name, object, Vec::new())?
             }
             Change::Replace(_) | Change::Patch { .. } | Change::Edit(_) => return Err(missing().into()),
         };
@@ -109,13 +110,23 @@ impl Rest {
         self.insert(write, name, object).await
     }
 
-    /// What a patch made of an object, checked like a body.
-    fn patched(&self, write: &Write<'_>, name: &str, mut object: Value) -> Result<Value, Status> {
+    /// What a patch made of an object, checked like a body. `problems` are the patch's own.
+    fn patched(
+        &self,
+        write: &Write<'_>,
+        name: &str,
+        mut object: Value,
+        problems: Vec<String>,
+    ) -> Result<Value, Status> {
         let resource = write.resource;
-        check_type(resource, &mut object)?;
+        check_patched_type(resource, &mut object)?;
+        let mut problems = problems;
+        match model::coerce(resource, &mut object) {
+            Ok(unknown) => problems.extend(unknown),
+            Err(unfit) => return Err(unfit.of_patch(&object)),
+        }
+        write.report_patch(problems, &object)?;
         metadata::ensure_namespace(metadata::of(&mut object)?, write.namespace)?;
-        let problems = model::coerce(resource, &mut object)?;
-        write.report_fields(problems)?;
         write.dedupe_owners(&mut object)?;
         check_name(&object, name)?;
         Ok(object)
@@ -142,12 +153,11 @@ impl Rest {
             Change::Apply(config) => {
                 write.report_fields(config.problems.clone())?;
                 let object = model::apply(write, Some(&current.value), &config.value, self.now())?;
-                self.patched(write, name, object)?
+                self.patched(write, name, object, Vec::new())?
             }
             Change::Patch { kind, bytes, problems } => {
-                write.report_fields(problems.to_vec())?;
                 let object = model::patch(Some(resource), &current.value, *kind, bytes)?;
-                self.patched(write, name, object)?
+                self.patched(write, name, object, problems.to_vec())?
             }
             Change::Edit(edit) => {
                 let mut value = current.value.clone();
@@ -172,7 +182,10 @@ impl Rest {
         let Some(mut wanted) = self.next(write, name, &current, change)? else {
             return unchanged(current);
         };
-        check_preconditions(write, name, key, &current, &mut wanted)?;
+        if let Change::Replace(_) = change {
+            check_uid(write, name, key, &current, &wanted)?;
+        }
+        check_version(write, name, &current, &mut wanted)?;
         let Current { revision, value: mut old } = current;
         take_revision(&mut old);
         let mut new = keep_other_parts(write, wanted, &old)?;
@@ -199,18 +212,21 @@ impl Rest {
         let resource = write.resource;
         let kept = old.get("metadata").and_then(Value::as_object);
         let metadata = metadata::of(new)?;
-        for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "uid"] {
-            match kept.and_then(|kept| kept.get(field)) {
-                // A foreign uid was refused before; a missing one is filled in.
-                Some(value) => {
-                    metadata.insert(field.to_owned(), value.clone());
-                }
-                None if field == "uid" => {}
-                None => {
-                    metadata.remove(field);
-                }
+        // What a client sets of these where there was nothing is left for validation to refuse.
+        for field in ["creationTimestamp", "deletionTimestamp"] {
+            if let Some(value) = kept.and_then(|kept| kept.get(field)) {
+                metadata.insert(field.to_owned(), value.clone());
             }
         }
+        for field in ["uid", "deletionGracePeriodSeconds"] {
+            if let Some(value) = kept.and_then(|kept| kept.get(field)) {
+                metadata.entry(field).or_insert_with(|| value.clone());
+            }
+        }
+        match kept.and_then(|kept| kept.get("generation")) {
+            Some(value) => metadata.insert("generation".to_owned(), value.clone()),
+            None => metadata.remove("generation"),
+        };
         metadata.remove("selfLink");
         if write.subresource == Subresource::None {
             resource.strategy.prepare_for_update(new, old);
@@ -248,6 +264,28 @@ fn unchanged(current: Current) -> Result<Object, PutError> {
     Ok(Object::shown(value, revision)?)
 }
 
+/// A patch may not make another kind of an object.
+fn check_patched_type(resource: &Resource, object: &mut Value) -> Result<(), Status> {
+    if resource.origin == Origin::BuiltIn {
+        return check_type(resource, object);
+    }
+    let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let (api_version, kind) = (text("apiVersion"), text("kind"));
+    let mut errors = Vec::new();
+    if !resource.is_api_version(&api_version) {
+        let expected = format!("must be {}", resource.api_version());
+        errors.push(FieldError::invalid("apiVersion", api_version.as_str(), expected));
+    }
+    if kind != resource.kind {
+        errors.push(FieldError::invalid("kind", kind.as_str(), format!("must be {}", resource.kind)));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    let group = api_version.split_once('/').map_or("", |(group, _)| group);
+    Err(Status::invalid(group, &kind, metadata::text(object, "name"), &errors))
+}
+
 /// `metadata.name` is the name in the path.
 pub(crate) fn check_name(object: &Value, name: &str) -> Result<(), Status> {
     let given = metadata::text(object, "name");
@@ -262,41 +300,43 @@ pub(crate) fn check_name(object: &Value, name: &str) -> Result<(), Status> {
     Err(Status::bad_request(format!("the name of the object ({given}) does not match the name on the URL ({name})")))
 }
 
-/// The uid and resourceVersion that the client says it saw. Removes the resourceVersion.
-fn check_preconditions(
-    write: &Write<'_>,
-    name: &str,
-    key: &str,
-    current: &Current,
-    wanted: &mut Value,
-) -> Result<(), Status> {
-    let resource = write.resource;
-    let of = resource.group_resource();
+/// The uid that a sent object has is that of the object it replaces.
+fn check_uid(write: &Write<'_>, name: &str, key: &str, current: &Current, wanted: &Value) -> Result<(), Status> {
     let uid = metadata::text(wanted, "uid");
     let actual = metadata::text(&current.value, "uid");
-    if !uid.is_empty() && uid != actual {
-        let why = format!(
-            "StorageError: invalid object, Code: 4, Key: /registry/{key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
-             failed: UID in precondition: {uid}, UID in object meta: {actual}"
-        );
-        return Err(Status::conflict(of, name, &why));
+    if uid.is_empty() || uid == actual {
+        return Ok(());
     }
+    let why = format!(
+        "StorageError: invalid object, Code: 4, Key: /registry/{key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
+         failed: UID in precondition: {uid}, UID in object meta: {actual}"
+    );
+    Err(Status::conflict(write.resource.group_resource(), name, &why))
+}
+
+/// The resourceVersion that the client says it saw is the present one. Removes it.
+fn check_version(write: &Write<'_>, name: &str, current: &Current, wanted: &mut Value) -> Result<(), Status> {
+    let resource = write.resource;
+    let of = resource.group_resource();
     let version = take_revision(wanted).unwrap_or_default();
     if matches!(version.as_str(), "" | "0") {
         // Custom resources must say which version they replace; built-in and virtual ones may do without.
         let required = matches!(resource.origin, Origin::Crd(_)) && write.subresource != Subresource::Scale;
         if required {
-            let error = pullpiri_apply::error::FieldError::new(
-                pullpiri_apply::error::FieldErrorKind::Invalid,
+            let error = FieldError::new(
+                FieldErrorKind::Invalid,
                 "metadata.resourceVersion",
                 None,
-                "0x0: must be specified for an update",
+                "0: must be specified for an update",
             );
             return Err(Status::invalid(&resource.group, &resource.plural, name, &[error]));
         }
         return Ok(());
     }
-    let seen = super::read::parse_revision(&version)?;
+    let seen: u64 = version.parse().map_err(|_| {
+        let message = format!("strconv.ParseUint: parsing \"{version}\": invalid syntax");
+        Status::new(http::StatusCode::INTERNAL_SERVER_ERROR, "", message)
+    })?;
     if seen != current.revision {
         return Err(Status::modified(of, name));
     }

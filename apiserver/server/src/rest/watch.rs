@@ -16,7 +16,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::object::Object;
 use super::options::ListOptions;
-use super::read::{Cursor, parse_revision};
+use super::read::{Cursor, parse_revision_or_fail};
 use super::selection::Selection;
 use super::{Rest, store_errors};
 use crate::registry::{Origin, Resource, Resources};
@@ -145,7 +145,7 @@ impl Rest {
         shutdown: watch::Receiver<bool>,
     ) -> Result<BoxStream<'static, Notice>, Status> {
         let store = self.store(resource);
-        let from = parse_revision(&options.resource_version)?;
+        let from = parse_revision_or_fail(&options.resource_version)?;
         let present = store.revision();
         if from > present.0 && resource.origin == Origin::Virtual {
             // The revision is of an earlier process: the client must list again.
