@@ -1,18 +1,23 @@
 //! The cgroup tree: version 1, version 2, or both side by side.
 //!
-//! Our groups are `pullpiri/<pod>/<container>` in every hierarchy that has controllers, and nobody else's are touched. In hierarchies
-//! that only track processes (systemd's named one, an empty version 2 beside version 1) the pod's supervisor sits in `pullpiri/<pod>`
-//! and its containers stay with it, so that a service manager that stops the agent's unit doesn't stop the pods. Under pure version 2 a
-//! group with child groups may hold no process: there the supervisor's own group is [`SUPERVISOR`] below the pod's.
+//! Our groups are `pullpiri/<pod>/<container>` in every hierarchy whose controllers we use, and nobody else's are touched. Supervisors sit
+//! together in [`SUPERVISORS`], outside of the agent's own group, so that a service manager that stops the agent's unit doesn't stop the
+//! pods; in hierarchies without controllers (systemd's named one, an empty version 2 beside version 1) their containers stay with them.
+//!
+//! A process joins a group itself, and under version 1 through the file `tasks`: that moves one thread, which is all it has, without the
+//! kernel's lock on all thread groups. Taking that lock means waiting for an RCU grace period, several milliseconds for each hierarchy
+//! (kernel/cgroup/cgroup.c, cgroup_procs_write_start).
 //!
 //! The root is a parameter and the layout is read off the files in it, so that each of the three is tested on a directory.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
+use pullpiri_node_core::runtime::Limits;
 
 use crate::process::Pidfd;
 use crate::{Result, SysError};
@@ -21,8 +26,20 @@ use crate::{Result, SysError};
 pub const DEFAULT_ROOT: &str = "/sys/fs/cgroup";
 /// The group above all of ours.
 pub const PARENT: &str = "pullpiri";
-/// The supervisor's group within the pod's. Container names hold no underscore.
-pub const SUPERVISOR: &str = "_supervisor";
+/// The group of all supervisors. No pod's id begins with an underscore.
+pub const SUPERVISORS: &str = "pullpiri/_supervisors";
+/// The version 1 controllers that a container is put under, of those there are.
+const USED: [&str; 7] = ["cpu", "cpuacct", "cpuset", "devices", "freezer", "memory", "pids"];
+/// Those that version 2 is asked to distribute to our groups.
+const USED_UNIFIED: [&str; 5] = ["cpu", "cpuset", "io", "memory", "pids"];
+
+/// The scheduling period of CPU quotas, in microseconds: the kernel's default.
+const CPU_PERIOD_US: u64 = 100_000;
+/// The kernel refuses quotas below.
+const MIN_CPU_QUOTA_US: u64 = 1_000;
+/// Bounds of cpu.shares (kernel/sched/sched.h).
+const MIN_CPU_SHARES: u64 = 2;
+const MAX_CPU_SHARES: u64 = 262_144;
 
 /// How long a group's processes may take to vanish after SIGKILL: longer means one is stuck in the kernel.
 const KILL_DEADLINE: Duration = Duration::from_secs(10);
@@ -125,24 +142,73 @@ impl Cgroups {
         self.controllers.values().chain(&self.unified).chain(&self.named).map(PathBuf::as_path).collect()
     }
 
-    /// Moves this process, a pod's supervisor, out of the agent's groups as far as a service manager uses them to find processes.
-    pub fn enter_as_supervisor(&self, pod_group: &str) -> Result<()> {
-        let inside = match self.layout {
-            Layout::Unified => self.unified.as_ref().map(|m| m.join(pod_group).join(SUPERVISOR)),
-            Layout::Hybrid | Layout::Legacy => None,
-        };
-        let tracking = match self.layout {
-            Layout::Unified => [None, None],
-            Layout::Hybrid | Layout::Legacy => [self.unified.as_ref(), self.named.as_ref()],
-        };
-        let groups = inside.into_iter().chain(tracking.into_iter().flatten().map(|m| m.join(pod_group)));
-        for group in groups {
-            let attempted = || format!("entering cgroup {}", group.display());
-            std::fs::create_dir_all(&group).map_err(|e| SysError::io(attempted(), e))?;
-            // Zero stands for the writer.
-            std::fs::write(group.join("cgroup.procs"), "0").map_err(|e| SysError::io(attempted(), e))?;
+    /// Moves this process, from which supervisors are forked, out of the agent's groups as far as a service manager uses them to find
+    /// processes.
+    pub fn enter_supervisors(&self) -> Result<()> {
+        for (mount, file) in
+            self.unified.iter().map(|m| (m, "cgroup.procs")).chain(self.named.iter().map(|m| (m, "tasks")))
+        {
+            let group = mount.join(SUPERVISORS);
+            make(&group)?;
+            write(&group.join(file), "0")?;
         }
         Ok(())
+    }
+
+    /// Makes a container's group with its limits, or gives the group that is there these limits. `devices` are rules of the version 1
+    /// device controller (`c 1:3 rwm`) that allow; everything else is denied. Version 2 restricts no devices.
+    pub fn prepare(&self, group: &str, limits: &Limits, devices: &[String]) -> Result<()> {
+        if let (Layout::Unified, Some(root)) = (self.layout, &self.unified) {
+            return prepare_unified(root, group, limits);
+        }
+        for (controller, path) in self.used(group) {
+            make(&path)?;
+            match controller {
+                "cpu" => {
+                    write(&path.join("cpu.shares"), &cpu_shares(limits).unwrap_or(1_024).to_string())?;
+                    let quota = cpu_quota_us(limits);
+                    // Absent without CONFIG_CFS_BANDWIDTH, which only matters to who asks for it.
+                    let file = path.join("cpu.cfs_quota_us");
+                    if quota.is_some() || file.exists() {
+                        if quota.is_some() {
+                            write(&path.join("cpu.cfs_period_us"), &CPU_PERIOD_US.to_string())?;
+                        }
+                        write(&file, &quota.map_or_else(|| "-1".to_owned(), |q| q.to_string()))?;
+                    }
+                }
+                "memory" => limit_memory(&path, limits.memory_bytes)?,
+                "pids" => write(&path.join("pids.max"), &number_or_max(limits.pids))?,
+                "cpuset" => inherit_cpuset(&path, group)?,
+                "devices" => {
+                    write(&path.join("devices.deny"), "a")?;
+                    for rule in devices {
+                        write(&path.join("devices.allow"), rule)?;
+                    }
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Moves this process, which must have one thread, into a group that was prepared.
+    pub fn join(&self, group: &str) -> Result<()> {
+        if let (Layout::Unified, Some(root)) = (self.layout, &self.unified) {
+            return write(&root.join(group).join("cgroup.procs"), "0");
+        }
+        let mut joined = BTreeSet::new();
+        for (_, path) in self.used(group) {
+            // cpu and cpuacct are often one hierarchy.
+            if joined.insert(path.clone()) {
+                write(&path.join("tasks"), "0")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The group's directory under each version 1 controller that we use.
+    fn used<'a>(&'a self, group: &'a str) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
+        USED.iter().filter_map(move |c| self.controllers.get(*c).map(|m| (*c, m.join(group))))
     }
 
     /// Every process in the group and below it, in any hierarchy.
@@ -219,6 +285,104 @@ pub fn pod_group(pod: &str) -> String {
 #[must_use]
 pub fn container_group(pod: &str, container: &str) -> String {
     format!("{PARENT}/{pod}/{container}")
+}
+
+/// Thousandths of a CPU as a quota in each period.
+fn cpu_quota_us(limits: &Limits) -> Option<u64> {
+    limits.cpu_millis.map(|m| m.saturating_mul(CPU_PERIOD_US / 1_000).max(MIN_CPU_QUOTA_US))
+}
+
+/// A request as shares of 1024 per CPU. A limit alone is a request of the same size, as in Kubernetes.
+fn cpu_shares(limits: &Limits) -> Option<u64> {
+    let millis = limits.cpu_request_millis.or(limits.cpu_millis)?;
+    Some((millis.saturating_mul(1_024) / 1_000).clamp(MIN_CPU_SHARES, MAX_CPU_SHARES))
+}
+
+/// Shares as a version 2 weight of 1 to 10000, linearly, as every runtime converts them.
+fn cpu_weight(shares: u64) -> u64 {
+    1 + (shares.saturating_sub(MIN_CPU_SHARES) * 9_999) / (MAX_CPU_SHARES - MIN_CPU_SHARES)
+}
+
+fn number_or_max(limit: Option<u64>) -> String {
+    limit.map_or_else(|| "max".to_owned(), |l| l.to_string())
+}
+
+fn limit_memory(path: &Path, limit: Option<u64>) -> Result<()> {
+    let (memory, with_swap) = (path.join("memory.limit_in_bytes"), path.join("memory.memsw.limit_in_bytes"));
+    let value = limit.map_or_else(|| "-1".to_owned(), |l| l.to_string());
+    // Without swap accounting there is no second file. With it, the sum may never be less than the part, so which comes first depends
+    // on whether the limit rises.
+    if !with_swap.exists() {
+        return write(&memory, &value);
+    }
+    write(&memory, &value).and_then(|()| write(&with_swap, &value)).or_else(|_| {
+        write(&with_swap, &value)?;
+        write(&memory, &value)
+    })
+}
+
+/// A version 1 cpuset is empty when it is made and must be filled from above before a process can enter it.
+fn inherit_cpuset(path: &Path, group: &str) -> Result<()> {
+    let depth = group.split('/').count();
+    let mut chain: Vec<&Path> = path.ancestors().take(depth + 1).collect();
+    chain.reverse();
+    for file in ["cpuset.cpus", "cpuset.mems"] {
+        for pair in chain.windows(2) {
+            let [above, below] = pair else { continue };
+            let there = std::fs::read_to_string(below.join(file))
+                .map_err(|e| SysError::io(format!("reading {}", below.join(file).display()), e))?;
+            if there.trim().is_empty() {
+                let value = std::fs::read_to_string(above.join(file))
+                    .map_err(|e| SysError::io(format!("reading {}", above.join(file).display()), e))?;
+                write(&below.join(file), value.trim())?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn prepare_unified(root: &Path, group: &str, limits: &Limits) -> Result<()> {
+    let path = root.join(group);
+    make(&path)?;
+    let depth = group.split('/').count();
+    let mut above: Vec<&Path> = path.ancestors().skip(1).take(depth).collect();
+    above.reverse();
+    for parent in above {
+        let offered = std::fs::read_to_string(parent.join("cgroup.controllers"))
+            .map_err(|e| SysError::io(format!("reading the controllers of {}", parent.display()), e))?;
+        let wanted: Vec<String> =
+            offered.split_ascii_whitespace().filter(|c| USED_UNIFIED.contains(c)).map(|c| format!("+{c}")).collect();
+        write(&parent.join("cgroup.subtree_control"), &wanted.join(" "))?;
+    }
+    let set = |file: &str, value: Option<String>, default: &str| {
+        let file = path.join(file);
+        match value {
+            Some(value) => write(&file, &value),
+            None if file.exists() => write(&file, default),
+            None => Ok(()),
+        }
+    };
+    set("cpu.max", cpu_quota_us(limits).map(|q| format!("{q} {CPU_PERIOD_US}")), "max")?;
+    set("cpu.weight", cpu_shares(limits).map(|s| cpu_weight(s).to_string()), "100")?;
+    set("memory.max", limits.memory_bytes.map(|b| b.to_string()), "max")?;
+    if path.join("memory.swap.max").exists() {
+        // A limit that swap could be had beside would be none.
+        set("memory.swap.max", limits.memory_bytes.map(|_| "0".to_owned()), "max")?;
+    }
+    set("pids.max", limits.pids.map(|p| p.to_string()), "max")
+}
+
+fn make(group: &Path) -> Result<()> {
+    std::fs::create_dir_all(group).map_err(|e| SysError::io(format!("making cgroup {}", group.display()), e))
+}
+
+/// Kernel files are neither made nor truncated.
+fn write(file: &Path, value: &str) -> Result<()> {
+    std::fs::OpenOptions::new()
+        .write(true)
+        .open(file)
+        .and_then(|mut f| f.write_all(value.as_bytes()))
+        .map_err(|e| SysError::io(format!("writing {value:?} to {}", file.display()), e))
 }
 
 fn collect(group: &Path, into: &mut BTreeSet<i32>) -> Result<()> {
@@ -351,21 +515,126 @@ mod tests {
         assert_eq!(v2_found.oom_kills("absent"), None);
     }
 
+    fn read(dir: &Path, file: &str) -> String {
+        std::fs::read_to_string(dir.join(file)).unwrap_or_default()
+    }
+
+    const LIMITS: Limits =
+        Limits { cpu_millis: Some(1_500), cpu_request_millis: Some(500), memory_bytes: Some(1 << 30), pids: Some(100) };
+
     #[test]
-    fn the_supervisor_of_a_unified_pod_has_a_leaf_of_its_own() {
-        let v2 = tree(&[("cgroup.controllers", "memory"), ("cgroup.procs", "")]);
-        Cgroups::probe(v2.path()).unwrap().enter_as_supervisor("pullpiri/p").unwrap();
-        assert_eq!(std::fs::read_to_string(v2.path().join("pullpiri/p/_supervisor/cgroup.procs")).unwrap(), "0");
+    fn supervisors_leave_the_groups_that_track_the_agent() {
+        let v2 = tree(&[("cgroup.controllers", "memory"), ("pullpiri/_supervisors/cgroup.procs", "")]);
+        Cgroups::probe(v2.path()).unwrap().enter_supervisors().unwrap();
+        assert_eq!(read(v2.path(), "pullpiri/_supervisors/cgroup.procs"), "0");
         let hybrid = tree(&[
             ("cpu/cgroup.procs", ""),
             ("systemd/cgroup.procs", ""),
+            ("systemd/pullpiri/_supervisors/tasks", ""),
             ("unified/cgroup.procs", ""),
             ("unified/cgroup.controllers", ""),
+            ("unified/pullpiri/_supervisors/cgroup.procs", ""),
         ]);
-        Cgroups::probe(hybrid.path()).unwrap().enter_as_supervisor("pullpiri/p").unwrap();
-        assert!(hybrid.path().join("systemd/pullpiri/p/cgroup.procs").exists());
-        assert!(hybrid.path().join("unified/pullpiri/p/cgroup.procs").exists());
+        Cgroups::probe(hybrid.path()).unwrap().enter_supervisors().unwrap();
+        assert_eq!(read(hybrid.path(), "systemd/pullpiri/_supervisors/tasks"), "0");
+        assert_eq!(read(hybrid.path(), "unified/pullpiri/_supervisors/cgroup.procs"), "0");
         assert!(!hybrid.path().join("cpu/pullpiri").exists());
+    }
+
+    #[test]
+    fn limits_are_written_as_version_1_has_them() {
+        let g = "pullpiri/p/c";
+        let file = |path: &str| format!("{path}/{g}");
+        let names = [
+            ("cpu,cpuacct", "cpu.shares"),
+            ("cpu,cpuacct", "cpu.cfs_quota_us"),
+            ("cpu,cpuacct", "cpu.cfs_period_us"),
+            ("cpu,cpuacct", "tasks"),
+            ("memory", "memory.limit_in_bytes"),
+            ("memory", "memory.memsw.limit_in_bytes"),
+            ("memory", "tasks"),
+            ("pids", "pids.max"),
+            ("pids", "tasks"),
+            ("devices", "devices.deny"),
+            ("devices", "devices.allow"),
+            ("devices", "tasks"),
+        ];
+        let mut files: Vec<(String, &str)> = names.iter().map(|(c, f)| (format!("{}/{f}", file(c)), "")).collect();
+        for hierarchy in ["cpu,cpuacct", "memory", "pids", "devices", "cpuset", "blkio"] {
+            files.push((format!("{hierarchy}/cgroup.procs"), ""));
+        }
+        for (level, value) in [("", "0-3"), ("pullpiri/", "0-3"), ("pullpiri/p/", ""), ("pullpiri/p/c/", "")] {
+            files.push((format!("cpuset/{level}cpuset.cpus"), value));
+            files.push((format!("cpuset/{level}cpuset.mems"), if value.is_empty() { "" } else { "0" }));
+        }
+        files.push((format!("{}/tasks", file("cpuset")), ""));
+        let files: Vec<(&str, &str)> = files.iter().map(|(p, v)| (p.as_str(), *v)).collect();
+        let dir = tree(&files);
+        let cgroups = Cgroups::probe(dir.path()).unwrap();
+        cgroups.prepare(g, &LIMITS, &["c 1:3 rwm".to_owned()]).unwrap();
+        for (hierarchy, name, value) in [
+            ("cpu,cpuacct", "cpu.shares", "512"),
+            ("cpu,cpuacct", "cpu.cfs_quota_us", "150000"),
+            ("cpu,cpuacct", "cpu.cfs_period_us", "100000"),
+            ("memory", "memory.limit_in_bytes", "1073741824"),
+            ("memory", "memory.memsw.limit_in_bytes", "1073741824"),
+            ("pids", "pids.max", "100"),
+            ("devices", "devices.deny", "a"),
+            ("devices", "devices.allow", "c 1:3 rwm"),
+            ("cpuset", "cpuset.cpus", "0-3"),
+            ("cpuset", "cpuset.mems", "0"),
+        ] {
+            assert_eq!(read(dir.path(), &format!("{}/{name}", file(hierarchy))), value, "{name}");
+        }
+        assert_eq!(read(dir.path(), "cpuset/pullpiri/p/cpuset.cpus"), "0-3");
+        cgroups.join(g).unwrap();
+        for hierarchy in ["cpu,cpuacct", "memory", "pids", "devices", "cpuset"] {
+            assert_eq!(read(dir.path(), &format!("{}/tasks", file(hierarchy))), "0", "{hierarchy}");
+        }
+        assert!(!dir.path().join("blkio/pullpiri").exists());
+        // A missing controller is an error where a limit needs it.
+        let error = cgroups.prepare("pullpiri/p/other", &LIMITS, &[]).unwrap_err();
+        assert!(error.to_string().contains("cpu.shares"), "{error}");
+    }
+
+    #[test]
+    fn limits_are_written_as_version_2_has_them() {
+        let mut files = vec![("pullpiri/p/c/cgroup.procs".to_owned(), "")];
+        for level in ["", "pullpiri/", "pullpiri/p/"] {
+            files.push((format!("{level}cgroup.controllers"), "cpuset cpu memory pids hugetlb rdma"));
+            files.push((format!("{level}cgroup.subtree_control"), ""));
+        }
+        for name in ["cpu.max", "cpu.weight", "memory.max", "memory.swap.max", "pids.max"] {
+            files.push((format!("pullpiri/p/c/{name}"), ""));
+        }
+        let files: Vec<(&str, &str)> = files.iter().map(|(p, v)| (p.as_str(), *v)).collect();
+        let dir = tree(&files);
+        let cgroups = Cgroups::probe(dir.path()).unwrap();
+        cgroups.prepare("pullpiri/p/c", &LIMITS, &[]).unwrap();
+        for level in ["", "pullpiri/", "pullpiri/p/"] {
+            assert_eq!(read(dir.path(), &format!("{level}cgroup.subtree_control")), "+cpuset +cpu +memory +pids");
+        }
+        for (name, value) in [
+            ("cpu.max", "150000 100000"),
+            ("cpu.weight", "20"),
+            ("memory.max", "1073741824"),
+            ("memory.swap.max", "0"),
+            ("pids.max", "100"),
+        ] {
+            assert_eq!(read(dir.path(), &format!("pullpiri/p/c/{name}")), value, "{name}");
+        }
+        cgroups.join("pullpiri/p/c").unwrap();
+        assert_eq!(read(dir.path(), "pullpiri/p/c/cgroup.procs"), "0");
+    }
+
+    #[test]
+    fn cpu_numbers_stay_in_the_kernels_bounds() {
+        let limits = |cpu_millis, cpu_request_millis| Limits { cpu_millis, cpu_request_millis, ..Limits::default() };
+        assert_eq!(cpu_quota_us(&limits(Some(1), None)), Some(1_000));
+        assert_eq!(cpu_quota_us(&limits(None, Some(1))), None);
+        assert_eq!(cpu_shares(&limits(Some(1), None)), Some(2));
+        assert_eq!(cpu_shares(&limits(Some(u64::MAX), None)), Some(MAX_CPU_SHARES));
+        assert_eq!((cpu_weight(2), cpu_weight(1_024), cpu_weight(MAX_CPU_SHARES)), (1, 39, 10_000));
     }
 
     #[test]

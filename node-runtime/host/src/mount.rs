@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 
 use crate::{Result, SysError};
@@ -54,6 +54,14 @@ pub fn overlay(overlay: &Overlay<'_>, target: &Path) -> Result<()> {
             .map_err(|e| SysError::errno(attempted(), e)),
         other => other.map_err(|e| SysError::errno(attempted(), e)),
     }
+}
+
+/// Puts an empty file system in place of what is mounted at `root`, and with it everything below, as this mount namespace sees it.
+pub fn blank(root: &Path) -> Result<()> {
+    let attempted = || format!("hiding {}", root.display());
+    umount2(root, MntFlags::MNT_DETACH).map_err(|e| SysError::errno(attempted(), e))?;
+    mount(Some("tmpfs"), root, Some("tmpfs"), MsFlags::empty(), Some("size=4k"))
+        .map_err(|e| SysError::errno(attempted(), e))
 }
 
 /// Makes `target` another view of `source`.

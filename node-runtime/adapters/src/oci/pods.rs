@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures::future::BoxFuture;
 use pullpiri_crds::model::Adapter;
 use pullpiri_node_core::runtime::{
     ContainerObserved, ContainerSpec, NetworkMode, PodId, PodObserved, PodSpec, RuntimeInfo,
@@ -60,9 +61,11 @@ struct Pod {
 
 #[derive(Debug, Default)]
 struct PodState {
-    /// The latest; the supervisor is dead once it has closed.
+    /// The latest.
     link: Option<Arc<Link>>,
     reader: Option<Reader>,
+    /// The supervisor's end was seen and cleaned up after.
+    dead: bool,
     /// The supervisor's end is wanted and is no news.
     removing: bool,
 }
@@ -82,7 +85,8 @@ impl Pod {
     }
 
     fn observe(&self) -> io::Result<PodObserved> {
-        self.stored.observe(&self.dir, self.link().is_some())
+        let alive = !self.state().dead;
+        self.stored.observe(&self.dir, alive)
     }
 }
 
@@ -410,11 +414,7 @@ impl Pods {
                 Some(opened) => drop(self.attend(&pod, opened)),
                 None => {
                     self.known().insert(id, Arc::clone(&pod));
-                    let this = self.clone();
-                    let buried = tokio::task::spawn_blocking(move || this.inner.bury(&pod)).await;
-                    if let Err(e) = buried.map_err(io::Error::other).flatten() {
-                        tracing::error!(pod = %name.display(), error = %e, "cleaning up after a dead supervisor");
-                    }
+                    self.bury(pod).await;
                 }
             }
         }
@@ -457,6 +457,7 @@ impl Pods {
             let mut state = pod.state();
             state.link = Some(Arc::clone(&link));
             state.reader = Some(reader);
+            state.dead = false;
         }
         let id = pod.stored.id.clone();
         self.known().insert(id.clone(), Arc::clone(pod));
@@ -475,31 +476,45 @@ impl Pods {
         link
     }
 
-    /// Kills and records what a dead supervisor left behind, unless its end was asked for.
-    async fn mourn(&self, id: &PodId) {
-        let Some(pod) = self.get(id) else { return };
-        if pod.state().removing {
-            return;
-        }
-        tracing::warn!(pod = %id, "the pod's supervisor is gone; its containers are killed");
-        let this = self.clone();
-        let buried = tokio::task::spawn_blocking(move || {
-            // A supervisor that closed its socket without ending would start containers unseen.
-            if let Some(pidfd) = pod.pidfd() {
-                let _ = pidfd.send_signal(nix::sys::signal::Signal::SIGKILL);
+    /// A connection has closed: kills and records what a dead supervisor left behind, unless its end was asked for. One that lives and
+    /// had cut us off, because we didn't read, is connected to again.
+    fn mourn<'a>(&'a self, id: &'a PodId) -> BoxFuture<'a, ()> {
+        Box::pin(async move {
+            let Some(pod) = self.get(id) else { return };
+            if pod.state().removing {
+                return;
             }
-            this.inner.bury(&pod)
-        })
-        .await;
-        match buried {
-            Ok(Ok(changed)) => {
-                for container in changed {
-                    let _ = self.inner.events.send(RuntimeEvent::Container { pod: id.clone(), container });
+            match self.reconnect(&pod).await {
+                Ok(Some(opened)) => {
+                    self.attend(&pod, opened);
+                    let _ = self.inner.events.send(RuntimeEvent::Resync);
+                    return;
                 }
-                let _ = self.inner.events.send(RuntimeEvent::Sandbox { pod: id.clone() });
+                Ok(None) => {}
+                Err(e) => tracing::error!(pod = %id, error = %e, "reaching the pod's supervisor"),
             }
-            Ok(Err(e)) => tracing::error!(pod = %id, error = %e, "cleaning up after a dead supervisor"),
-            Err(e) => tracing::error!(pod = %id, error = %e, "cleaning up after a dead supervisor"),
+            tracing::warn!(pod = %id, "the pod's supervisor is gone; its containers are killed");
+            for container in self.bury(pod).await {
+                let _ = self.inner.events.send(RuntimeEvent::Container { pod: id.clone(), container });
+            }
+            let _ = self.inner.events.send(RuntimeEvent::Sandbox { pod: id.clone() });
+        })
+    }
+
+    /// Kills the containers of a pod whose supervisor is dead, and returns those whose ends nobody had seen.
+    async fn bury(&self, pod: Arc<Pod>) -> Vec<ContainerObserved> {
+        let (this, id) = (self.clone(), pod.stored.id.clone());
+        let buried = tokio::task::spawn_blocking(move || {
+            let changed = this.inner.bury(&pod);
+            pod.state().dead = true;
+            changed
+        });
+        match buried.await.map_err(io::Error::other).flatten() {
+            Ok(changed) => changed,
+            Err(e) => {
+                tracing::error!(pod = %id, error = %e, "cleaning up after a dead supervisor");
+                Vec::new()
+            }
         }
     }
 

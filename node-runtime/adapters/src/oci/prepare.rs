@@ -99,7 +99,7 @@ impl Node {
                 .into_iter()
                 .map(|(source, target)| (pod_dir.join(source), PathBuf::from(target)))
                 .collect();
-        let config = spec::build(&Inputs {
+        let (config, devices) = spec::build(&Inputs {
             container,
             image: &image.config,
             user: &user,
@@ -124,6 +124,8 @@ impl Node {
             // An overlay needs one layer at least.
             lower: if lower.is_empty() { vec![pod_dir.join("empty").display().to_string()] } else { lower },
             stop_signal,
+            limits: container.limits.clone(),
+            devices,
             log: LogTarget {
                 path: self.logs_dir.join(&pod.0).join(format!("{}.log", container.name)),
                 max_bytes: self.options.log_max_bytes,

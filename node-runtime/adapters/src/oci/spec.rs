@@ -7,20 +7,13 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
-use pullpiri_node_core::runtime::{ContainerSpec, Limits, Mount, MountSource};
+use pullpiri_node_core::runtime::{ContainerSpec, Mount, MountSource};
 use pullpiri_node_host::cgroup::Layout;
 use serde_json::{Value, json};
 
 use super::capabilities::{self, Capabilities};
 use super::user::User;
 use crate::images::ImageConfig;
-
-/// The scheduling period of CPU quotas, in microseconds: the kernel's default.
-const CPU_PERIOD_US: u64 = 100_000;
-/// The kernel refuses quotas below.
-const MIN_CPU_QUOTA_US: u64 = 1_000;
-/// Bounds of cpu.shares (kernel/sched/sched.h).
-const CPU_SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
@@ -36,6 +29,21 @@ const MASKED: [&str; 11] = [
     "/proc/scsi",
     "/sys/firmware",
     "/sys/devices/virtual/powercap",
+];
+/// Making any node; null, zero, full, random, urandom, tty, console, ptmx and pseudo-terminals. Source: the OCI specification's default
+/// devices.
+const ALLOWED_DEVICES: [&str; 11] = [
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:1 rwm",
+    "c 5:2 rwm",
+    "c 136:* rwm",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
@@ -56,8 +64,9 @@ pub(super) struct Inputs<'a> {
     pub oom_score_adj: i32,
 }
 
-/// The specification, or why there can't be one.
-pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, String> {
+/// The specification and the rules of the device controller, or why there can't be any. Limits aren't in it: the supervisor sets them
+/// before it lets libcontainer run.
+pub(super) fn build(inputs: &Inputs<'_>) -> Result<(Value, Vec<String>), String> {
     let Inputs { container, image, user, .. } = inputs;
     let security = &container.security;
     let capabilities = capabilities::resolve(security, inputs.capabilities)?;
@@ -69,11 +78,7 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, String> {
         namespaces.push(json!({"type": "cgroup"}));
     }
     let (devices, device_rules) = devices(container)?;
-    let mut resources = resources(&container.limits)?;
-    if let Value::Object(resources) = &mut resources {
-        resources.insert("devices".to_owned(), Value::Array(device_rules));
-    }
-    Ok(json!({
+    let spec = json!({
         "ociVersion": "1.0.2",
         "process": {
             "terminal": false,
@@ -91,12 +96,12 @@ pub(super) fn build(inputs: &Inputs<'_>) -> Result<Value, String> {
         "linux": {
             "namespaces": namespaces,
             "cgroupsPath": format!("/{}", inputs.cgroup),
-            "resources": resources,
             "devices": devices,
             "maskedPaths": masked,
             "readonlyPaths": read_only,
         },
-    }))
+    });
+    Ok((spec, device_rules))
 }
 
 fn arguments(container: &ContainerSpec, image: &ImageConfig) -> Result<Vec<String>, String> {
@@ -147,34 +152,6 @@ fn capability_sets(capabilities: &Capabilities, uid: u32) -> Value {
     })
 }
 
-fn resources(limits: &Limits) -> Result<Value, String> {
-    let number = |name: &str, value: u64| {
-        i64::try_from(value).map_err(|_| format!("the {name} limit {value} is larger than the kernel can count"))
-    };
-    let mut resources = serde_json::Map::new();
-    let mut cpu = serde_json::Map::new();
-    if let Some(millis) = limits.cpu_millis {
-        let quota = millis.saturating_mul(CPU_PERIOD_US / 1_000).max(MIN_CPU_QUOTA_US);
-        cpu.insert("quota".to_owned(), json!(number("cpu", quota)?));
-        cpu.insert("period".to_owned(), json!(CPU_PERIOD_US));
-    }
-    // A limit alone is a request of the same size, as in Kubernetes.
-    if let Some(millis) = limits.cpu_request_millis.or(limits.cpu_millis) {
-        let shares = (millis.saturating_mul(1_024) / 1_000).clamp(*CPU_SHARES.start(), *CPU_SHARES.end());
-        cpu.insert("shares".to_owned(), json!(shares));
-    }
-    if !cpu.is_empty() {
-        resources.insert("cpu".to_owned(), Value::Object(cpu));
-    }
-    if let Some(bytes) = limits.memory_bytes {
-        resources.insert("memory".to_owned(), json!({ "limit": number("memory", bytes)? }));
-    }
-    if let Some(pids) = limits.pids {
-        resources.insert("pids".to_owned(), json!({ "limit": number("pids", pids)? }));
-    }
-    Ok(Value::Object(resources))
-}
-
 fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Value>, String> {
     let privileged = inputs.container.security.privileged;
     let sysfs_mode = if privileged { "rw" } else { "ro" };
@@ -188,7 +165,7 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Value>, String> {
         mount("/sys", "sysfs", &["nosuid", "noexec", "nodev", sysfs_mode]),
     ];
     if inputs.layout == Layout::Unified {
-        mounts.push(mount("/sys/fs/cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", sysfs_mode]));
+        mounts.push(mount("/sys/fs/cgroup", "cgroup2", &["nosuid", "noexec", "nodev", "relatime", sysfs_mode]));
     }
     let mut asked: Vec<&Mount> = inputs.container.mounts.iter().collect();
     // A mount inside another must come after it, whatever their order in the specification.
@@ -236,12 +213,12 @@ fn volume(mount: &Mount) -> Result<Value, String> {
 
 /// Device nodes to make, and rules for the device controller of cgroups version 1 (under version 2 nothing restricts devices beyond
 /// what nodes there are).
-fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Vec<Value>), String> {
+fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Vec<String>), String> {
     if container.security.privileged {
         let nodes = host_devices(Path::new("/dev")).map_err(|e| format!("listing this node's devices: {e}"))?;
-        return Ok((nodes, vec![json!({ "allow": true, "access": "rwm" })]));
+        return Ok((nodes, vec!["a".to_owned()]));
     }
-    let mut rules = vec![json!({ "allow": false, "access": "rwm" })];
+    let mut rules: Vec<String> = ALLOWED_DEVICES.iter().map(|r| (*r).to_owned()).collect();
     // Who mounts a device means to use it.
     for mount in &container.mounts {
         if let MountSource::Bind(source) = &mount.source
@@ -249,9 +226,7 @@ fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Vec<Value>), String
             && let Some(kind) = device_kind(&meta)
         {
             let access = if mount.read_only { "r" } else { "rw" };
-            rules.push(json!({
-                "allow": true, "type": kind, "major": major(meta.rdev()), "minor": minor(meta.rdev()), "access": access,
-            }));
+            rules.push(format!("{kind} {}:{} {access}", major(meta.rdev()), minor(meta.rdev())));
         }
     }
     Ok((Vec::new(), rules))

@@ -4,7 +4,7 @@
 
 use std::path::PathBuf;
 
-use pullpiri_node_core::runtime::ContainerObserved;
+use pullpiri_node_core::runtime::{ContainerObserved, Limits};
 use serde::{Deserialize, Serialize};
 
 /// Agent to zygote, with two descriptors: the supervisor's first connection, and the lock that says the pod has a supervisor.
@@ -54,6 +54,9 @@ pub struct Start {
     /// Below it, topmost first.
     pub lower: Vec<String>,
     pub stop_signal: i32,
+    pub limits: Limits,
+    /// What the device controller allows.
+    pub devices: Vec<String>,
     pub log: LogTarget,
 }
 

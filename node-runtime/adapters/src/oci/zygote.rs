@@ -12,6 +12,7 @@ use std::sync::{Mutex, PoisonError};
 
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
+use pullpiri_node_host::cgroup::{self, Cgroups};
 use pullpiri_node_host::socket::{Message, Received, SeqPacket};
 use pullpiri_node_host::{SysError, process, signals};
 
@@ -147,6 +148,9 @@ fn serve(socket: SeqPacket) -> i32 {
     if prepared.is_err() {
         return 1;
     }
+    // Only matters where a service manager runs the agent, and is no reason not to run pods where it can't be done.
+    let _ = Cgroups::probe(Path::new(cgroup::DEFAULT_ROOT)).and_then(|c| c.enter_supervisors());
+    process::trim_heap();
     let mut socket = Some(socket);
     while let Some(open) = &socket {
         let message = match open.receive() {

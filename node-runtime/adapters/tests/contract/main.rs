@@ -7,8 +7,14 @@
 //! An adapter joins by a [`Backend`]. Cases touch a runtime through the trait alone; what the trait can't say (where the log is, what a
 //! removed pod may have left behind) the backend says.
 
+// A test, but clippy knows tests by their attribute, which these don't have.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
 mod cases;
 mod oci;
+mod podman;
+#[path = "../support/service.rs"]
+mod service;
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -194,6 +200,10 @@ async fn run_all(
     match oci::Oci::new(zygote, &dir.join("oci-data"), &archive).await {
         Ok(backend) => backends.push(Arc::new(backend)),
         Err(reason) => println!("skipped: oci: {reason}"),
+    }
+    match podman::Podman::new(&dir.join("podman")).await {
+        Ok(backend) => backends.push(Arc::new(backend)),
+        Err(reason) => println!("skipped: podman: {reason}"),
     }
     let (mut passed, mut failed) = (0, Vec::new());
     for backend in backends {

@@ -115,8 +115,8 @@ const AGENT: &str = "__agent";
 /// <file>`. Its container logs, waits for the file, logs again and exits with 7.
 pub fn agent_main() {
     let arguments: Vec<String> = std::env::args().collect();
-    let [_, AGENT_ARG, data, pod, file] = arguments.as_slice() else { return };
-    if AGENT_ARG != AGENT {
+    let [_, argument, data, pod, file] = arguments.as_slice() else { return };
+    if argument != AGENT {
         return;
     }
     let zygote = zygote::fork().unwrap();

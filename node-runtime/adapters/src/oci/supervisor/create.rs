@@ -4,6 +4,9 @@
 //! supervisor, which stays small for the pod's whole life. The container's first process is a child of this one, and becomes the
 //! supervisor's when this one ends, because the supervisor is a child subreaper.
 //!
+//! The cgroup is ours to make and join, before libcontainer runs: it would join through the slow way for each of twelve controllers, having
+//! read the list of mounts for each. So that it finds nothing to join, this process' mount namespace has no cgroups.
+//!
 //! The root file system is an overlay in a mount namespace that only the container keeps: nothing is to be unmounted when it ends.
 //!
 //! What comes of it is told through a pipe: `pid N`, then `ok` once the program runs, or `refused …` or `failed …`.
@@ -13,6 +16,7 @@ use std::ffi::CString;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 
 use libcontainer::container::builder::ContainerBuilder;
@@ -25,6 +29,7 @@ use nix::fcntl::OFlag;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, pipe2};
+use pullpiri_node_host::cgroup::{self, Cgroups};
 use pullpiri_node_host::mount::{self, Overlay};
 use pullpiri_node_host::{process, signals};
 
@@ -49,9 +54,10 @@ enum Failure {
 }
 
 /// The life of the creating process; returns its exit code.
-pub(super) fn run(start: &Start, ends: Ends) -> i32 {
+pub(super) fn run(start: &Start, cgroups: &Cgroups, group: &str, ends: Ends) -> i32 {
     let mut verdict = File::from(ends.verdict);
-    let outcome = create(start, ends.stdin, ends.stdout, ends.stderr, &mut verdict);
+    let outcome =
+        join(start, cgroups, group).and_then(|()| create(start, ends.stdin, ends.stdout, ends.stderr, &mut verdict));
     let (word, message, code) = match outcome {
         Ok(()) => ("ok", String::new(), 0),
         Err(Failure::Refused(message)) => ("refused", message, 1),
@@ -63,6 +69,13 @@ pub(super) fn run(start: &Start, ends: Ends) -> i32 {
         Ok(()) => code,
         Err(_) => 2,
     }
+}
+
+fn join(start: &Start, cgroups: &Cgroups, group: &str) -> Result<(), Failure> {
+    cgroups
+        .prepare(group, &start.limits, &start.devices)
+        .and_then(|()| cgroups.join(group))
+        .map_err(|e| Failure::Failed(format!("setting limits: {e}")))
 }
 
 fn create(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, verdict: &mut File) -> Result<(), Failure> {
@@ -78,6 +91,7 @@ fn create(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, verdi
         fs::create_dir_all(dir).map_err(|e| failed(&format!("making {}", dir.display()), &e))?;
     }
     mount::enter_private().map_err(|e| failed("preparing mounts", &e))?;
+    mount::blank(Path::new(cgroup::DEFAULT_ROOT)).map_err(|e| failed("preparing mounts", &e))?;
     std::env::set_current_dir(&start.layers_dir)
         .map_err(|e| failed(&format!("entering {}", start.layers_dir.display()), &e))?;
     mount::overlay(&Overlay { lower: &start.lower, upper: &upper, work: &work }, &root)

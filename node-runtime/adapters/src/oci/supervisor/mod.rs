@@ -23,7 +23,7 @@ use nix::sys::signal::Signal;
 use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, pipe2};
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved};
-use pullpiri_node_host::cgroup::{Cgroups, container_group, pod_group};
+use pullpiri_node_host::cgroup::{Cgroups, container_group};
 use pullpiri_node_host::process::Pidfd;
 use pullpiri_node_host::socket::{Listener, MAX_MESSAGE, Received, SeqPacket, set_nonblocking};
 use pullpiri_node_host::{Result, SysError, clock, limits, netns, process, signals};
@@ -109,7 +109,6 @@ impl Supervisor {
         let children = signals::ChildSignals::new()?;
         let _ = limits::protect_from_oom();
         let cgroups = Cgroups::probe(&birth.cgroup_root)?;
-        cgroups.enter_as_supervisor(&pod_group(&birth.pod))?;
         if birth.own_network {
             netns::enter_new()?;
         }
@@ -278,23 +277,19 @@ impl Supervisor {
     }
 
     fn start(&mut self, client: u64, request: u64, start: Start) {
-        if let Some(there) = self.containers.get(&start.container) {
-            if there.observed.attempt >= start.attempt || there.live.is_some() {
-                let answer = if there.observed.attempt == start.attempt {
-                    Answer::Started { id: request, container: there.observed.clone() }
-                } else {
-                    let message = format!(
-                        "starting {} as attempt {}: attempt {} {}",
-                        start.container,
-                        start.attempt,
-                        there.observed.attempt,
-                        if there.live.is_some() { "still runs" } else { "was already made" }
-                    );
-                    Answer::Failed { id: request, refused: true, message }
-                };
-                self.answer(client, &answer);
-                return;
-            }
+        if let Some(there) = self.containers.get(&start.container)
+            && (there.observed.attempt >= start.attempt || there.live.is_some())
+        {
+            let now = if there.live.is_some() { "still runs" } else { "was already made" };
+            let answer = if there.observed.attempt == start.attempt {
+                Answer::Started { id: request, container: there.observed.clone() }
+            } else {
+                let (name, wanted, had) = (&start.container, start.attempt, there.observed.attempt);
+                let message = format!("starting {name} as attempt {wanted}: attempt {had} {now}");
+                Answer::Failed { id: request, refused: true, message }
+            };
+            self.answer(client, &answer);
+            return;
         }
         match self.begin(client, request, start) {
             Ok(creating) => self.creating = Some(creating),
@@ -314,7 +309,7 @@ impl Supervisor {
         let group = container_group(&self.pod, &start.container);
         let oom_kills_before = self.cgroups.oom_kills(&group).unwrap_or(0);
         let ends = create::Ends { stdin, stdout: stdout_end, stderr: stderr_end, verdict: verdict_end };
-        let creator = process::fork(|| create::run(&start, ends)).map_err(|e| e.source)?;
+        let creator = process::fork(|| create::run(&start, &self.cgroups, &group, ends)).map_err(|e| e.source)?;
         Ok(Creating {
             client,
             request,
