@@ -64,20 +64,32 @@ impl Error {
         }
     }
 
-    /// The error and everything that caused it, on one line.
+    /// The error and what caused it, on one line.
     #[must_use]
     pub fn chain(&self) -> String {
-        let mut text = self.to_string();
-        let mut cause = std::error::Error::source(self);
-        while let Some(error) = cause {
-            let next = error.to_string();
-            // Some errors repeat their cause in their own text.
-            if !text.contains(&next) {
-                text.push_str(": ");
-                text.push_str(&next);
-            }
-            cause = error.source();
+        match self {
+            Self::Write { cause, .. } => format!("{self}: {}", said(cause)),
+            Self::Encode { cause, .. } => format!("{self}: {cause}"),
+            Self::Superseded { .. } => self.to_string(),
         }
-        text
     }
+}
+
+/// What a client's error comes down to: the server's message, or the chain of causes without repetition.
+pub(crate) fn said(error: &kube::Error) -> String {
+    if let kube::Error::Api(status) = error {
+        return status.message.clone();
+    }
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let next = error.to_string();
+        // Some errors repeat their cause in their own text.
+        if !text.contains(&next) {
+            text.push_str(": ");
+            text.push_str(&next);
+        }
+        cause = error.source();
+    }
+    text
 }

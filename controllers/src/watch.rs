@@ -12,6 +12,7 @@ use pullpiri_crds::{Claim, Model, ModelInstance, Network, NodeRuntime, Package, 
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Key;
+use crate::error::said;
 use crate::execute::Kind;
 use crate::world::{Observed, World};
 
@@ -47,7 +48,7 @@ async fn watch<K: Observed + Kind>(world: &Arc<World>, api: Api<K>, shutdown: &C
         match event {
             None => return,
             Some(Ok(event)) => {
-                retry.succeeded();
+                retry.received(&event);
                 take_in(world, event);
             }
             Some(Err(error)) => {
@@ -89,7 +90,11 @@ impl Retry {
         Self { what: what.to_owned(), failures: 0, told: false }
     }
 
-    pub fn succeeded(&mut self) {
+    /// An event came. That a list begins proves nothing yet: it is said before the server is asked.
+    pub fn received<K>(&mut self, event: &Event<K>) {
+        if matches!(event, Event::Init) {
+            return;
+        }
         if self.told {
             tracing::info!(what = self.what, "watching again");
         }
@@ -106,9 +111,9 @@ impl Retry {
         };
         if !self.told && !usual {
             self.told = true;
-            tracing::warn!(what = self.what, error = chain(error), "watching failed; trying again until it works");
+            tracing::warn!(what = self.what, error = describe(error), "watching failed; trying again until it works");
         } else {
-            tracing::debug!(what = self.what, error = chain(error), "watching failed");
+            tracing::debug!(what = self.what, error = describe(error), "watching failed");
         }
         let delay =
             FIRST_DELAY.saturating_mul(1_u32.checked_shl(self.failures.min(16)).unwrap_or(u32::MAX)).min(LAST_DELAY);
@@ -117,16 +122,13 @@ impl Retry {
     }
 }
 
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let next = error.to_string();
-        if !text.contains(&next) {
-            text.push_str(": ");
-            text.push_str(&next);
-        }
-        cause = error.source();
+/// What a person needs to know: what was attempted, and what the server said.
+fn describe(error: &watcher::Error) -> String {
+    match error {
+        watcher::Error::InitialListFailed(cause) => format!("listing: {}", said(cause)),
+        watcher::Error::WatchStartFailed(cause) => format!("starting the watch: {}", said(cause)),
+        watcher::Error::WatchFailed(cause) => format!("reading the watch: {}", said(cause)),
+        watcher::Error::WatchError(status) => format!("watching: {}", status.message),
+        watcher::Error::NoResourceVersion => error.to_string(),
     }
-    text
 }

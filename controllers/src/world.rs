@@ -1,6 +1,6 @@
 //! Everything that is known, and who has to look when it changes.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -22,7 +22,7 @@ use crate::signal::Hub;
 /// What of a node matters to placement.
 #[derive(Clone, Debug, PartialEq)]
 struct Standing {
-    labels: Option<std::collections::BTreeMap<String, String>>,
+    labels: Option<BTreeMap<String, String>>,
     schedulability: Schedulability,
     readiness: Readiness,
 }
@@ -49,6 +49,8 @@ pub(crate) struct World {
     pub package_queue: Queue,
     pub node_queue: Queue,
 
+    /// What the API server said when it refused instances, by package and by instance.
+    refusals: Mutex<HashMap<Key, BTreeMap<String, String>>>,
     following: AtomicBool,
     heartbeats: Mutex<HashMap<String, Heartbeat>>,
     standings: Mutex<HashMap<String, Standing>>,
@@ -105,6 +107,7 @@ impl World {
             scenario_queue: queue(Name::scenario),
             package_queue: queue(Name::package),
             node_queue: queue(Name::node),
+            refusals: Mutex::default(),
             following: AtomicBool::new(false),
             heartbeats: Mutex::default(),
             standings: Mutex::default(),
@@ -186,6 +189,26 @@ impl World {
         views
     }
 
+    /// Remembers, or with `None` forgets, what the API server said when it refused an instance of a package.
+    pub fn refused(&self, package: &Key, instance: String, said: Option<String>) {
+        let mut refusals = lock(&self.refusals);
+        match said {
+            Some(said) => {
+                refusals.entry(package.clone()).or_default().insert(instance, said);
+            }
+            None => {
+                if let Some(refused) = refusals.get_mut(package) {
+                    refused.remove(&instance);
+                }
+            }
+        }
+    }
+
+    /// What is remembered of a package's refused instances, by name.
+    pub fn refusals(&self, package: &Key) -> BTreeMap<String, String> {
+        lock(&self.refusals).get(package).cloned().unwrap_or_default()
+    }
+
     /// Looks whether a node means something else to placement than before; if so every package looks.
     pub fn refresh_node(&self, name: &str, now: Timestamp) {
         let standing = self.nodes.get(&Key::new("", name)).map(|node| Standing {
@@ -258,6 +281,9 @@ impl Observed for Package {
         for package in change.both().take(1) {
             let key = Key::of(&**package);
             world.wake_scenarios_of(Some(&key.namespace), &key.name);
+            if change.after.is_none() {
+                lock(&world.refusals).remove(&key);
+            }
             world.package_queue.add(key);
         }
     }

@@ -49,9 +49,9 @@ pub mod reason {
     pub const ALL_PLACED: &str = "AllPlaced";
     pub const VOLUME_CONFLICT: &str = "VolumeConflict";
     pub const NAME_TAKEN: &str = "NameTaken";
+    pub const INSTANCE_REFUSED: &str = "InstanceRefused";
     pub const NODE_UNSCHEDULABLE: &str = "NodeUnschedulable";
     pub const MODELS_EXITED: &str = "ModelsExited";
-    pub const MODELS_FAILED: &str = "ModelsFailed";
     pub const NOT_PLACED: &str = "NotPlaced";
     pub const REPLACING: &str = "Replacing";
 
@@ -66,7 +66,6 @@ pub mod reason {
     pub const CLAIM_NAME_TAKEN: &str = "ClaimNameTaken";
     pub const CLAIM_WITHDRAWN: &str = "ClaimWithdrawn";
     pub const OVERRIDDEN: &str = "Overridden";
-    pub const POLICY_ALLOWED: &str = "PolicyAllowed";
     pub const POLICY_DENIED: &str = "PolicyDenied";
 
     pub const HEARTBEAT: &str = "Heartbeat";

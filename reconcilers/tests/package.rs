@@ -343,6 +343,24 @@ fn a_strangers_instance_is_left_alone() {
 }
 
 #[test]
+fn what_the_api_server_refuses_is_told_and_tried_again() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    let name = decide(&snapshot, at(0)).actions.into_iter().find_map(|action| match action {
+        package::Action::ApplyInstance { instance, .. } if instance.spec.model == "blis" => instance.metadata.name,
+        _ => None,
+    });
+    snapshot.refused.insert(name.unwrap(), "spec.template: too long".to_owned());
+    let plan = decide(&snapshot, at(1));
+    assert_eq!(plan.actions.len(), 2, "{plan}");
+    let status = plan.status.unwrap();
+    let placed = status.conditions.iter().find(|c| c.type_ == "Placed").unwrap();
+    assert_eq!((placed.status.as_str(), placed.reason.as_str()), ("False", "InstanceRefused"));
+    assert!(placed.message.ends_with("spec.template: too long"), "{}", placed.message);
+    assert!(status.models[0].message.as_ref().unwrap().contains("spec.template: too long"));
+}
+
+#[test]
 fn a_newer_leader_is_given_way_to() {
     let mut snapshot = bms();
     snapshot.package = Arc::new(running((*snapshot.package).clone()));

@@ -29,20 +29,23 @@ pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
     let done = if plan.is_empty() { Done::Unchanged } else { Done::Changed };
     let (removals, additions): (Vec<_>, Vec<_>) =
         plan.actions.into_iter().partition(|action| matches!(action, Action::DeleteInstance { .. }));
-    carry_out(world, removals).await.inspect_err(|error| refuse(world, &snapshot.package, error))?;
-    carry_out(world, additions).await.inspect_err(|error| refuse(world, &snapshot.package, error))?;
+    let removed = carry_out(world, &key, removals).await;
+    // A model that moves must not run in two places because the first couldn't be told.
+    let added = if removed.is_ok() { carry_out(world, &key, additions).await } else { Ok(()) };
     if let Some(status) = plan.status {
         let written =
             execute::apply_status(&world.client, &*snapshot.package, &*status, field_manager::PACKAGE).await?;
         world.observe(written);
     }
     world.events.publish(field_manager::PACKAGE, &*snapshot.package, plan.notices);
+    removed.and(added).inspect_err(|error| refuse(world, &snapshot.package, error))?;
     Ok(done)
 }
 
 /// Carries out independent actions side by side, so that they share the store's commits. Each is tried; the first error counts.
-async fn carry_out(world: &World, actions: Vec<Action>) -> Result<(), Error> {
-    let mut under_way: FuturesUnordered<_> = actions.into_iter().map(|action| execute(world, action)).collect();
+async fn carry_out(world: &World, package: &Key, actions: Vec<Action>) -> Result<(), Error> {
+    let mut under_way: FuturesUnordered<_> =
+        actions.into_iter().map(|action| execute(world, package, action)).collect();
     let mut first = Ok(());
     while let Some(result) = under_way.next().await {
         first = first.and(result);
@@ -50,7 +53,7 @@ async fn carry_out(world: &World, actions: Vec<Action>) -> Result<(), Error> {
     first
 }
 
-async fn execute(world: &World, action: Action) -> Result<(), Error> {
+async fn execute(world: &World, package: &Key, action: Action) -> Result<(), Error> {
     match action {
         Action::DeleteInstance { namespace, name, uid, why } => {
             let key = Key::new(namespace, name);
@@ -61,7 +64,14 @@ async fn execute(world: &World, action: Action) -> Result<(), Error> {
             tracing::info!(instance = %key, why, "removed");
         }
         Action::ApplyInstance { instance, why } => {
-            let written = execute::apply(&world.client, &*instance, field_manager::PACKAGE).await?;
+            let key = Key::of(&*instance);
+            let applied = execute::apply(&world.client, &*instance, field_manager::PACKAGE).await;
+            let said = match &applied {
+                Err(error) if error.class() == Class::Permanent => Some(error.chain()),
+                Ok(_) | Err(_) => None,
+            };
+            world.refused(package, key.name, said);
+            let written = applied?;
             tracing::info!(instance = %Key::of(&written), node = written.spec.node_name, run = written.spec.run, why, "applied");
             world.observe(written);
         }
@@ -88,6 +98,7 @@ fn observe(world: &World, key: &Key, now: Timestamp) -> Option<Snapshot> {
         networks: named(&world.networks, namespace, given().filter_map(|r| r.network.as_ref())),
         nodes: world.node_views(now),
         instances: world.instances.under(&about),
+        refused: world.refusals(key),
         epoch: world.epoch,
         package,
     })

@@ -80,7 +80,7 @@ impl SignalSource for ApiSignals {
             match event {
                 None => return,
                 Some(Ok(event)) => {
-                    retry.succeeded();
+                    retry.received(&event);
                     for update in translation.updates(event) {
                         if sink.send(update).await == Err(Closed) {
                             return;

@@ -224,6 +224,12 @@ impl<'a> Work<'a> {
         };
         let instance = Box::new(self.build(&name, spec));
         self.additions.push(Action::ApplyInstance { instance, why: "placed" });
+        // It is tried again, but until it is accepted this is how things stand.
+        if let Some(said) = self.snapshot.refused.get(&name) {
+            let message = format!("model {}: the API server refuses instance {name}: {said}", entry.name);
+            self.account.unplaced.push((reason::INSTANCE_REFUSED, message.clone()));
+            return Slot::refused(&entry.name, Some(node.to_owned()), reason::INSTANCE_REFUSED, message);
+        }
         Slot::coming(&entry.name, node, &name, reason::STARTING, "")
     }
 

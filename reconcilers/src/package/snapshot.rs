@@ -21,6 +21,8 @@ pub struct Snapshot {
     pub nodes: Vec<NodeView>,
     /// Every instance whose `spec.package` is its name, whoever owns it.
     pub instances: Vec<Arc<ModelInstance>>,
+    /// What the API server said of instances that it refused when they were last applied, by name.
+    pub refused: BTreeMap<String, String>,
     /// The epoch of the leader who decides.
     pub epoch: i64,
 }

@@ -533,6 +533,7 @@ impl Simulation {
             networks: BTreeMap::new(),
             nodes,
             instances: self.caches.instances.values().cloned().collect(),
+            refused: BTreeMap::new(),
             epoch: 1,
         })
     }

@@ -131,6 +131,7 @@ pub fn package_snapshot(package: Package, models: &[Model], nodes: &[NodeView]) 
         networks: BTreeMap::new(),
         nodes: nodes.to_vec(),
         instances: Vec::new(),
+        refused: BTreeMap::new(),
         epoch: 1,
     }
 }
