@@ -61,6 +61,18 @@ fn resident_mib() -> f64 {
     line.trim().trim_end_matches(" kB").parse::<f64>().unwrap_or_default() / 1024.0
 }
 
+/// What the writer thread has used of a CPU, in seconds: tells what a write costs even when others keep the machine busy.
+fn writer_cpu() -> Option<f64> {
+    for task in std::fs::read_dir("/proc/self/task").ok()? {
+        let stat = std::fs::read_to_string(task.ok()?.path().join("stat")).ok()?;
+        let Some((_, fields)) = stat.split_once("(store-writer) ") else { continue };
+        let ticks = |index| fields.split(' ').nth(index).and_then(|ticks| ticks.parse::<f64>().ok());
+        // utime and stime; Linux counts 100 ticks a second.
+        return Some((ticks(11)? + ticks(12)?) / 100.0);
+    }
+    None
+}
+
 fn rate(count: u64, seconds: f64) -> f64 {
     f64::from(u32::try_from(count).unwrap_or(u32::MAX)) / seconds
 }
@@ -77,6 +89,9 @@ async fn main() -> Result<(), Failure> {
     let seconds = write_all(&store, writers, writes, &value, Expect::Absent).await?;
     let metrics = store.metrics();
     report("durable_creates", rate(writes, seconds), "1/s");
+    if let Some(cpu) = writer_cpu() {
+        report("writer_cpu_per_create", cpu * 1e6 / rate(writes, 1.0), "us");
+    }
     report("writes_per_fsync", rate(metrics.writes, f64::from(u32::try_from(metrics.batches)?)), "1");
     report(
         "commit_mean",

@@ -26,6 +26,11 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     runtime.block_on(async { tokio::time::timeout(Duration::from_secs(60), future).await.expect("it hangs") })
 }
 
+/// In memory where there is such a place: what is tested here needs a file system, not a disk.
+fn folder() -> TempDir {
+    TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap()
+}
+
 fn put(key: &str, value: impl Into<Bytes>) -> Write {
     Write { key: key.into(), expect: Expect::Any, change: Change::Put(value.into()) }
 }
@@ -68,7 +73,7 @@ async fn some_file(folder: &Path) -> (PathBuf, Vec<(String, Vec<u8>)>) {
 
 #[test]
 fn pages_and_watches_go_on_after_a_restart() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     block_on(async {
         let (path, _) = some_file(folder.path()).await;
         let store = RedbStore::open(&path, forever()).unwrap();
@@ -95,7 +100,7 @@ fn pages_and_watches_go_on_after_a_restart() {
 
 #[test]
 fn compaction_survives_a_restart_in_the_middle() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     block_on(async {
         let (path, expected) = some_file(folder.path()).await;
         for to in [30, 60, 121] {
@@ -115,7 +120,7 @@ fn compaction_survives_a_restart_in_the_middle() {
 
 #[test]
 fn history_is_swept_in_the_background() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     block_on(async {
         let store = RedbStore::open(folder.path().join("store.redb"), forever()).unwrap();
         let writes = (0..3000).map(|index: u32| store.write(put(&format!("k/{}", index % 7), "x")));
@@ -139,7 +144,7 @@ fn history_is_swept_in_the_background() {
 fn history_ages() {
     let clock = Arc::new(ManualClock::default());
     let retention = Retention { age: Some(Duration::from_secs(80)), revisions: Some(50) };
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     block_on(async {
         let options = Options { retention, clock: Arc::clone(&clock) as _, ..Options::default() };
         let store = RedbStore::open(folder.path().join("store.redb"), options).unwrap();
@@ -182,7 +187,7 @@ fn history_ages() {
 
 #[test]
 fn a_second_open_is_refused_until_the_first_is_closed() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     block_on(async {
         let path = folder.path().join("store.redb");
         let store = RedbStore::open(&path, forever()).unwrap();
@@ -198,7 +203,7 @@ fn a_second_open_is_refused_until_the_first_is_closed() {
 
 #[test]
 fn closing_writes_what_is_queued_and_ends_everything_else() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     block_on(async {
         let path = folder.path().join("store.redb");
         let store = Arc::new(RedbStore::open(&path, forever()).unwrap());
@@ -231,7 +236,7 @@ fn closing_writes_what_is_queued_and_ends_everything_else() {
 
 #[test]
 fn metrics_count_what_happened() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     block_on(async {
         let buffers = Buffers { queue_events: 2, ring_events: 2, ..Buffers::default() };
         let store = RedbStore::open(folder.path().join("store.redb"), Options { buffers, ..forever() }).unwrap();
@@ -286,7 +291,7 @@ async fn open_damaged(path: &Path, what: &str, options: Options, expected: &[(St
 
 #[test]
 fn files_that_are_no_stores_are_refused() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     let path = folder.path().join("store.redb");
     let noise: Vec<u8> = (0..100_000u64).map(|n| (n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as u8).collect();
     let cases: [(&str, Vec<u8>); 5] = [
@@ -308,7 +313,7 @@ fn files_that_are_no_stores_are_refused() {
 
 #[test]
 fn truncated_files_are_refused() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     block_on(async {
         let (path, expected) = some_file(folder.path()).await;
         let whole = fs::read(&path).unwrap();
@@ -327,7 +332,7 @@ fn truncated_files_are_refused() {
 
 /// Flips bytes all over a file, one or a run at a time.
 fn flip(whole: &[u8], spans: impl Iterator<Item = Span<usize>>, check_up_to: u64) -> (usize, usize) {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     let path = folder.path().join("store.redb");
     let (mut refused, mut all) = (0, 0);
     block_on(async {
@@ -351,7 +356,7 @@ fn flip(whole: &[u8], spans: impl Iterator<Item = Span<usize>>, check_up_to: u64
 }
 
 fn closed_file() -> Vec<u8> {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     let (path, _) = block_on(some_file(folder.path()));
     fs::read(path).unwrap()
 }
@@ -376,7 +381,7 @@ fn damage_that_the_open_doesnt_look_for_never_reads_as_something_else() {
 
 #[test]
 fn another_format_is_named() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     let path = folder.path().join("store.redb");
     drop(RedbStore::open(&path, forever()).unwrap());
     let database = ::redb::Database::open(&path).unwrap();
@@ -399,7 +404,7 @@ fn another_format_is_named() {
 
 #[test]
 fn a_missing_folder_is_named() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     let path = folder.path().join("no/such/store.redb");
     let error = RedbStore::open(&path, forever()).unwrap_err().to_string();
     assert!(error.starts_with(&format!("opening data file {}: ", path.display())), "{error}");
@@ -494,7 +499,7 @@ impl Storage for Flaky {
 
 #[test]
 fn an_io_error_is_answered_truly_and_the_store_goes_on() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     let faults = Arc::new(Faults { good: AtomicU64::new(u64::MAX), ..Faults::default() });
     let storage = Arc::new(Flaky { path: folder.path().join("store.redb"), faults: Arc::clone(&faults) });
     block_on(async {
@@ -543,7 +548,7 @@ fn an_io_error_is_answered_truly_and_the_store_goes_on() {
 
 #[test]
 fn a_failed_read_heals() {
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     let faults = Arc::new(Faults { good: AtomicU64::new(u64::MAX), ..Faults::default() });
     let storage = Arc::new(Flaky { path: folder.path().join("store.redb"), faults: Arc::clone(&faults) });
     block_on(async {
@@ -568,7 +573,7 @@ fn a_failed_read_heals() {
 fn with_small_disk(bytes: u64, check: impl FnOnce(&Path) + Send + 'static) -> bool {
     use nix::mount::{MsFlags, mount};
     use nix::sched::{CloneFlags, unshare};
-    let folder = TempDir::new().unwrap();
+    let folder = folder();
     let path = folder.path().to_owned();
     // The threads that the check starts inherit the namespace; it goes with the last of them.
     let thread = std::thread::spawn(move || {
@@ -698,6 +703,8 @@ fn a_disk_that_fills_up_under_a_write_leaves_the_store_readable() {
                 assert!(matches!(store.write(put("b", value.clone())).await, Err(WriteError::NoSpace { .. })));
             }
             fs::remove_file(&ballast).unwrap();
+            // Nobody has to write for it to be well again.
+            store.health().await.unwrap();
             store.write(put("b", value.clone())).await.unwrap();
             assert_eq!(store.revision().0, written as u64 + 1);
             store.health().await.unwrap();

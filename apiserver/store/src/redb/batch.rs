@@ -124,7 +124,12 @@ impl<'t> Batch<'t> {
             }
             reached = reached.max(revision);
         }
-        self.meta.insert("swept", reached)?;
+        self.mark_swept(reached)?;
         Ok(reached)
+    }
+
+    pub(super) fn mark_swept(&mut self, swept: u64) -> Result<(), Fault> {
+        self.meta.insert("swept", swept)?;
+        Ok(())
     }
 }

@@ -75,6 +75,8 @@ enum Message {
     Tick(CompactionAnswer),
     /// A reader found the database unusable. The sender is dropped when it is usable again, or isn't going to be.
     Reopen(Reopened),
+    /// Someone wants to know whether the store is well again.
+    Check(oneshot::Sender<()>),
     Close(oneshot::Sender<()>),
 }
 
@@ -299,10 +301,15 @@ impl Store for RedbStore {
 
     fn health(&self) -> BoxFuture<'_, Result<(), String>> {
         async move {
-            match self.shared.trouble() {
-                Some(trouble) => Err(trouble),
-                None => Ok(()),
+            if self.shared.trouble().is_some() {
+                // It may be over: a write would find out, but nobody writes to a store that isn't ready.
+                let (answer, checked) = oneshot::channel();
+                if self.queue.send(Message::Check(answer)).is_ok() {
+                    // An error means that it is being closed.
+                    let _ = checked.await;
+                }
             }
+            self.shared.trouble().map_or(Ok(()), Err)
         }
         .boxed()
     }

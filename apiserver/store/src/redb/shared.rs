@@ -24,11 +24,24 @@ pub(super) struct Shared {
     revision: AtomicU64,
     oldest: AtomicU64,
     pub(super) metrics: Mutex<Metrics>,
-    /// What keeps writes from being durable, in one sentence.
-    trouble: Mutex<Option<String>>,
+    trouble: Mutex<Trouble>,
     pub(super) queue: Sender<Message>,
     /// Writes in the queue.
     pub(super) waiting: AtomicUsize,
+}
+
+/// What keeps writes from being durable.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) enum Trouble {
+    #[default]
+    None,
+    /// The disk is full.
+    Full,
+    /// The last batch failed, or the file can't be opened again.
+    Failed(String),
+    /// Something in the file is wrong. It stays so until someone sees to it.
+    Damaged(String),
+    Closed,
 }
 
 #[derive(Debug)]
@@ -109,12 +122,29 @@ impl Shared {
         self.hub.compacted(oldest);
     }
 
+    /// In one sentence.
     pub(super) fn trouble(&self) -> Option<String> {
-        lock(&self.trouble).clone()
+        let file = self.storage.path().display();
+        match &*lock(&self.trouble) {
+            Trouble::None => None,
+            Trouble::Full => Some(format!("no space left for {file}")),
+            Trouble::Failed(message) | Trouble::Damaged(message) => Some(format!("{file}: {message}")),
+            Trouble::Closed => Some("the store is closed".to_owned()),
+        }
     }
 
-    pub(super) fn set_trouble(&self, trouble: Option<String>) {
-        *lock(&self.trouble) = trouble;
+    pub(super) fn set_trouble(&self, trouble: Trouble) {
+        let mut now = lock(&self.trouble);
+        // Writes may go well beside the damage.
+        if *now == trouble || (matches!(*now, Trouble::Damaged(_)) && trouble != Trouble::Closed) {
+            return;
+        }
+        *now = trouble;
+        drop(now);
+        match self.trouble() {
+            Some(trouble) => tracing::warn!(trouble, "the store takes no writes"),
+            None => tracing::info!(file = %self.storage.path().display(), "the store takes writes again"),
+        }
     }
 
     /// The newest commit as one consistent state. Waits while the database is being reopened.
@@ -157,7 +187,7 @@ impl Shared {
                 Err(Unreadable::Fault(fault)) => {
                     if let Fault::Corrupt(_) = fault {
                         tracing::error!(file = %self.storage.path().display(), error = fault.message(), "reading failed");
-                        self.set_trouble(Some(format!("{}: {}", self.storage.path().display(), fault.message())));
+                        self.set_trouble(Trouble::Damaged(fault.message()));
                     }
                     return Err(Unreadable::Fault(fault));
                 }

@@ -4,8 +4,9 @@
 //! more writers wait, the fewer fsyncs each costs. Then, in this order: readers see the commit, watches are told, writers are answered.
 //! Compaction rides along in steps, so that it never holds up a batch for long.
 //!
-//! When the disk fails under a batch, redb refuses further work until it is opened again. This thread does that, and then looks
-//! whether the batch made it to the disk: the writers get a true answer.
+//! What it does when the disk fails is in [`recovery`].
+
+mod recovery;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -15,10 +16,10 @@ use std::time::Duration;
 use redb::Durability;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
+use self::recovery::RESERVE_FOR_DELETIONS;
 use super::batch::{Batch, Outcome};
 use super::error::{Fault, guarded};
-use super::shared::{DatabaseState, Shared, lock};
-use super::storage::open_database;
+use super::shared::{DatabaseState, Shared, Trouble, lock};
 use super::{Message, Options};
 use crate::memory::written;
 use crate::retention::Ages;
@@ -32,11 +33,6 @@ const BATCH_BYTES: usize = 8 << 20;
 const SWEEP_MIN: usize = 64;
 /// Revisions swept at once when nobody waits.
 const SWEEP_IDLE: usize = 512;
-
-/// Free space that a put leaves to deletions, compaction and an orderly close.
-const RESERVE: u64 = 1 << 20;
-/// Free space that a batch of deletions needs for the pages it rewrites.
-const RESERVE_FOR_DELETIONS: u64 = 256 << 10;
 
 /// How long to wait before trying again to open a file that couldn't be reopened.
 const RETRY: Duration = Duration::from_secs(1);
@@ -93,6 +89,21 @@ impl Pace {
     }
 }
 
+/// Closes the store when the writer thread dies of a panic.
+struct Bereaved(Arc<Shared>);
+
+impl Drop for Bereaved {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0
+                .set_trouble(Trouble::Damaged("its writer thread stopped by a panic; restart the process".to_owned()));
+            self.0.slot().database = DatabaseState::Closed;
+            self.0.forget_snapshot();
+            self.0.hub.close();
+        }
+    }
+}
+
 /// What a committed batch did.
 struct Committed {
     outcomes: Vec<Outcome>,
@@ -125,6 +136,8 @@ impl Writer {
     }
 
     pub(super) fn run(mut self) {
+        // If this thread should ever panic, whoever waits must learn that nothing will come.
+        let _bereaved = Bereaved(Arc::clone(&self.shared));
         let mut batch = Vec::new();
         loop {
             self.collect(&mut batch);
@@ -207,6 +220,10 @@ impl Writer {
                 self.compactions.push((to, answer));
             }
             Message::Reopen(_done) => self.reopen_if_poisoned(),
+            Message::Check(answer) => {
+                self.check();
+                let _ = answer.send(());
+            }
             Message::Tick(answer) => {
                 self.age();
                 self.compactions.push((self.compact_to, answer));
@@ -220,6 +237,12 @@ impl Writer {
     fn turn(&mut self, batch: &mut Vec<Request>) {
         self.reopen_if_broken();
         self.refuse_without_room(batch);
+        let has_room = self.has_room(RESERVE_FOR_DELETIONS);
+        if batch.is_empty() && !has_room {
+            // Compaction needs a few pages before it frees any.
+            self.fail(batch, &Fault::NoSpace);
+            return;
+        }
         let before = self.revision;
         match guarded(|| self.transact(batch)) {
             Ok(committed) => self.succeed(batch, committed),
@@ -318,7 +341,7 @@ impl Writer {
             self.shared.forget_snapshot();
             self.ages.note(self.options.clock.now(), self.revision);
             self.suspicious = false;
-            self.shared.set_trouble(None);
+            self.shared.set_trouble(Trouble::None);
         }
         {
             let mut metrics = lock(&self.shared.metrics);
@@ -337,160 +360,13 @@ impl Writer {
         }
     }
 
-    /// Refuses what would fill the disk: a full disk is found before redb stumbles over it.
-    fn refuse_without_room(&mut self, batch: &mut Vec<Request>) {
-        let bytes: usize = batch.iter().map(|request| size(&request.write)).sum();
-        // Each value is written once, and the pages of three trees around it.
-        let needed = RESERVE.saturating_add(count(bytes).saturating_mul(2));
-        if self.has_room(needed) {
-            return;
-        }
-        let deletions_fit = self.has_room(RESERVE_FOR_DELETIONS);
-        let refused: Vec<Request> =
-            batch.extract_if(.., |request| !deletions_fit || request.write.change != Change::Delete).collect();
-        if refused.is_empty() {
-            return;
-        }
-        let store = self.shared.storage.path().display().to_string();
-        self.shared.set_trouble(Some(format!("no space left for {store}")));
-        lock(&self.shared.metrics).failed += count(refused.len());
-        for Request { write, answer, _room } in refused {
-            let _ = answer.send(Err(WriteError::NoSpace { key: write.key, store: store.clone() }));
-        }
-    }
-
-    fn has_room(&self, bytes: u64) -> bool {
-        let storage = &self.shared.storage;
-        let checked = storage.room(bytes).and_then(|()| if self.suspicious { storage.probe(bytes) } else { Ok(()) });
-        // If it can't be told, the write will.
-        !checked.is_err_and(|error| matches!(Fault::io(&error), Fault::NoSpace))
-    }
-
-    fn fail(&mut self, batch: &mut Vec<Request>, fault: &Fault) {
-        let store = self.shared.storage.path().display().to_string();
-        let message = fault.message();
-        self.suspicious |= matches!(fault, Fault::NoSpace);
-        self.shared.set_trouble(Some(format!("{store}: {message}")));
-        lock(&self.shared.metrics).failed += count(batch.len());
-        for Request { write, answer, _room } in batch.drain(..) {
-            let error = match fault {
-                Fault::NoSpace => WriteError::NoSpace { key: write.key, store: store.clone() },
-                _ => WriteError::Io { key: write.key, message: message.clone() },
-            };
-            let _ = answer.send(Err(error));
-        }
-        for (_, answer) in self.compactions.drain(..) {
-            let _ = answer.send(Err(Fault::Io(message.clone())));
-        }
-    }
-
-    /// Answers a batch whose commit failed but is on the disk: its events are in the log, in the order of its writes.
-    fn answer_from_disk(&mut self, batch: &mut Vec<Request>, before: u64) {
-        let mut events = Vec::new();
-        let mut through = before;
-        while through < self.revision {
-            let Ok(snapshot) = self.shared.snapshot() else { break };
-            match guarded(|| snapshot.events("", through)) {
-                Ok(chunk) if chunk.through > through => {
-                    through = chunk.through;
-                    events.extend(chunk.events);
-                }
-                _ => break,
-            }
-        }
-        self.shared.hub.publish(&events);
-        lock(&self.shared.metrics).writes += count(events.len());
-        let mut events = events.into_iter().peekable();
-        for Request { write, answer, _room } in batch.drain(..) {
-            // A refused write left no event, so an event that isn't of this write is of a later one.
-            let result = match events.next_if(|event| made_by(event, &write)) {
-                Some(event) => Ok(written(&event)),
-                None => Err(WriteError::Io {
-                    key: write.key,
-                    message: "the data file was reopened after an IO error; the write didn't take place".to_owned(),
-                }),
-            };
-            let _ = answer.send(result);
-        }
-    }
-
-    /// After a reader found the database unusable.
-    fn reopen_if_poisoned(&mut self) {
-        let usable = {
-            let slot = self.shared.slot();
-            match &slot.database {
-                DatabaseState::Open(database) => {
-                    guarded(|| super::tables::Snapshot::take(database)).is_ok()
-                        && guarded(|| Ok(database.begin_write()?.abort()?)).is_ok()
-                }
-                DatabaseState::Broken(_) | DatabaseState::Closed => false,
-            }
-        };
-        if !usable {
-            self.reopen();
-        }
-    }
-
-    fn reopen_if_broken(&mut self) {
-        if matches!(self.shared.slot().database, DatabaseState::Broken(_)) {
-            self.reopen();
-        }
-    }
-
-    /// Closes the database and opens it again, which is what redb wants after an IO error. Readers wait meanwhile.
-    fn reopen(&mut self) {
-        let storage = Arc::clone(&self.shared.storage);
-        self.shared.forget_snapshot();
-        let mut slot = self.shared.slot();
-        let name = storage.path().display().to_string();
-        let old = std::mem::replace(&mut slot.database, DatabaseState::Broken(format!("{name} is being reopened")));
-        let reopened = guarded(|| {
-            drop(old);
-            let database = open_database(&*storage, self.options.cache_bytes, u64::MAX)?;
-            let snapshot = super::tables::Snapshot::take(&database)?;
-            Ok((database, snapshot.revision, snapshot.oldest, snapshot.swept))
-        });
-        match reopened {
-            Ok((database, revision, oldest, swept)) if revision >= self.revision => {
-                slot.database = DatabaseState::Open(database);
-                drop(slot);
-                (self.revision, self.swept) = (revision, swept);
-                self.shared.advance(revision);
-                if oldest > self.oldest {
-                    self.oldest = oldest;
-                    self.shared.forgot(oldest);
-                }
-                lock(&self.shared.metrics).reopened += 1;
-                tracing::warn!(file = name, %revision, "reopened the data file after an IO error");
-            }
-            Ok((_, revision, ..)) => {
-                // What was acknowledged is gone: the disk lied, or someone replaced the file.
-                let message = format!(
-                    "{name} went back from revision {} to {revision}; restore it from a backup and restart",
-                    self.revision
-                );
-                tracing::error!(message);
-                slot.database = DatabaseState::Broken(message.clone());
-                drop(slot);
-                self.shared.set_trouble(Some(message));
-            }
-            Err(fault) => {
-                let message = fault.message();
-                tracing::error!(file = name, error = message, "reopening the data file failed");
-                slot.database = DatabaseState::Broken(message.clone());
-                drop(slot);
-                self.shared.set_trouble(Some(format!("{name}: {message}")));
-            }
-        }
-    }
-
     fn close(self, closed: Option<oneshot::Sender<()>>) {
         let old = {
             let mut slot = self.shared.slot();
             std::mem::replace(&mut slot.database, DatabaseState::Closed)
         };
         self.shared.forget_snapshot();
-        self.shared.set_trouble(Some("the store is closed".to_owned()));
+        self.shared.set_trouble(Trouble::Closed);
         self.shared.hub.close();
         if let DatabaseState::Open(database) = old
             && let Err(fault) = guarded(|| Ok(database.close()?))
@@ -504,21 +380,6 @@ impl Writer {
             let _ = closed.send(());
         }
     }
-}
-
-/// Whether an event is what a write does.
-fn made_by(event: &Event, write: &Write) -> bool {
-    event.key == write.key
-        && match (&write.change, &event.current) {
-            (Change::Put(value), Some(current)) => current.value == *value,
-            (Change::Delete, None) => true,
-            _ => false,
-        }
-        && match write.expect {
-            crate::Expect::Any => true,
-            crate::Expect::Absent => event.previous.is_none(),
-            crate::Expect::At(revision) => event.previous.as_ref().map(|previous| previous.modified) == Some(revision),
-        }
 }
 
 fn size(write: &Write) -> usize {

@@ -55,7 +55,8 @@ fn open(kind: Kind, folder: &TempDir) -> (Arc<dyn Store>, Option<Arc<RedbStore>>
 
 impl Fixture {
     pub fn new(kind: Kind) -> Self {
-        let folder = TempDir::new().unwrap();
+        // In memory where there is such a place: what is tested here needs a file system, not a disk.
+        let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
         let (store, redb) = open(kind, &folder);
         Self { kind, folder, store, redb }
     }
