@@ -145,7 +145,15 @@ async fn an_owner_in_another_namespace_is_none_and_says_so() {
     let events = api.get("/api/v1/namespaces/kube-public/events?fieldSelector=reason%3DOwnerRefInvalidNamespace").await;
     let events = events.expect(200);
     assert_eq!(events["items"][0]["involvedObject"]["name"], "stray", "{events}");
+    // For those in its own namespace it is still an owner.
+    make(&api, owned("child", &[(&owner, false)])).await;
+    api.post(elsewhere, &owned("another", &[(&owner, false)])).await.expect(201);
+    gone(&api, elsewhere, "another").await;
     api.get(&format!("{CONFIG_MAPS}/owner")).await.expect(200);
+    let child = api.get(&format!("{CONFIG_MAPS}/child")).await.expect(200);
+    assert!(child["metadata"].get("deletionTimestamp").is_none());
+    delete(&api, "owner", "Background").await;
+    gone(&api, CONFIG_MAPS, "child").await;
 }
 
 #[tokio::test]

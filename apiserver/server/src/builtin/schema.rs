@@ -177,6 +177,11 @@ const LISTS: &[List] = &[
     list("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps", "enum", "atomic"),
     list("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps", "oneOf", "atomic"),
     list("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps", "required", "atomic"),
+    list(
+        "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps",
+        "x-kubernetes-list-map-keys",
+        "atomic",
+    ),
     List {
         definition: "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.JSONSchemaProps",
         property: "x-kubernetes-validations",
@@ -217,6 +222,9 @@ const ATOMIC: &[&str] = &[
     "io.k8s.api.core.v1.ObjectReference",
     "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference",
 ];
+
+/// Definitions of which k8s-openapi requires fields that the Go types don't.
+const OPTIONAL: &[&str] = &["io.k8s.api.core.v1.LocalObjectReference", "io.k8s.apimachinery.pkg.apis.meta.v1.Status"];
 
 /// Definitions that stand for any JSON value (Go's `JSON`, `JSONSchemaPropsOrBool` …): published without a type.
 const ANY: &[&str] = &[
@@ -298,6 +306,9 @@ fn complete(name: &str, definition: &mut Value) {
     if ANY.contains(&name) {
         map.retain(|key, _| key == "description");
         return;
+    }
+    if OPTIONAL.contains(&name) {
+        map.remove("required");
     }
     if ATOMIC.contains(&name) {
         map.insert("x-kubernetes-map-type".to_owned(), json!("atomic"));

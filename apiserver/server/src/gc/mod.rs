@@ -112,7 +112,7 @@ impl Collector {
                     Some(ChangeItem::Resync) => return Ok(()),
                     None => return Err(Status::service_unavailable("the store is closed")),
                 },
-                Some((work, result)) = running.next() => self.finish(work, result, absent),
+                Some((work, result)) = running.next() => self.finish(work, result),
                 changed = registry.changed() => {
                     if changed.is_ok() {
                         std::mem::take(&mut self.unresolved).into_iter().for_each(|work| self.queue.add(work));
@@ -171,7 +171,7 @@ impl Collector {
             (ChangeKind::Deleted, _, Some(previous)) => {
                 if let Some(stored) = stored(previous) {
                     let uid = Uid::of(&stored.metadata.uid);
-                    absent.add(uid);
+                    absent.went(uid);
                     self.graph.remove(uid, &mut work);
                 }
             }
@@ -191,7 +191,7 @@ impl Collector {
         work.into_iter().for_each(|work| self.queue.add(work));
     }
 
-    fn finish(&mut self, work: Work, result: Result<Report, Status>, absent: &Absent) {
+    fn finish(&mut self, work: Work, result: Result<Report, Status>) {
         let (Work::Check(uid) | Work::Orphan(uid)) = work;
         let report = match result {
             Ok(report) => report,
@@ -206,7 +206,6 @@ impl Collector {
         for (owner, at) in report.found {
             self.graph.found(owner, at);
         }
-        report.absent.into_iter().for_each(|owner| absent.add(owner));
         if report.gone {
             self.graph.remove(uid, &mut more);
         }

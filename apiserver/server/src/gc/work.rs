@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Value, json};
 
-use super::absent::Absent;
+use super::absent::{Absent, Coordinates};
 use super::graph::{FOREGROUND, Metadata, ORPHAN, OwnerReference, Place, Uid, View};
 use crate::builtin::{set, text};
 use crate::clock::rfc3339;
@@ -20,8 +20,6 @@ pub struct Report {
     pub gone: bool,
     /// Owners that are there.
     pub found: Vec<(Uid, Place)>,
-    /// Owners that aren't.
-    pub absent: Vec<Uid>,
     /// An owner is of a kind that nobody serves: look again when the registry changes.
     pub unresolved: bool,
 }
@@ -29,12 +27,20 @@ pub struct Report {
 /// How an owner stands.
 enum Standing {
     Solid(Place),
-    Dangling,
+    Dangling(News),
     /// Being deleted, after its dependents.
     Waiting(Place),
     Unresolved,
     /// A cluster-wide object can't have an owner in a namespace.
     Impossible,
+}
+
+/// Whether an owner's absence was known before.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum News {
+    Known,
+    /// It was looked for and not found just now.
+    First,
 }
 
 pub(super) struct Worker<'a> {
@@ -108,8 +114,10 @@ impl Worker<'_> {
                     report.found.push((owner_uid, at));
                     waiting.push(owner.uid.clone());
                 }
-                Standing::Dangling => {
-                    report.absent.push(owner_uid);
+                Standing::Dangling(news) => {
+                    if news == News::First {
+                        self.warn_if_elsewhere(&resource, &view.at, &object, owner).await;
+                    }
                     dangling.push(owner.uid.clone());
                 }
                 Standing::Unresolved => {
@@ -141,9 +149,6 @@ impl Worker<'_> {
             } else {
                 Propagation::Background
             };
-            for owner in meta.owners() {
-                self.warn_if_elsewhere(&resource, &view.at, &object, owner).await;
-            }
             report.gone = self.delete(&resource, &view.at, &object, propagation).await?;
         }
         Ok(report)
@@ -156,24 +161,31 @@ impl Worker<'_> {
         if resource.is_namespaced() && dependent.namespace.is_empty() {
             return Ok(Standing::Impossible);
         }
-        if self.absent.contains(uid) {
-            return Ok(Standing::Dangling);
+        let namespace_of_owner = if resource.is_namespaced() { Arc::clone(&dependent.namespace) } else { "".into() };
+        let coordinates = Coordinates {
+            namespace: namespace_of_owner.to_string(),
+            api_version: owner.api_version.clone(),
+            kind: owner.kind.clone(),
+            name: owner.name.clone(),
+            uid,
+        };
+        if self.absent.is_gone(uid) || self.absent.is_unfound(&coordinates) {
+            return Ok(Standing::Dangling(News::Known));
         }
         let (group, plural) =
             resource.strategy.view_of().unwrap_or((resource.group.as_str(), resource.plural.as_str()));
         let at = Place {
             group: group.into(),
             plural: plural.into(),
-            namespace: if resource.is_namespaced() { Arc::clone(&dependent.namespace) } else { "".into() },
+            namespace: namespace_of_owner,
             name: owner.name.as_str().into(),
         };
-        let Some(object) = found(self.objects.get(resource, namespace(&at), &at.name).await)? else {
-            return Ok(Standing::Dangling);
+        let object = found(self.objects.get(resource, namespace(&at), &at.name).await)?;
+        let Some(meta) = object.as_ref().map(metadata).filter(|meta| meta.uid == owner.uid) else {
+            let news = if self.absent.not_found(coordinates) { News::First } else { News::Known };
+            return Ok(Standing::Dangling(news));
         };
-        let meta = metadata(&object);
-        Ok(if meta.uid != owner.uid {
-            Standing::Dangling
-        } else if meta.deletion_timestamp.is_some() && meta.has_finalizer(FOREGROUND) {
+        Ok(if meta.deletion_timestamp.is_some() && meta.has_finalizer(FOREGROUND) {
             Standing::Waiting(at)
         } else {
             Standing::Solid(at)
@@ -284,10 +296,6 @@ impl Worker<'_> {
     async fn warn_if_elsewhere(&self, resource: &Arc<Resource>, at: &Place, object: &Value, owner: &OwnerReference) {
         let (group, version) = owner.api_version.rsplit_once('/').unwrap_or(("", &owner.api_version));
         let Some(kind) = self.kind(group, version, &owner.kind).filter(|kind| kind.is_namespaced()) else { return };
-        if self.absent.contains(Uid::of(&owner.uid)) {
-            // It was seen to go: nothing odd.
-            return;
-        }
         let Ok((all, _)) = self.objects.list(kind, None).await else { return };
         let elsewhere = all.iter().any(|candidate| {
             text(candidate, &["metadata", "uid"]) == owner.uid

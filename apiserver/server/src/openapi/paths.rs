@@ -239,11 +239,9 @@ impl<'a> Builder<'a> {
     }
 
     fn delete_collection(&self) -> Operation<'a> {
-        let (verb, rest) = self.stem.split_once(&self.resource.kind).unwrap_or((&self.stem, ""));
-        let collection = verb.strip_suffix("Namespaced").map_or_else(
-            || format!("deleteCollection{}{rest}", self.stem),
-            |prefix| format!("delete{prefix}CollectionNamespaced{}", self.resource.kind),
-        );
+        let scope = if self.resource.is_namespaced() { "Namespaced" } else { "" };
+        let prefix = self.plain_stem.strip_suffix(self.resource.kind.as_str()).unwrap_or_default();
+        let collection = format!("delete{prefix}Collection{scope}{}", self.resource.kind);
         Operation {
             method: "delete",
             action: "deletecollection",

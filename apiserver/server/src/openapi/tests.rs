@@ -121,6 +121,8 @@ fn operations_have_ids_of_their_own() {
     for known in [
         "listCoreV1ConfigMapForAllNamespaces",
         "deleteCoreV1CollectionNamespacedConfigMap",
+        "deleteEventsV1CollectionNamespacedEvent",
+        "deleteApiextensionsV1CollectionCustomResourceDefinition",
         "replaceCoreV1NamespaceFinalize",
         "patchCoordinationV1NamespacedLease",
         "createApiextensionsV1CustomResourceDefinition",
