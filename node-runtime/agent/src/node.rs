@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use pullpiri_crds::ModelInstance;
+use pullpiri_crds::{ModelInstance, ModelInstanceStatus};
 use pullpiri_crds::model::Adapter;
 use pullpiri_crds::node::RuntimeStatus;
 use pullpiri_node_adapters::{Runtime, RuntimeEvent};
@@ -191,6 +191,16 @@ fn first_snapshot(
         directories: host::directories(volumes).into_iter().map(PodId).collect(),
         synced: false,
     }
+}
+
+/// Whether a container that had a process has none now, or another.
+fn lost_a_process(before: Option<&ModelInstanceStatus>, after: &ModelInstanceStatus) -> bool {
+    let process = |status: &ModelInstanceStatus, name: &str| {
+        status.containers.iter().find(|container| container.name == name).and_then(|container| container.pid)
+    };
+    before.is_some_and(|before| {
+        before.containers.iter().any(|container| container.pid.is_some() && container.pid != process(after, &container.name))
+    })
 }
 
 impl Node {
@@ -446,7 +456,8 @@ impl Node {
     }
 
     fn next_wake(&self) -> Option<Duration> {
-        let waiting = (!self.snapshot.synced && !self.dirty.is_empty()).then_some(self.contact_by);
+        let waiting = !self.snapshot.synced && self.unlisted.is_empty() && !self.dirty.is_empty();
+        let waiting = waiting.then_some(self.contact_by);
         let timers = self.timers.values().chain(self.held.values().map(|(at, _)| at));
         let at = timers.copied().chain(self.sweep_at).chain(waiting).min()?;
         Some(at.since(now()))
@@ -549,6 +560,9 @@ impl Node {
         }
         let (Some(change), Some(about)) = (plan.objects.remove(id), about) else { return };
         let is_released = change.finalizer == Some(FinalizerChange::Remove);
+        // That a process is gone is told at once; whether another takes its place is a second message.
+        let tells_of_a_death =
+            change.status.as_deref().is_some_and(|status| lost_a_process(about.status.as_ref(), status));
         let wish = Wish::new(&about, change);
         match forgotten {
             Some(forgotten) if is_released => {
@@ -559,7 +573,7 @@ impl Node {
                     }
                 });
             }
-            _ if self.busy.contains_key(id) => {
+            _ if self.busy.contains_key(id) && !tells_of_a_death => {
                 let at = self.held.get(id).map_or(self.snapshot.now.plus(HOLD), |(at, _)| *at);
                 self.held.insert(id.clone(), (at, wish));
             }
