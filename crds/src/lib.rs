@@ -9,7 +9,10 @@
 //!
 //! Node names are compared in lower-case RFC 1123 form; see [`names`].
 
-#![allow(clippy::duplicated_attributes, reason = "each printcolumn of kube's derive repeats the keys of the one before")]
+#![allow(
+    clippy::duplicated_attributes,
+    reason = "each printcolumn of kube's derive repeats the keys of the one before"
+)]
 
 pub mod claim;
 pub mod condition;

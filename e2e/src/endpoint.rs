@@ -67,7 +67,10 @@ impl Endpoint {
             .with_client_auth_cert(chain, key)
             .map_err(|error| failed(error.to_string()))?;
         let server = cluster["server"].as_str().unwrap_or_default();
-        let address = server.trim_start_matches("https://").parse().map_err(|_| failed(format!("server {server:?} is no https://IP:PORT")))?;
+        let address = server
+            .trim_start_matches("https://")
+            .parse()
+            .map_err(|_| failed(format!("server {server:?} is no https://IP:PORT")))?;
         Ok(Self { address, tls: TlsConnector::from(Arc::new(tls)) })
     }
 
@@ -81,7 +84,8 @@ impl Endpoint {
         stream.set_nodelay(true).map_err(|error| failed(error.to_string()))?;
         let name = ServerName::IpAddress(self.address.ip().into());
         let stream = self.tls.connect(name, stream).await.map_err(|error| failed(error.to_string()))?;
-        let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
+        let (sender, connection) =
+            http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(error.to_string()))?;
         tokio::spawn(connection);
         Ok(Connection { sender, host: self.address.to_string() })
     }
@@ -114,7 +118,13 @@ impl Connection {
     ///
     /// # Errors
     /// If the connection breaks. An HTTP error is an [`Answer`].
-    pub async fn request(&mut self, method: Method, path: &str, content_type: &str, body: Bytes) -> Result<Answer, E2eError> {
+    pub async fn request(
+        &mut self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Bytes,
+    ) -> Result<Answer, E2eError> {
         let failed = |message: String| E2eError::failed(format!("{method} {path}"), message);
         self.sender.ready().await.map_err(|error| failed(error.to_string()))?;
         let request = Request::builder()
@@ -181,7 +191,8 @@ impl Watch {
                 let line: Vec<u8> = self.buffer.drain(..=end).collect();
                 return serde_json::from_slice(&line).map_err(|error| E2eError::failed("reading a watch event", error));
             }
-            let frame = self.body.frame().await.ok_or_else(|| E2eError::failed("watching", "the server ended the watch"))?;
+            let frame =
+                self.body.frame().await.ok_or_else(|| E2eError::failed("watching", "the server ended the watch"))?;
             let frame = frame.map_err(|error| E2eError::failed("watching", error))?;
             if let Some(data) = frame.data_ref() {
                 self.buffer.extend_from_slice(data);

@@ -18,7 +18,12 @@ impl Podman {
     #[must_use]
     pub fn available() -> bool {
         ["podman", "runc"].iter().all(|command| {
-            Command::new(command).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok_and(|status| status.success())
+            Command::new(command)
+                .arg("--version")
+                .stdout(Stdio::null())
+                .stderr(Stdio::null())
+                .status()
+                .is_ok_and(|status| status.success())
         })
     }
 
@@ -34,7 +39,11 @@ impl Podman {
         std::fs::write(folder.join("containers.conf"), configuration).map_err(|error| E2eError::failed(what, error))?;
         let socket = format!("unix://{}", folder.join("podman.sock").display());
         let mut command = Self::command_in(folder);
-        command.args(["system", "service", "--time=0", &socket]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        command
+            .args(["system", "service", "--time=0", &socket])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
         let service = command.spawn().map_err(|error| E2eError::failed(what, error))?;
         let podman = Self { folder: folder.to_path_buf(), service };
         let deadline = Instant::now() + Duration::from_secs(20);
@@ -58,7 +67,10 @@ impl Podman {
     /// If it exits with anything but 0.
     pub fn run(&self, arguments: &[&str]) -> Result<String, E2eError> {
         let what = format!("podman {}", arguments.join(" "));
-        let output = Self::command_in(&self.folder).args(arguments).output().map_err(|error| E2eError::failed(what.clone(), error))?;
+        let output = Self::command_in(&self.folder)
+            .args(arguments)
+            .output()
+            .map_err(|error| E2eError::failed(what.clone(), error))?;
         if output.status.success() {
             Ok(String::from_utf8_lossy(&output.stdout).into_owned())
         } else {
@@ -69,7 +81,13 @@ impl Podman {
     fn command_in(folder: &Path) -> Command {
         let mut command = Command::new("podman");
         command.env("CONTAINERS_CONF", folder.join("containers.conf"));
-        command.arg("--root").arg(folder.join("root")).arg("--runroot").arg(folder.join("run")).arg("--tmpdir").arg(folder.join("tmp"));
+        command
+            .arg("--root")
+            .arg(folder.join("root"))
+            .arg("--runroot")
+            .arg(folder.join("run"))
+            .arg("--tmpdir")
+            .arg(folder.join("tmp"));
         command.args(["--cgroup-manager=cgroupfs", "--runtime=runc"]);
         command
     }

@@ -20,7 +20,10 @@ pub fn binary() -> Result<PathBuf, E2eError> {
         path.ancestors().skip(1).take(3).map(|folder| folder.join("pullpiri")).find(|candidate| candidate.is_file())
     });
     std::env::var_os("PULLPIRI_BIN").map(PathBuf::from).filter(|path| path.is_file()).or(beside).ok_or_else(|| {
-        E2eError::failed("finding the pullpiri binary", "set PULLPIRI_BIN or run `cargo build --package pullpiri` first")
+        E2eError::failed(
+            "finding the pullpiri binary",
+            "set PULLPIRI_BIN or run `cargo build --package pullpiri` first",
+        )
     })
 }
 
@@ -30,9 +33,12 @@ pub fn binary() -> Result<PathBuf, E2eError> {
 /// If there is none; `make test` builds it.
 pub fn demo_service() -> Result<PathBuf, E2eError> {
     let built = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/x86_64-unknown-linux-gnu/release/demo-service");
-    std::env::var_os("PULLPIRI_DEMO_SERVICE").map(PathBuf::from).into_iter().chain([built]).find(|path| path.is_file()).ok_or_else(
-        || E2eError::failed("finding the demo service", "set PULLPIRI_DEMO_SERVICE; `make test` builds it"),
-    )
+    std::env::var_os("PULLPIRI_DEMO_SERVICE")
+        .map(PathBuf::from)
+        .into_iter()
+        .chain([built])
+        .find(|path| path.is_file())
+        .ok_or_else(|| E2eError::failed("finding the demo service", "set PULLPIRI_DEMO_SERVICE; `make test` builds it"))
 }
 
 /// A loopback address that nothing listens on now.
@@ -101,7 +107,10 @@ impl Pullpiri {
         let deadline = Instant::now() + Duration::from_secs(30);
         loop {
             if let Ok(Some(status)) = self.child.try_wait() {
-                return Err(E2eError::failed("waiting for pullpiri", format!("it ended with {status}:\n{}", self.log())));
+                return Err(E2eError::failed(
+                    "waiting for pullpiri",
+                    format!("it ended with {status}:\n{}", self.log()),
+                ));
             }
             if let Ok(endpoint) = Endpoint::from_kubeconfig(&self.kubeconfig())
                 && endpoint.address == self.address
@@ -161,7 +170,8 @@ impl Drop for Pullpiri {
 /// With stderr otherwise.
 pub fn run(arguments: &[&str]) -> Result<String, E2eError> {
     let what = format!("pullpiri {}", arguments.join(" "));
-    let output = Command::new(binary()?).args(arguments).output().map_err(|error| E2eError::failed(what.clone(), error))?;
+    let output =
+        Command::new(binary()?).args(arguments).output().map_err(|error| E2eError::failed(what.clone(), error))?;
     if !output.status.success() {
         let message = format!("{}: {}", output.status, String::from_utf8_lossy(&output.stderr));
         return Err(E2eError::failed(what, message));

@@ -19,7 +19,18 @@ pub fn archive(folder: &Path) -> Result<PathBuf, E2eError> {
     let archive = folder.join("demo.tar");
     let file = format!("{}:/demo-service", demo.display());
     let output = archive.display().to_string();
-    process::run(&["image", "build", "--reference", IMAGE, "--file", &file, "--output", &output, "--", "/demo-service"])?;
+    process::run(&[
+        "image",
+        "build",
+        "--reference",
+        IMAGE,
+        "--file",
+        &file,
+        "--output",
+        &output,
+        "--",
+        "/demo-service",
+    ])?;
     Ok(archive)
 }
 
@@ -28,7 +39,8 @@ pub fn archive(folder: &Path) -> Result<PathBuf, E2eError> {
 /// # Errors
 /// If `pullpiri image load` fails.
 pub fn load(archive: &Path, data_dir: &Path) -> Result<(), E2eError> {
-    process::run(&["image", "load", &archive.display().to_string(), "--data-dir", &data_dir.display().to_string()]).map(drop)
+    process::run(&["image", "load", &archive.display().to_string(), "--data-dir", &data_dir.display().to_string()])
+        .map(drop)
 }
 
 /// A ModelInstance that runs the demo service on the host network of `node`.

@@ -52,7 +52,11 @@ async fn an_instance_runs_restarts_and_goes() {
     ledger.await.unwrap();
     let reasons = wait_for("the Events are told", LIMIT, || async {
         let reasons = cluster.events("blis").await;
-        if reasons.iter().filter(|reason| *reason == "Killing").count() == 1 { Ok(reasons) } else { Err(format!("{reasons:?}")) }
+        if reasons.iter().filter(|reason| *reason == "Killing").count() == 1 {
+            Ok(reasons)
+        } else {
+            Err(format!("{reasons:?}"))
+        }
     });
     let reasons = reasons.await.unwrap();
     for expected in ["Started", "Running", "Exited", "Restarted", "BackOff", "Killing"] {
@@ -158,7 +162,11 @@ async fn a_node_boots_its_services_with_no_api_server_in_reach() {
     cluster.instances().delete("gone", &DeleteParams::default()).await.unwrap();
     let node = Node::start(&cluster, &rebooted, dir.path());
     let started = || async {
-        if rebooted.runs("blis") == 1 && rebooted.runs("gone") == 1 { Ok(()) } else { Err(format!("{:?}", rebooted.pods())) }
+        if rebooted.runs("blis") == 1 && rebooted.runs("gone") == 1 {
+            Ok(())
+        } else {
+            Err(format!("{:?}", rebooted.pods()))
+        }
     };
     wait_for("the ledger's services start", LIMIT, started).await.unwrap();
     assert_eq!(rebooted.spec("blis").unwrap().containers[0].env, [("GEAR".to_owned(), "P".to_owned())]);

@@ -14,7 +14,8 @@ fn refused(arguments: &[&str], code: i32, expected: &[&str]) {
     let output = pullpiri(arguments);
     let text = String::from_utf8_lossy(&output.stderr).into_owned();
     assert_eq!(output.status.code(), Some(code), "{arguments:?}: {text}");
-    let line = text.lines().find(|line| line.starts_with("pullpiri: ")).unwrap_or_else(|| panic!("{arguments:?}: {text}"));
+    let line =
+        text.lines().find(|line| line.starts_with("pullpiri: ")).unwrap_or_else(|| panic!("{arguments:?}: {text}"));
     for part in expected {
         assert!(line.contains(part), "{arguments:?}: expected {part:?} in {line:?}");
     }
@@ -59,10 +60,18 @@ async fn damaged_files_are_named_and_left_alone() {
 fn wrong_arguments_say_what_is_expected() {
     let folder = tempfile::tempdir().unwrap();
     let empty = folder.path().display().to_string();
-    refused(&["kubeconfig", "--data-dir", &empty, "--user", "a", "--server", "https://x:1"], 1, &["no CA", "pullpiri up"]);
+    refused(
+        &["kubeconfig", "--data-dir", &empty, "--user", "a", "--server", "https://x:1"],
+        1,
+        &["no CA", "pullpiri up"],
+    );
     refused(&["image", "load", "/nonexistent.tar", "--data-dir", &empty], 1, &["/nonexistent.tar"]);
     refused(&["signal", "set", "Gear"], 1, &["\"Gear\"", "TOPIC[#FIELD]=VALUE"]);
-    refused(&["node", "--kubeconfig", "/nonexistent.yaml", "--name", "a", "--data-dir", &empty], 1, &["/nonexistent.yaml"]);
+    refused(
+        &["node", "--kubeconfig", "/nonexistent.yaml", "--name", "a", "--data-dir", &empty],
+        1,
+        &["/nonexistent.yaml"],
+    );
     let blocked = folder.path().join("file");
     std::fs::write(&blocked, "").unwrap();
     let below = blocked.join("data").display().to_string();

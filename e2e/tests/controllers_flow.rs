@@ -233,7 +233,10 @@ async fn a_signal_starts_a_package_on_two_nodes_and_another_stops_it() {
     for instance in &instances {
         assert!(instance.spec.run && instance.spec.epoch == 1);
         let owners = instance.metadata.owner_references.as_ref().unwrap();
-        assert_eq!((owners.len(), Some(&owners[0].uid), owners[0].controller), (1, package.metadata.uid.as_ref(), Some(true)));
+        assert_eq!(
+            (owners.len(), Some(&owners[0].uid), owners[0].controller),
+            (1, package.metadata.uid.as_ref(), Some(true))
+        );
     }
     let claim = bed.api::<Claim>().get("eco").await.unwrap();
     assert_eq!(claim.spec.because[0].value.as_deref(), Some("P"));
@@ -306,8 +309,13 @@ async fn a_restart_writes_nothing_and_refires_nothing() {
     bed.until_scenario("eco", "Completed").await;
     bed.until_quiet().await;
     let versions = |bed: &Bed| {
-        let (scenarios, packages, claims, instances, nodes) =
-            (bed.api::<Scenario>(), bed.api::<Package>(), bed.api::<Claim>(), bed.api::<ModelInstance>(), Api::<NodeRuntime>::all(bed.client.clone()));
+        let (scenarios, packages, claims, instances, nodes) = (
+            bed.api::<Scenario>(),
+            bed.api::<Package>(),
+            bed.api::<Claim>(),
+            bed.api::<ModelInstance>(),
+            Api::<NodeRuntime>::all(bed.client.clone()),
+        );
         async move {
             let all = ListParams::default();
             let mut versions: Vec<String> = Vec::new();
@@ -395,7 +403,11 @@ async fn a_node_that_falls_silent_is_unknown_until_it_answers() {
         let node = Api::<NodeRuntime>::all(bed.client.clone()).get("zone").await.unwrap();
         let ready = node.status.and_then(|s| s.conditions.into_iter().find(|c| c.type_ == "Ready")).map(|c| c.status);
         let phase = bed.instances().await[0].status.as_ref().map(|s| s.phase.as_str());
-        if ready.as_deref() == Some("Unknown") && phase == Some("Unknown") { Ok(()) } else { Err(format!("{ready:?} {phase:?}")) }
+        if ready.as_deref() == Some("Unknown") && phase == Some("Unknown") {
+            Ok(())
+        } else {
+            Err(format!("{ready:?} {phase:?}"))
+        }
     })
     .await
     .unwrap();

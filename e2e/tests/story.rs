@@ -46,7 +46,17 @@ fn images(folder: &Path, data_dirs: &[&Path]) {
         let archive = folder.join(format!("{name}.tar")).display().to_string();
         let (reference, file) = (format!("localhost/{name}:1.0"), format!("{demo}:/demo-service"));
         process::run(&[
-            "image", "build", "--reference", &reference, "--file", &file, "--output", &archive, "--", "/demo-service", name,
+            "image",
+            "build",
+            "--reference",
+            &reference,
+            "--file",
+            &file,
+            "--output",
+            &archive,
+            "--",
+            "/demo-service",
+            name,
         ])
         .unwrap();
         for data_dir in data_dirs {
@@ -81,7 +91,10 @@ async fn pids(connection: &mut Connection, count: usize) -> Result<Vec<(String, 
             return Ok(running);
         }
         if std::time::Instant::now() >= deadline {
-            return Err(E2eError::failed("waiting for the instances", serde_json::to_string_pretty(&list).unwrap_or_default()));
+            return Err(E2eError::failed(
+                "waiting for the instances",
+                serde_json::to_string_pretty(&list).unwrap_or_default(),
+            ));
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -116,7 +129,15 @@ async fn a_published_scenario_runs_on_two_nodes_and_survives_restarts() {
     let url = format!("https://{address}");
     let data_dir = zone.display().to_string();
     let issued = process::run(&[
-        "kubeconfig", "--data-dir", &data_dir, "--user", "system:node:HPC", "--group", "system:nodes", "--server", &url,
+        "kubeconfig",
+        "--data-dir",
+        &data_dir,
+        "--user",
+        "system:node:HPC",
+        "--group",
+        "system:nodes",
+        "--server",
+        &url,
     ]);
     std::fs::write(&joining, issued.unwrap()).unwrap();
     let second = Joined::start(&joining, "HPC", &hpc);
@@ -131,8 +152,22 @@ async fn a_published_scenario_runs_on_two_nodes_and_survives_restarts() {
     assert!(kubectl(&admin, &["get", "modelinstances"]).contains("No resources"), "nothing runs before the signal");
 
     // The signal's field is the one that the scenario reads.
-    process::run(&["signal", "set", "PowertrainTransmissionCurrentGear=N", "--kubeconfig", &admin.display().to_string()]).unwrap();
-    process::run(&["signal", "set", "PowertrainTransmissionCurrentGear=P", "--kubeconfig", &admin.display().to_string()]).unwrap();
+    process::run(&[
+        "signal",
+        "set",
+        "PowertrainTransmissionCurrentGear=N",
+        "--kubeconfig",
+        &admin.display().to_string(),
+    ])
+    .unwrap();
+    process::run(&[
+        "signal",
+        "set",
+        "PowertrainTransmissionCurrentGear=P",
+        "--kubeconfig",
+        &admin.display().to_string(),
+    ])
+    .unwrap();
     kubectl(&admin, &["wait", "scenario/bms-eco", "--for=jsonpath={.status.state}=Completed", "--timeout=60s"]);
     assert!(kubectl(&admin, &["get", "signals"]).contains("PowertrainTransmissionCurrentGear"));
     let mut connection = endpoint.connect().await.unwrap();
@@ -202,26 +237,40 @@ async fn services_start_from_the_ledger_without_a_control_plane() {
             "hostNetwork": true, "terminationGracePeriodSeconds": 1,
             "containers": [{"name": "blis", "image": "localhost/blis:1.0"}]}}},
     });
-    let created = connection.request(http::Method::POST, INSTANCES, "application/json", object.to_string().into()).await.unwrap();
+    let created =
+        connection.request(http::Method::POST, INSTANCES, "application/json", object.to_string().into()).await.unwrap();
     assert!(created.status.is_success(), "{}", String::from_utf8_lossy(&created.body));
     let (_, _, first) = pids(&mut connection, 1).await.unwrap().remove(0);
     // The node stops with its workloads, and the control plane goes for good.
     drop(second);
-    wait_for("the container to end", LIMIT, || async { if alive(first) { Err(first.to_string()) } else { Ok(()) } }).await.unwrap();
+    wait_for("the container to end", LIMIT, || async { if alive(first) { Err(first.to_string()) } else { Ok(()) } })
+        .await
+        .unwrap();
     let kubeconfig = folder.path().join("kept.yaml");
     std::fs::copy(server.kubeconfig(), &kubeconfig).unwrap();
     server.stop();
     let second = Joined::start(&kubeconfig, "edge", &data_dir);
     let started = wait_for("the service to start from the ledger", LIMIT, || async {
-        let processes = std::fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<i64>().ok());
+        let processes = std::fs::read_dir("/proc")
+            .unwrap()
+            .flatten()
+            .filter_map(|entry| entry.file_name().to_str()?.parse::<i64>().ok());
         let mine = processes.filter(|pid| {
             let environment = std::fs::read(format!("/proc/{pid}/cgroup")).unwrap_or_default();
-            alive(*pid) && String::from_utf8_lossy(&environment).contains(created.json()["metadata"]["uid"].as_str().unwrap())
+            alive(*pid)
+                && String::from_utf8_lossy(&environment).contains(created.json()["metadata"]["uid"].as_str().unwrap())
         });
-        mine.collect::<Vec<_>>().first().copied().ok_or_else(|| std::fs::read_to_string(data_dir.with_extension("log")).unwrap())
+        mine.collect::<Vec<_>>()
+            .first()
+            .copied()
+            .ok_or_else(|| std::fs::read_to_string(data_dir.with_extension("log")).unwrap())
     })
     .await
     .unwrap();
     drop(second);
-    wait_for("the container to end", LIMIT, || async { if alive(started) { Err(started.to_string()) } else { Ok(()) } }).await.unwrap();
+    wait_for("the container to end", LIMIT, || async {
+        if alive(started) { Err(started.to_string()) } else { Ok(()) }
+    })
+    .await
+    .unwrap();
 }

@@ -33,7 +33,9 @@ use tokio_util::sync::CancellationToken;
 pub const LIMIT: Duration = Duration::from_secs(30);
 
 fn now() -> Timestamp {
-    Timestamp(i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()).unwrap())
+    Timestamp(
+        i64::try_from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos()).unwrap(),
+    )
 }
 
 #[derive(Debug, Default)]
@@ -83,7 +85,11 @@ impl Fake {
 
     pub fn set_missing(&self, image: &str, missing: bool) {
         let images = &mut self.state.lock().unwrap().missing_images;
-        if missing { images.insert(image.to_owned()) } else { images.remove(image) };
+        if missing {
+            images.insert(image.to_owned())
+        } else {
+            images.remove(image)
+        };
     }
 
     pub fn resync(&self) {
@@ -120,7 +126,9 @@ impl Fake {
     fn fail(&self, pod: &PodId) -> Result<(), RuntimeError> {
         let failing = self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         match failing {
-            Ok(_) => Err(RuntimeError::Failed { pod: pod.clone(), attempted: "testing", message: "told to fail".to_owned() }),
+            Ok(_) => {
+                Err(RuntimeError::Failed { pod: pod.clone(), attempted: "testing", message: "told to fail".to_owned() })
+            }
             Err(_) => Ok(()),
         }
     }
@@ -345,7 +353,9 @@ fn tower_service<F, R>(
 + 'static
 where
     F: FnMut(http::Request<kube::client::Body>) -> R + Clone + Send + 'static,
-    R: Future<Output = Result<http::Response<kube::client::Body>, Box<dyn std::error::Error + Send + Sync>>> + Send + 'static,
+    R: Future<Output = Result<http::Response<kube::client::Body>, Box<dyn std::error::Error + Send + Sync>>>
+        + Send
+        + 'static,
 {
     tower::service_fn(call)
 }

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kube::Client;
-use pullpiri_crds::{ModelInstance, ModelInstanceStatus};
 use pullpiri_crds::model::Adapter;
 use pullpiri_crds::node::RuntimeStatus;
+use pullpiri_crds::{ModelInstance, ModelInstanceStatus};
 use pullpiri_node_adapters::{Runtime, RuntimeEvent};
 use pullpiri_node_core::memory::{FailureKind, Memory};
 use pullpiri_node_core::plan::{FinalizerChange, LedgerChange};
@@ -199,7 +199,10 @@ fn lost_a_process(before: Option<&ModelInstanceStatus>, after: &ModelInstanceSta
         status.containers.iter().find(|container| container.name == name).and_then(|container| container.pid)
     };
     before.is_some_and(|before| {
-        before.containers.iter().any(|container| container.pid.is_some() && container.pid != process(after, &container.name))
+        before
+            .containers
+            .iter()
+            .any(|container| container.pid.is_some() && container.pid != process(after, &container.name))
     })
 }
 

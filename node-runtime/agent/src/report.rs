@@ -143,7 +143,11 @@ impl Queue {
 
     fn accept(&mut self, id: PodId, wish: Box<Wish>) {
         let entry = self.entries.entry(id).or_default();
-        let is_under_way = entry.under_way.as_ref().is_some_and(|under_way| under_way.change == wish.change);
+        // A change of finalizers is on one version of the object; on a newer one it is another wish.
+        let is_under_way = entry.under_way.as_ref().is_some_and(|under_way| {
+            under_way.change == wish.change
+                && (wish.change.finalizer.is_none() || under_way.resource_version == wish.resource_version)
+        });
         // Decided on an object that is older than our last write of the same.
         let is_written = wish.change.finalizer.is_none()
             && entry.written.as_ref().is_some_and(|(status, version)| {
@@ -197,10 +201,18 @@ impl Queue {
                     self.metrics.wrote(WriteResult::Gone);
                     self.entries.remove(&id);
                 }
-                // The newer object is on its way here and is decided on again.
+                // Decided on again, on the object as it is now.
                 Verdict::Conflict => {
                     self.metrics.wrote(WriteResult::Conflict);
                     debug!(%id, %error, "the object changed meanwhile");
+                    let (client, messages) = (self.client.clone(), self.messages.clone());
+                    tokio::spawn(async move {
+                        let api: Api<ModelInstance> = Api::namespaced(client, &wish.namespace);
+                        // If this fails too, the watch brings it.
+                        if let Ok(Some(object)) = api.get_opt(&wish.name).await {
+                            let _ = messages.send(Message::Written(Box::new(object))).await;
+                        }
+                    });
                 }
                 verdict @ (Verdict::Transient | Verdict::Refused) => {
                     let refused = verdict == Verdict::Refused;

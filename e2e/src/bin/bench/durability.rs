@@ -19,7 +19,12 @@ const WRITERS: usize = 8;
 pub(crate) async fn measure(bench: &mut Bench) -> Result<(), E2eError> {
     let kills = from_environment("PULLPIRI_KILLS", KILLS);
     let lost = kill9(bench, kills).await?;
-    bench.table.at_most(&format!("durability: acknowledged writes lost over {kills} kill -9"), to_f64(lost), "writes", 0.0);
+    bench.table.at_most(
+        &format!("durability: acknowledged writes lost over {kills} kill -9"),
+        to_f64(lost),
+        "writes",
+        0.0,
+    );
     let cuts = from_environment("PULLPIRI_POWER_CUTS", POWER_CUTS);
     let lost = power_cuts(cuts)?;
     bench.table.at_most(&format!("durability: acknowledged writes lost over {cuts} power cuts"), lost, "writes", 0.0);
@@ -57,7 +62,8 @@ async fn kill9(bench: &Bench, rounds: u32) -> Result<u64, E2eError> {
                 for count in 0_u64.. {
                     let name = format!("round-{round}-writer-{writer}-{count}");
                     let path = "/api/v1/namespaces/default/configmaps";
-                    let answer = connection.request(Method::POST, path, "application/json", config_map(&name, 1024)).await;
+                    let answer =
+                        connection.request(Method::POST, path, "application/json", config_map(&name, 1024)).await;
                     match answer {
                         Ok(answer) if answer.status == StatusCode::CREATED => names.insert(name),
                         _ => break,
@@ -78,10 +84,15 @@ async fn kill9(bench: &Bench, rounds: u32) -> Result<u64, E2eError> {
     Ok(u64::try_from(lost).unwrap_or(u64::MAX))
 }
 
-async fn names(connection: &mut pullpiri_e2e::endpoint::Connection, prefix: &str) -> Result<BTreeSet<String>, E2eError> {
+async fn names(
+    connection: &mut pullpiri_e2e::endpoint::Connection,
+    prefix: &str,
+) -> Result<BTreeSet<String>, E2eError> {
     let answer = connection.get("/api/v1/namespaces/default/configmaps").await?;
     let list = answer.json();
-    let items = list["items"].as_array().ok_or_else(|| E2eError::failed("listing ConfigMaps", String::from_utf8_lossy(&answer.body)))?;
+    let items = list["items"]
+        .as_array()
+        .ok_or_else(|| E2eError::failed("listing ConfigMaps", String::from_utf8_lossy(&answer.body)))?;
     let names = items.iter().filter_map(|item| item["metadata"]["name"].as_str());
     Ok(names.filter(|name| name.starts_with(prefix)).map(str::to_owned).collect())
 }
@@ -90,10 +101,23 @@ async fn names(connection: &mut pullpiri_e2e::endpoint::Connection, prefix: &str
 fn power_cuts(cuts: u32) -> Result<f64, E2eError> {
     let what = "the power-cut simulation";
     let output = Command::new("cargo")
-        .args(["run", "--quiet", "--release", "--package", "pullpiri-store", "--example", "powercut", "--", &cuts.to_string()])
+        .args([
+            "run",
+            "--quiet",
+            "--release",
+            "--package",
+            "pullpiri-store",
+            "--example",
+            "powercut",
+            "--",
+            &cuts.to_string(),
+        ])
         .output()
         .map_err(|error| E2eError::failed(what, error))?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    let result: serde_json::Value = text.lines().rev().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default();
-    result["value"].as_f64().ok_or_else(|| E2eError::failed(what, format!("{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr))))
+    let result: serde_json::Value =
+        text.lines().rev().find_map(|line| serde_json::from_str(line).ok()).unwrap_or_default();
+    result["value"].as_f64().ok_or_else(|| {
+        E2eError::failed(what, format!("{}: {text}{}", output.status, String::from_utf8_lossy(&output.stderr)))
+    })
 }

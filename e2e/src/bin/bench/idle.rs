@@ -41,7 +41,8 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<(), E2eError> {
     let deadline = Instant::now() + Duration::from_secs(60);
     loop {
         let list = connection.get(path).await?.json();
-        let running = list["items"].as_array().into_iter().flatten().filter(|item| item["status"]["phase"] == "Running").count();
+        let running =
+            list["items"].as_array().into_iter().flatten().filter(|item| item["status"]["phase"] == "Running").count();
         if running == WORKLOADS {
             break;
         }
@@ -85,7 +86,10 @@ fn tree(root: u32) -> Vec<u32> {
 /// Every pod supervisor on this machine, by its process name.
 fn supervisors() -> Vec<u32> {
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
-    entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).filter(|pid| name(*pid) == "pullpiri-pod").collect()
+    entries
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid| name(*pid) == "pullpiri-pod")
+        .collect()
 }
 
 fn name(pid: u32) -> String {

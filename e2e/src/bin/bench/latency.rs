@@ -124,7 +124,11 @@ async fn apply(bench: &mut Bench, rig: &mut Rig, with_podman: bool) -> Result<()
             let before = workload::now_ns();
             let created = rig.request(Method::POST, INSTANCES, &object).await?;
             let took = milliseconds(before, rig.start_of(&uid(&created), 0).await?);
-            if runtime == "oci" { oci.push(took) } else { podman.push(took) }
+            if runtime == "oci" {
+                oci.push(took)
+            } else {
+                podman.push(took)
+            }
             rig.remove(&name).await?;
         }
     }
@@ -140,7 +144,8 @@ async fn killed(bench: &mut Bench, rig: &mut Rig) -> Result<(), E2eError> {
     let (mut noticed, mut restarted) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
         let name = format!("killed-{run}");
-        let created = rig.request(Method::POST, INSTANCES, &workload::instance(&name, "bench", "oci", &["bench"])).await?;
+        let created =
+            rig.request(Method::POST, INSTANCES, &workload::instance(&name, "bench", "oci", &["bench"])).await?;
         let uid = uid(&created);
         rig.start_of(&uid, 0).await?;
         let path = format!("{INSTANCES}?watch=1&fieldSelector=metadata.name%3D{name}");
@@ -164,7 +169,12 @@ async fn killed(bench: &mut Bench, rig: &mut Rig) -> Result<(), E2eError> {
         restarted.push(milliseconds(before, rig.start_of(&uid, 1).await?));
         rig.remove(&name).await?;
     }
-    bench.table.at_most("latency: container killed → noticed, as a watch of its status sees it", median(&noticed), "ms", 10.0);
+    bench.table.at_most(
+        "latency: container killed → noticed, as a watch of its status sees it",
+        median(&noticed),
+        "ms",
+        10.0,
+    );
     bench.table.at_most("latency: container killed → restarted", median(&restarted), "ms", 60.0);
     Ok(())
 }
@@ -172,9 +182,7 @@ async fn killed(bench: &mut Bench, rig: &mut Rig) -> Result<(), E2eError> {
 /// Gear D stops the package, gear P launches it.
 async fn signal(bench: &mut Bench, rig: &mut Rig) -> Result<(), E2eError> {
     let base = "/apis/pullpiri.io/v1alpha1/namespaces/default";
-    let object = |kind: &str, name: &str, spec: Value| {
-        json!({"apiVersion": "pullpiri.io/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "default"}, "spec": spec})
-    };
+    let object = |kind: &str, name: &str, spec: Value| json!({"apiVersion": "pullpiri.io/v1alpha1", "kind": kind, "metadata": {"name": name, "namespace": "default"}, "spec": spec});
     let container = json!({"name": "demo", "image": workload::IMAGE, "args": ["bench"]});
     let model = json!({"hostNetwork": true, "terminationGracePeriodSeconds": 0, "containers": [container]});
     rig.request(Method::POST, &format!("{base}/models"), &object("Model", "gearbox", model)).await?;
@@ -225,7 +233,9 @@ async fn running(rig: &mut Rig, wanted: bool) -> Result<(), E2eError> {
     loop {
         let list = rig.connection.get(INSTANCES).await?.json();
         let items = list["items"].as_array().cloned().unwrap_or_default();
-        let runs = items.iter().any(|item| item["spec"]["model"] == "gearbox" && item["status"]["containers"][0]["pid"].is_i64());
+        let runs = items
+            .iter()
+            .any(|item| item["spec"]["model"] == "gearbox" && item["status"]["containers"][0]["pid"].is_i64());
         if runs == wanted {
             return Ok(());
         }

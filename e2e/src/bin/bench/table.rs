@@ -32,7 +32,15 @@ impl Table {
         self.add(name, value, unit, None, None, true);
     }
 
-    fn add(&mut self, name: &str, value: f64, unit: &'static str, bar: Option<f64>, op: Option<&'static str>, ok: bool) {
+    fn add(
+        &mut self,
+        name: &str,
+        value: f64,
+        unit: &'static str,
+        bar: Option<f64>,
+        op: Option<&'static str>,
+        ok: bool,
+    ) {
         let row = Row { name: name.to_owned(), value, unit, bar, op, ok };
         eprintln!("  {}", line(&row));
         self.0.push(row);
