@@ -148,3 +148,17 @@ fn selectors_parse_print_and_fail_alike() {
         }
     }
 }
+
+#[test]
+fn formats_accept_alike() {
+    for case in cases(include_str!("schema_recorded/formats.jsonl")) {
+        let schema = json!({"type": "object", "properties": {"f": {"type": "string", "format": case["format"]}}});
+        let compiled = CompiledSchema::new(Schema::parse(&schema).unwrap());
+        for (key, valid) in [("valid", true), ("invalid", false)] {
+            for text in case[key].as_array().unwrap() {
+                let errors = compiled.validate_create(&json!({"f": text}));
+                assert_eq!(errors.is_empty(), valid, "{text} as {}", case["format"]);
+            }
+        }
+    }
+}

@@ -165,35 +165,27 @@ fn is_cidr(text: &str) -> bool {
     !length.is_empty() && length.bytes().all(|b| b.is_ascii_digit()) && length.parse::<u32>().is_ok_and(|n| n <= bits)
 }
 
-/// EUI-48, EUI-64 or 20 octets of InfiniBand, in pairs by `:` or `-` or in fours by `.`.
+/// EUI-48, EUI-64 or 20 octets of InfiniBand, in pairs by `:` or `-`, in fours by `.`, or without anything between.
 fn is_mac(text: &str) -> bool {
     let by = |separator: char, width: usize, counts: &[usize]| {
         let parts: Vec<&str> = text.split(separator).collect();
         counts.contains(&parts.len())
             && parts.iter().all(|p| p.len() == width && p.bytes().all(|b| b.is_ascii_hexdigit()))
     };
-    by(':', 2, &[6, 8, 20]) || by('-', 2, &[6, 8, 20]) || by('.', 4, &[3, 4, 10])
+    let plain = matches!(text.len(), 12 | 16 | 40) && text.bytes().all(|b| b.is_ascii_hexdigit());
+    plain || by(':', 2, &[6, 8, 20]) || by('-', 2, &[6, 8, 20]) || by('.', 4, &[3, 4, 10])
 }
 
 /// Dashes may be missing. Versions 4 and 5 also have a variant digit.
 fn is_uuid(text: &str, version: Option<char>) -> bool {
-    let mut digits = Vec::with_capacity(32);
-    for c in text.chars() {
-        match c {
-            // At most one dash, and only between the groups.
-            '-' if [8, 12, 16, 20].contains(&digits.len()) => digits.push('-'),
-            c if c.is_ascii_hexdigit() => digits.push(c.to_ascii_lowercase()),
-            _ => return false,
-        }
-    }
-    let plain: Vec<char> = digits.iter().copied().filter(|c| *c != '-').collect();
-    if plain.len() != 32 || !dashes_fit(text) {
+    let digits: Vec<char> = text.chars().filter(|c| *c != '-').map(|c| c.to_ascii_lowercase()).collect();
+    if digits.len() != 32 || !digits.iter().all(char::is_ascii_hexdigit) || !dashes_fit(text) {
         return false;
     }
     match version {
         None => true,
-        Some('3') => plain.get(12) == Some(&'3'),
-        Some(v) => plain.get(12) == Some(&v) && matches!(plain.get(16), Some('8' | '9' | 'a' | 'b')),
+        Some('3') => digits.get(12) == Some(&'3'),
+        Some(v) => digits.get(12) == Some(&v) && matches!(digits.get(16), Some('8' | '9' | 'a' | 'b')),
     }
 }
 

@@ -379,7 +379,7 @@ fn map_key_errors(node: &Value, path: &Path<'_>) -> Vec<FieldError> {
             let name = key.as_str().unwrap_or_default();
             let Some(property) = properties(items).and_then(|p| p.get(name)) else { continue };
             let place = below.key(name);
-            if !required.contains(key) && property.get("default").is_none() {
+            if !required.contains(key) && get(property, "default").is_none() {
                 let detail = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
                 errors.push(FieldError::required(place.child("default"), detail));
             }
