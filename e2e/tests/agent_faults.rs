@@ -308,3 +308,17 @@ async fn metrics_are_what_they_say() {
     }
     node.stop().await;
 }
+
+#[tokio::test]
+async fn a_stop_that_fails_is_tried_again() {
+    let (cluster, runtime, dir) = (Cluster::start().await, Fake::new(), tempfile::tempdir().unwrap());
+    let node = Node::start(&cluster, &runtime, dir.path());
+    cluster.create("blis", one_container()).await;
+    cluster.until_running("blis").await;
+    runtime.failing.store(1, Ordering::SeqCst);
+    cluster.instances().delete("blis", &DeleteParams::default()).await.unwrap();
+    cluster.until("blis", |o| reason(o, "Degraded") == "RuntimeError").await;
+    cluster.until_gone("blis").await;
+    assert!(runtime.pods().is_empty());
+    node.stop().await;
+}

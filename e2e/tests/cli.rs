@@ -1,5 +1,7 @@
 //! What the command line says when something is wrong: one sentence, a non-zero exit, nothing lost.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

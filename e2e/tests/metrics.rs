@@ -1,5 +1,7 @@
 //! Everything under `/metrics` is what Prometheus' own checker accepts.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::io::Write;
 use std::process::{Command, Stdio};
 

@@ -1,5 +1,7 @@
 //! The main job, as a user does it: a published manifest, two nodes, kubectl, a signal, restarts of everything.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;

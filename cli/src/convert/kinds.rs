@@ -269,8 +269,8 @@ fn published_task(at: usize, task: &Node, report: &mut Reporter<'_>) -> Node {
 fn microseconds(us: u64) -> String {
     match us {
         0 => "0s".to_owned(),
-        _ if us % 1_000_000 == 0 => format!("{}s", us / 1_000_000),
-        _ if us % 1_000 == 0 => format!("{}ms", us / 1_000),
+        _ if us.is_multiple_of(1_000_000) => format!("{}s", us / 1_000_000),
+        _ if us.is_multiple_of(1_000) => format!("{}ms", us / 1_000),
         _ => format!("{us}us"),
     }
 }

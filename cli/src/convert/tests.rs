@@ -60,7 +60,7 @@ fn the_same_content_twice_is_printed_once() {
     let folder = tempfile::tempdir().unwrap();
     let copy = folder.path().join("copy.yaml");
     std::fs::copy(&file, &copy).unwrap();
-    let once = convert(&[file.clone()], Guesses::Warn).unwrap();
+    let once = convert(std::slice::from_ref(&file), Guesses::Warn).unwrap();
     let twice = convert(&[file, copy], Guesses::Warn).unwrap();
     assert_eq!(once.documents, twice.documents);
     assert!(!twice.failed);
