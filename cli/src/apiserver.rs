@@ -7,7 +7,7 @@ use crate::shutdown;
 
 pub(crate) async fn run(arguments: &Apiserver) -> Result<(), Failure> {
     let stop = shutdown::on_signals()?;
-    let control_plane = ControlPlane::open(&arguments.serving).await?;
+    let control_plane = ControlPlane::open(&arguments.serving, Vec::new()).await?;
     stop.cancelled().await;
     control_plane.close().await
 }

@@ -10,6 +10,7 @@ use pullpiri_apiserver::tls::{Pki, kubeconfig, names_for};
 use pullpiri_apiserver::{ApiServer, Config};
 use pullpiri_store::Store;
 use pullpiri_store::redb::{Options, RedbStore};
+use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::args::Serving;
@@ -27,7 +28,7 @@ pub(crate) struct ControlPlane {
 
 impl ControlPlane {
     /// Opens everything in the data directory and starts to serve. Addresses are bound first: a port in use should say so before anything is made.
-    pub(crate) async fn open(serving: &Serving) -> Result<Self, Failure> {
+    pub(crate) async fn open(serving: &Serving, objects: Vec<Value>) -> Result<Self, Failure> {
         let mut listeners = Vec::new();
         for address in &serving.listen {
             listeners.push(ApiServer::bind(*address).await?);
@@ -42,6 +43,8 @@ impl ControlPlane {
         let mut config = Config::new(Arc::clone(&store));
         config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition()?)?];
         let server = ApiServer::open(config).await?;
+        // Before the first connection: who is told that the server is ready finds them.
+        server.install(objects).await?;
         write_admin_kubeconfig(&serving.data_dir, &pki, &bound)?;
         let task = tokio::spawn({
             let server = server.clone();

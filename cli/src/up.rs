@@ -23,10 +23,9 @@ pub(crate) async fn run(arguments: &Up, zygote: Zygote) -> Result<(), Failure> {
         Some(name) => name.clone(),
         None => hostname()?,
     };
-    let control_plane = ControlPlane::open(&arguments.serving).await?;
-    let server = control_plane.server.clone();
     let crds = pullpiri_crds::all().into_iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
-    server.install(crds).await?;
+    let control_plane = ControlPlane::open(&arguments.serving, crds).await?;
+    let server = control_plane.server.clone();
 
     let mut registry = Registry::default();
     let controllers = {
