@@ -1,8 +1,8 @@
 //! The store in one file on disk, on redb: for one ECU without a cluster.
 //!
-//! One writer thread ([`writer`]) commits batches; readers take a snapshot of the last commit and never wait for it, watches live in the
-//! hub and fall back to the log in the file. The layout is described in [`tables`]. What is acknowledged is on the disk; an open of a file
-//! that was not closed (power cut, kill) checks all of it and ends up at the last batch that was complete.
+//! One writer thread commits batches (`writer`); readers take a snapshot of the last commit and never wait for it; watches live
+//! in the hub and fall back to the log in the file. The layout is described in `tables`. What is acknowledged is on the
+//! disk; an open of a file that was not closed (power cut, kill) checks all of it and ends up at the last batch that was complete.
 
 mod batch;
 mod error;

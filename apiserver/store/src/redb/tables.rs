@@ -58,7 +58,7 @@ impl std::fmt::Debug for Snapshot {
     }
 }
 
-/// What [`Snapshot::verify`] counted.
+/// What [`super::RedbStore::verify`] counted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Verified {
     pub keys: u64,

@@ -23,7 +23,7 @@ use super::shared::{DatabaseState, Shared, Trouble, lock};
 use super::{Message, Options};
 use crate::memory::written;
 use crate::retention::Ages;
-use crate::{Change, Event, KeyValue, Revision, Write, WriteError};
+use crate::{Change, Event, KeyValue, Write, WriteError};
 
 /// A batch ends at so many writes, or so many bytes of values: it bounds how long the first of them waits.
 const BATCH_WRITES: usize = 1024;
@@ -59,7 +59,7 @@ pub(super) struct Writer {
     swept: u64,
     /// Where `oldest` has been asked to go, and who waits for it.
     compact_to: u64,
-    compactions: Vec<(u64, oneshot::Sender<Result<(), Fault>>)>,
+    compactions: Vec<(u64, CompactionAnswer)>,
     closing: Option<Option<oneshot::Sender<()>>>,
     /// A write hit a full disk although there seemed to be room.
     suspicious: bool,
@@ -394,7 +394,7 @@ fn count(length: usize) -> u64 {
     u64::try_from(length).unwrap_or(u64::MAX)
 }
 
-/// Starts nothing; names what a compaction's waiter gets.
+/// Where a compaction's end is reported.
 pub(super) type CompactionAnswer = oneshot::Sender<Result<(), Fault>>;
 /// Dropped when the reopening is over.
-pub(super) type Reopened = Sender<Revision>;
+pub(super) type Reopened = Sender<()>;
