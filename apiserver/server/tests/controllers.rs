@@ -1,5 +1,7 @@
 //! The server's own controllers over a memory store: garbage collection, namespace deletion, the CRD life cycle.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 mod support;
 
 use std::sync::Arc;

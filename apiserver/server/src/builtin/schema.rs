@@ -363,7 +363,7 @@ fn inline(definitions: &Map<String, Value>, name: &str, above: &mut BTreeSet<Str
 /// Replaces references below a schema node, and drops what only documents.
 fn resolve(definitions: &Map<String, Value>, node: &mut Value, above: &mut BTreeSet<String>) {
     if let Some(target) = node.get("$ref").and_then(Value::as_str).and_then(|r| r.strip_prefix(PREFIX)) {
-        *node = inline(definitions, &target.to_owned(), above);
+        *node = inline(definitions, target, above);
         return;
     }
     let Some(map) = node.as_object_mut() else { return };

@@ -180,10 +180,10 @@ impl Collector {
                 let tied = |kv: &pullpiri_store::KeyValue| {
                     contains(&kv.value, b"\"ownerReferences\"") || contains(&kv.value, b"\"deletionTimestamp\"")
                 };
-                if tied(current) || previous.as_ref().is_some_and(tied) {
-                    if let Some(stored) = stored(current) {
-                        self.graph.observe(place(change), &stored.metadata, &mut work);
-                    }
+                if (tied(current) || previous.as_ref().is_some_and(tied))
+                    && let Some(stored) = stored(current)
+                {
+                    self.graph.observe(place(change), &stored.metadata, &mut work);
                 }
             }
             _ => {}

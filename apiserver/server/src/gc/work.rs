@@ -50,7 +50,7 @@ pub(super) struct Worker<'a> {
 }
 
 fn metadata(object: &Value) -> Metadata {
-    object.get("metadata").and_then(|metadata| Metadata::deserialize_from(metadata)).unwrap_or_default()
+    object.get("metadata").and_then(Metadata::deserialize_from).unwrap_or_default()
 }
 
 impl Metadata {

@@ -152,15 +152,13 @@ impl Controller {
                     self.queue.add(Arc::clone(namespace));
                 }
             }
-            ("", "serviceaccounts", Some(namespace)) => {
-                if change.kind == ChangeKind::Deleted && *change.name == *SERVICE_ACCOUNT {
-                    self.queue.add(Arc::clone(namespace));
-                }
+            ("", "serviceaccounts", Some(namespace))
+                if change.kind == ChangeKind::Deleted && *change.name == *SERVICE_ACCOUNT =>
+            {
+                self.queue.add(Arc::clone(namespace));
             }
-            ("", "configmaps", Some(namespace)) => {
-                if change.kind != ChangeKind::Added && *change.name == *ROOT_CA {
-                    self.queue.add(Arc::clone(namespace));
-                }
+            ("", "configmaps", Some(namespace)) if change.kind != ChangeKind::Added && *change.name == *ROOT_CA => {
+                self.queue.add(Arc::clone(namespace));
             }
             _ => {}
         }
