@@ -1,6 +1,8 @@
 //! A node agent against the embedded API server, with a runtime that does in memory what it is told and fails on demand, and a client
 //! that can be cut off.
 
+// Tests, but clippy knows tests by their attribute, which these functions don't have.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(dead_code, reason = "each test crate uses its own part")]
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -26,7 +26,7 @@ use crate::status::{self, Blocked, Facts};
 
 /// Keeps a ModelInstance until its pod was stopped and removed. A node that is gone for good can't remove it: the controllers, or a
 /// person, may, once they know that the node won't come back.
-pub const FINALIZER: &str = "pullpiri.io/node";
+pub const FINALIZER: &str = pullpiri_crds::names::NODE_FINALIZER;
 
 /// As in Kubernetes.
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);

@@ -251,8 +251,10 @@ impl PodmanRuntime {
         let error = |attempted| move |error| runtime_error(id, attempted, error);
         let listed = self.containers(Some(id)).await.map_err(error("looking for the pod"))?;
         let running: Vec<&Listed> = listed.iter().filter(|entry| !entry.is_infra && entry.runs()).collect();
+        // podman counts in seconds, and none is at once.
+        let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
         let stops = running.iter().map(|entry| async {
-            let path = format!("/containers/{}/stop?timeout={}", entry.id, grace.as_secs());
+            let path = format!("/containers/{}/stop?timeout={seconds}", entry.id);
             match self.client.post(&path, None).await {
                 Err(error) if !error.is_not_found() => Err(error),
                 _ => Ok(()),

@@ -64,7 +64,16 @@ impl PodmanService {
         self.dir.join("podman.sock")
     }
 
+    /// What a podman command prints, by lines.
+    #[allow(dead_code, reason = "each test crate uses its own part")]
+    pub fn command(&self, arguments: &[&str]) -> Vec<String> {
+        let output = Self::podman(&self.dir).args(arguments).output().unwrap();
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+    }
+
     /// Ends the service and starts it again on the same storage; containers go on.
+    #[allow(dead_code, reason = "each test crate uses its own part")]
     pub fn restart(&mut self) -> Result<(), String> {
         self.end();
         let fresh = Self::start(&self.dir.clone())?;

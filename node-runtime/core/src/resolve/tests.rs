@@ -36,7 +36,9 @@ fn named(name: &str) -> Container {
     Container { name: name.into(), image: "localhost/x:1".into(), ..Default::default() }
 }
 
-fn data(entries: &[(DataKind, &str, &[(&str, &[u8])])]) -> BTreeMap<DataRef, DataState> {
+type Keys<'a> = &'a [(&'a str, &'a [u8])];
+
+fn data(entries: &[(DataKind, &str, Keys<'_>)]) -> BTreeMap<DataRef, DataState> {
     entries
         .iter()
         .map(|(kind, name, keys)| {

@@ -1,5 +1,7 @@
 //! A node without a kernel: an API server, runtimes, a disk and an agent that does what plans say and may be killed in between.
 
+// Tests, but clippy knows tests by their attribute, which these functions don't have.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 #![allow(dead_code, reason = "each test crate uses its own part")]
 
 use std::collections::{BTreeMap, BTreeSet};
