@@ -84,6 +84,7 @@ async fn measure(zygote: oci::Zygote) -> Result<(), Failure> {
         Some(ContainerStateObserved::Running { pid, .. }) => pid,
         other => return Err(format!("not running: {other:?}").into()),
     };
+    logged_time(&runtime.log_path(&pod.id, "c"), 0).await?;
     let container = pod.containers.first().ok_or("no container")?;
     let (mut noticed, mut restarted) = (Vec::new(), Vec::new());
     for attempt in 1..=u32::try_from(runs)? {

@@ -19,7 +19,7 @@ use pullpiri_node_host::{clock, files, mount};
 use tokio::sync::broadcast;
 
 use super::link::{Link, LinkError, Opened, Reader};
-use super::prepare::{Node, Prepared, check_pod, failed, refused};
+use super::prepare::{Node, Prepared, check_pod, failed, published, refused};
 use super::store::{self, LOCK_FILE, StoredPod};
 use super::wire::{Birth, SOCKET_NAME, What};
 use super::zygote::Zygote;
@@ -368,6 +368,7 @@ impl Pods {
                 dir: dir.clone(),
                 own_network: spec.network == NetworkMode::Own,
                 cgroup_root: self.inner.node.options.cgroup_root.clone(),
+                ports: published(spec),
             };
             self.inner.zygote.bear(&birth, &theirs.into_fd(), &lock).map_err(io::Error::other)?;
             Ok(ours)

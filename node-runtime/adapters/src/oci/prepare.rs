@@ -5,14 +5,14 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-use pullpiri_node_core::runtime::{ContainerSpec, NetworkMode, PodId, PodSpec};
+use pullpiri_node_core::runtime::{ContainerSpec, NetworkMode, PodId, PodSpec, Port};
 use pullpiri_node_host::cgroup::{Layout, container_group};
 use pullpiri_node_host::{limits, signals};
 
 use super::spec::{self, Inputs};
 use super::store::{attempt_dir, is_plain_name};
 use super::user;
-use super::wire::{LogTarget, Start};
+use super::wire::{LogTarget, PublishedPort, Start};
 use super::{ADAPTER, OciOptions};
 use crate::RuntimeError;
 use crate::images::{Image, ImageError, ImageStore};
@@ -51,17 +51,36 @@ pub(super) fn check_pod(pod: &PodSpec) -> Result<(), RuntimeError> {
         if pod.containers.iter().take(index).any(|c| c.name == container.name) {
             return Err(refused(format!("two containers are named {}", container.name)));
         }
+        // With the node's network, ports only document.
         if pod.network == NetworkMode::Own
-            && let Some(port) = container.ports.iter().find(|p| p.host_port.is_some())
+            && let Some(port) = container.ports.iter().find(|p| p.host_port.is_some() && !is_tcp(p))
         {
             return Err(refused(format!(
-                "container {} publishes port {} of the pod's own network, which adapter {ADAPTER} can't; use hostNetwork or \
-                 adapter podman",
-                container.name, port.container_port
+                "container {} publishes {} port {}, which adapter {ADAPTER} can't; only TCP ports are published",
+                container.name, port.protocol, port.container_port
             )));
         }
     }
+    let ports = published(pod);
+    for (index, port) in ports.iter().enumerate() {
+        if ports.iter().take(index).any(|p| p.host == port.host) {
+            return Err(refused(format!("port {} of the node is published twice", port.host)));
+        }
+    }
     Ok(())
+}
+
+fn is_tcp(port: &Port) -> bool {
+    port.protocol.is_empty() || port.protocol.eq_ignore_ascii_case("tcp")
+}
+
+/// The ports of the node that lead to the pod's own network.
+pub(super) fn published(pod: &PodSpec) -> Vec<PublishedPort> {
+    if pod.network == NetworkMode::Host {
+        return Vec::new();
+    }
+    let ports = pod.containers.iter().flat_map(|c| &c.ports).filter(|p| is_tcp(p));
+    ports.filter_map(|p| p.host_port.map(|host| PublishedPort { host, container: p.container_port })).collect()
 }
 
 impl Node {

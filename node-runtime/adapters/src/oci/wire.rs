@@ -17,6 +17,17 @@ pub struct Birth {
     /// Make a network namespace for the pod.
     pub own_network: bool,
     pub cgroup_root: PathBuf,
+    /// Of a network of its own.
+    #[serde(default)]
+    pub ports: Vec<PublishedPort>,
+}
+
+/// A TCP port of the node that leads to one of the pod's own network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedPort {
+    pub host: u16,
+    pub container: u16,
 }
 
 /// Agent to supervisor.

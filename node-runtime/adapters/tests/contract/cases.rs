@@ -6,7 +6,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use pullpiri_node_adapters::{RuntimeError, RuntimeEvent};
-use pullpiri_node_core::runtime::{ContainerStateObserved, Limits, Mount, MountSource, NetworkMode, PodId, Security};
+use pullpiri_node_core::runtime::{
+    ContainerStateObserved, Limits, Mount, MountSource, NetworkMode, PodId, Port, Security,
+};
 
 use super::oci::{Oci, is_alive, start_agent};
 use super::support::{IMAGE, container};
@@ -32,6 +34,7 @@ cases![
     mounts_of_every_kind,
     a_missing_mount_source_is_refused,
     containers_share_a_network_of_their_own,
+    a_port_is_published_from_a_network_of_its_own,
     the_host_network_is_the_nodes,
     users_and_capabilities,
     a_bad_capability_is_refused,
@@ -308,6 +311,34 @@ async fn containers_share_a_network_of_their_own(c: &Context) {
     let again = c.runtime.start_container(&pod.id, &container("client", &["forever"]), 1).await.unwrap();
     let ContainerStateObserved::Running { pid: client, .. } = again.state else { panic!("{again:?}") };
     assert_eq!(namespace(&pid.to_string()), namespace(&client.to_string()));
+}
+
+async fn a_port_is_published_from_a_network_of_its_own(c: &Context) {
+    // A port that was free a moment ago.
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut server = container("c", &["serve", "7322", "say", "over"]);
+    server.ports = vec![Port { container_port: 7322, host_port: Some(port), protocol: "tcp".to_owned() }];
+    let pod = c.pod("a", NetworkMode::Own, vec![server]);
+    c.runtime.run_pod(&pod).await.unwrap();
+    c.logged(&pod.id, "c", "stdout serving").await;
+    let text = tokio::task::spawn_blocking(move || {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        let mut text = String::new();
+        std::io::Read::read_to_string(&mut stream, &mut text).unwrap();
+        text
+    });
+    assert_eq!(text.await.unwrap(), "hello");
+    c.exit(&pod.id, "c").await;
+    // Who comes when nobody listens is turned away, and the next pod may have the port.
+    let mut refused = pod.clone();
+    refused.id = c.id("b");
+    let error = c.runtime.run_pod(&refused).await.unwrap_err();
+    assert!(error.to_string().contains(&port.to_string()), "{error}");
+    assert!(c.observed(&refused.id).await.is_none());
+    c.runtime.remove_pod(&pod.id).await.unwrap();
+    assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
+    c.runtime.run_pod(&refused).await.unwrap();
 }
 
 async fn the_host_network_is_the_nodes(c: &Context) {

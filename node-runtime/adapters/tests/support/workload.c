@@ -33,7 +33,7 @@ static void cat(const char *path) {
 }
 
 static int tcp(const char *port, int listening) {
-    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(atoi(port)), .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    struct sockaddr_in a = {.sin_family = AF_INET, .sin_port = htons(atoi(port)), .sin_addr.s_addr = htonl(listening ? INADDR_ANY : INADDR_LOOPBACK)};
     int s = socket(AF_INET, SOCK_STREAM, 0);
     if (listening) {
         if (bind(s, (void *)&a, sizeof a) || listen(s, 4)) return -1;

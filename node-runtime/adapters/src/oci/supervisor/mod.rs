@@ -9,6 +9,7 @@
 mod container;
 mod create;
 mod log;
+mod ports;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -100,7 +101,7 @@ enum Slot {
 }
 
 impl Supervisor {
-    fn new(birth: Birth, connection: SeqPacket, lock: OwnedFd) -> Result<Self> {
+    fn new(birth: Birth, mut connection: SeqPacket, mut lock: OwnedFd) -> Result<Self> {
         process::set_name(c"pullpiri-pod")?;
         process::new_session()?;
         process::detach_stdio()?;
@@ -110,7 +111,20 @@ impl Supervisor {
         let _ = limits::protect_from_oom();
         let cgroups = Cgroups::probe(&birth.cgroup_root)?;
         if birth.own_network {
+            // Bound in the node's network, served from the pod's.
+            let listeners = ports::bind(&birth.ports)?;
             netns::enter_new()?;
+            if !listeners.is_empty() {
+                let mut held = Some((connection, lock));
+                process::fork(|| {
+                    drop(held.take());
+                    ports::serve(&listeners)
+                })?;
+                (connection, lock) = held.take().ok_or_else(|| SysError {
+                    attempted: "publishing ports".to_owned(),
+                    source: std::io::Error::other("the fork took what it was given".to_owned()),
+                })?;
+            }
         }
         let listener = Listener::bind(&birth.dir, SOCKET_NAME)?;
         let mut this = Self {
