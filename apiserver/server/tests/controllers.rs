@@ -403,3 +403,58 @@ async fn secrets_encode_what_is_plain() {
     let found = api.get(&format!("{secrets}?fieldSelector=type%3DOpaque")).await.expect(200);
     assert_eq!(found["items"].as_array().unwrap().len(), 1);
 }
+
+#[tokio::test]
+async fn a_restart_serves_stored_kinds_at_once() {
+    let store: Arc<dyn pullpiri_store::Store> = Arc::new(pullpiri_store::memory::MemoryStore::new());
+    let first = api_with(|config| config.store = Arc::clone(&store)).await.with_widgets().await;
+    first.post(WIDGETS, &widget("w", &json!({"size": 3}))).await.expect(201);
+    first.server.stop();
+    let second = api_with(|config| config.store = Arc::clone(&store)).await;
+    let found = second.get(&format!("{WIDGETS}/w")).await.expect(200);
+    assert_eq!(found["spec"], json!({"size": 3, "color": "red"}));
+    // The entry made at start is the one that stays: nothing is registered, and compiled, twice.
+    let entry = || second.server.registry().snapshot().get("test.pullpiri.io", "v1", "widgets").cloned().unwrap();
+    let before = entry();
+    let mut fence = widgets();
+    fence["metadata"]["name"] = json!("fences.test.pullpiri.io");
+    fence["spec"]["names"] =
+        json!({"plural": "fences", "singular": "fence", "kind": "Fence", "listKind": "FenceList", "shortNames": []});
+    second.server.install(vec![fence]).await.unwrap();
+    assert!(Arc::ptr_eq(&before, &entry()));
+}
+
+#[tokio::test]
+async fn what_was_left_undone_is_done_after_a_restart() {
+    let store: Arc<dyn pullpiri_store::Store> = Arc::new(pullpiri_store::memory::MemoryStore::new());
+    let first = api_with(|config| config.store = Arc::clone(&store)).await.with_widgets().await;
+    first
+        .post(NAMESPACES, &json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "doomed"}}))
+        .await
+        .expect(201);
+    first.post("/api/v1/namespaces/doomed/configmaps", &config_map("a", &json!({}))).await.expect(201);
+    first.post(WIDGETS, &widget("w", &json!({}))).await.expect(201);
+    let owner = make(&first, config_map("owner", &json!({}))).await;
+    make(&first, owned("child", &[(&owner, true)])).await;
+    let waiting = make(&first, config_map("waiting", &json!({}))).await;
+    make(&first, owned("blocking", &[(&waiting, true)])).await;
+    make(&first, owned("free", &[(&waiting, false)])).await;
+    let leaving = make(&first, config_map("leaving", &json!({}))).await;
+    make(&first, owned("orphan", &[(&leaving, false)])).await;
+    // The controllers end; deletions are still taken.
+    first.server.stop();
+    delete(&first, "owner", "Background").await;
+    delete(&first, "waiting", "Foreground").await;
+    delete(&first, "leaving", "Orphan").await;
+    first.delete(&format!("{NAMESPACES}/doomed")).await.expect(200);
+    first.delete(&format!("{CRDS}/widgets.test.pullpiri.io")).await.expect(200);
+
+    let second = api_with(|config| config.store = Arc::clone(&store)).await;
+    for name in ["child", "blocking", "free", "waiting", "leaving"] {
+        gone(&second, CONFIG_MAPS, name).await;
+    }
+    let orphan = second.get(&format!("{CONFIG_MAPS}/orphan")).await.expect(200);
+    assert!(orphan["metadata"].get("ownerReferences").is_none(), "{orphan}");
+    gone(&second, NAMESPACES, "doomed").await;
+    gone(&second, CRDS, "widgets.test.pullpiri.io").await;
+}
