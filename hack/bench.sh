@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/tools.sh
-need_apt gcc:gcc podman:podman runc:runc
+need_apt gcc:gcc podman:podman runc:runc catatonit:catatonit iptables:iptables /usr/lib/cni/bridge:containernetworking-plugins
 step "building (release)"
 cargo build --quiet --release --package pullpiri --package pullpiri-e2e
 cargo build --quiet --release --package pullpiri-store --example powercut
