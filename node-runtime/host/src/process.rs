@@ -188,6 +188,35 @@ pub fn detach_stdio() -> Result<()> {
     Ok(())
 }
 
+/// Closes every descriptor above stderr but `keep`, which gets number 3: what a parent left open without marking it must not be held open
+/// by a process that outlives it (a pipe whose reader waits for its end, a mount that is to be unmounted).
+///
+/// For a process that was just forked or executed and owns no other descriptor.
+pub fn close_inherited(keep: OwnedFd) -> Result<OwnedFd> {
+    const NUMBER: RawFd = 3;
+    let attempted = "closing inherited descriptors";
+    let keep = if keep.as_raw_fd() == NUMBER {
+        keep
+    } else {
+        // SAFETY: dup3 takes two numbers; whatever had number 3 is unmarked inheritance that is to be closed.
+        #[allow(unsafe_code)]
+        let duplicated = unsafe { libc::dup3(keep.as_raw_fd(), NUMBER, libc::O_CLOEXEC) };
+        if duplicated < 0 {
+            return Err(SysError::last(attempted));
+        }
+        drop(keep);
+        // SAFETY: dup3 just made this descriptor for us.
+        #[allow(unsafe_code)]
+        unsafe {
+            OwnedFd::from_raw_fd(NUMBER)
+        }
+    };
+    // SAFETY: close_range takes numbers. By contract this process owns no descriptor in the range.
+    #[allow(unsafe_code)]
+    let closed = unsafe { libc::syscall(libc::SYS_close_range, 4_u32, u32::MAX, 0_u32) };
+    if closed == 0 { Ok(keep) } else { Err(SysError::last(attempted)) }
+}
+
 /// Gives memory that the allocator holds back to the kernel.
 pub fn trim_heap() {
     #[cfg(target_env = "gnu")]

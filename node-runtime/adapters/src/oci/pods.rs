@@ -96,6 +96,11 @@ impl Pods {
         let making = |path: &Path, e: io::Error| unavailable(format!("making {}: {e}", path.display()));
         fs::create_dir_all(data_dir).map_err(|e| making(data_dir, e))?;
         let data_dir = data_dir.canonicalize().map_err(|e| making(data_dir, e))?;
+        // Overlays are mounted below it, and these separate what is in their options.
+        if data_dir.as_os_str().as_encoded_bytes().iter().any(|b| matches!(b, b':' | b',' | b'\\')) {
+            let shown = data_dir.display();
+            return Err(unavailable(format!("data directory {shown} has a colon, comma or backslash in its path")));
+        }
         let (pods_dir, logs_dir) = (data_dir.join("pods"), data_dir.join("logs"));
         for dir in [&pods_dir, &logs_dir] {
             fs::create_dir_all(dir).map_err(|e| making(dir, e))?;

@@ -140,6 +140,7 @@ impl Drop for Live {
 
 /// The zygote's life: a fork for each message until the agent is gone.
 fn serve(socket: SeqPacket) -> i32 {
+    let Ok(socket) = process::close_inherited(socket.into_fd()).map(SeqPacket::from_fd) else { return 1 };
     let prepared = process::set_name(c"pullpiri-zygote")
         // A terminal's Ctrl-C is for the agent alone.
         .and_then(|()| process::new_session())
@@ -148,6 +149,8 @@ fn serve(socket: SeqPacket) -> i32 {
     if prepared.is_err() {
         return 1;
     }
+    // Whoever wants to unmount the agent's directory can.
+    let _ = std::env::set_current_dir("/");
     // Only matters where a service manager runs the agent, and is no reason not to run pods where it can't be done.
     let _ = Cgroups::probe(Path::new(cgroup::DEFAULT_ROOT)).and_then(|c| c.enter_supervisors());
     process::trim_heap();

@@ -10,7 +10,7 @@ use pullpiri_node_core::runtime::{
     ContainerStateObserved, Limits, Mount, MountSource, NetworkMode, PodId, Port, Security,
 };
 
-use super::oci::{Oci, is_alive, start_agent};
+use super::oci::{Oci, foreign_files, is_alive, start_agent};
 use super::support::{IMAGE, container};
 use super::{Backend, Case, Context, DEADLINE, exit_of, pid_of};
 
@@ -578,6 +578,7 @@ async fn an_agent_that_was_killed_loses_nothing(c: &Context) {
     pullpiri_node_adapters::images::ImageStore::open(data.join("images")).unwrap().load(&archive).unwrap();
     let id: PodId = c.id("agent");
     let mut agent = start_agent(&data, &id, "go");
+    assert_eq!(foreign_files(&id), Vec::<String>::new());
     agent.kill().unwrap();
     agent.wait().unwrap();
     // While no agent is there, the container goes on, logs and exits.

@@ -119,6 +119,9 @@ pub fn agent_main() {
     if argument != AGENT {
         return;
     }
+    // Something that the agent's parent left open: no supervisor may hold it.
+    let leaked = std::fs::File::open("/etc/passwd").unwrap();
+    nix::fcntl::fcntl(&leaked, nix::fcntl::FcntlArg::F_SETFD(nix::fcntl::FdFlag::empty())).unwrap();
     let zygote = zygote::fork().unwrap();
     tokio::runtime::Runtime::new().unwrap().block_on(async {
         let runtime = OciRuntime::open(Path::new(data), zygote, OciOptions::default()).await.unwrap();
@@ -149,6 +152,25 @@ pub fn start_agent(data: &Path, pod: &PodId, file: &str) -> std::process::Child 
     std::io::BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
     assert_eq!(line.trim(), "running");
     child
+}
+
+/// The files that a pod's supervisor has open outside of the data directory, `/proc` and `/dev`.
+pub fn foreign_files(pod: &PodId) -> Vec<String> {
+    let mut found = Vec::new();
+    for pid in supervisors(pod) {
+        for descriptor in std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().flatten() {
+            let target = std::fs::read_link(descriptor.path()).unwrap_or_default().to_string_lossy().into_owned();
+            if target.starts_with('/') && !target.starts_with("/dev/") && !target.contains(&pod.0) {
+                found.push(target);
+            }
+        }
+        found.extend(
+            [std::fs::read_link(format!("/proc/{pid}/cwd")).unwrap().to_string_lossy().into_owned()]
+                .into_iter()
+                .filter(|cwd| cwd != "/"),
+        );
+    }
+    found
 }
 
 /// A process is there and isn't a zombie.
