@@ -32,15 +32,27 @@ struct Bed {
 
 impl Bed {
     async fn start() -> Self {
-        let mut config = ServerConfig::new(Arc::new(MemoryStore::default()));
-        config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition().unwrap()).unwrap()];
-        let server = ApiServer::open(config).await.unwrap();
-        let crds = pullpiri_crds::all().into_iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
-        server.install(crds).await.unwrap();
-        let client = server.client(UserInfo::new("test", ["system:masters".to_owned()]));
-        let mut bed = Self { server, client, controllers: None, registry: Registry::default() };
+        let mut bed = Self::bare(true).await;
+        bed.install().await;
         bed.start_controllers(1);
         bed
+    }
+
+    /// An API server that knows none of our kinds yet, and signals only if it should.
+    async fn bare(signals: bool) -> Self {
+        let mut config = ServerConfig::new(Arc::new(MemoryStore::default()));
+        if signals {
+            config.virtual_resources =
+                vec![serde_json::to_value(pullpiri_crds::signal::definition().unwrap()).unwrap()];
+        }
+        let server = ApiServer::open(config).await.unwrap();
+        let client = server.client(UserInfo::new("test", ["system:masters".to_owned()]));
+        Self { server, client, controllers: None, registry: Registry::default() }
+    }
+
+    async fn install(&self) {
+        let crds = pullpiri_crds::all().into_iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
+        self.server.install(crds).await.unwrap();
     }
 
     fn start_controllers(&mut self, epoch: i64) {
@@ -414,6 +426,33 @@ async fn a_node_that_falls_silent_is_unknown_until_it_answers() {
     bed.heartbeat("zone", 3600).await;
     bed.report(&instance, "Running").await;
     bed.until_package("p", "Running").await;
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn kinds_that_come_late_and_signals_that_never_come_are_waited_for() {
+    let mut bed = Bed::bare(false).await;
+    bed.start_controllers(1);
+    wait_for("a failed watch", LIMIT, || {
+        let metrics = bed.metrics();
+        async move { if metrics.contains("watch_errors_total 0") { Err(metrics) } else { Ok(()) } }
+    })
+    .await
+    .unwrap();
+    bed.install().await;
+    bed.node("zone", 3600).await;
+    bed.node("hpc", 3600).await;
+    bed.bms().await;
+    bed.apply::<Scenario>(json!({
+        "apiVersion": "pullpiri.io/v1alpha1", "kind": "Scenario", "metadata": {"name": "now"},
+        "spec": {"condition": null, "action": "launch", "target": "bms"},
+    }))
+    .await;
+    for instance in bed.until_instances("two instances", |i| i.len() == 2).await {
+        bed.report(&instance, "Succeeded").await;
+    }
+    bed.until_package("bms", "Exited").await;
+    bed.until_scenario("now", "Completed").await;
     bed.stop().await;
 }
 

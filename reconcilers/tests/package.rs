@@ -196,6 +196,50 @@ fn phases_add_up_to_a_state() {
 }
 
 #[test]
+fn what_a_node_reports_of_an_older_generation_is_no_outcome() {
+    for (run, phase, behind, expected) in [
+        (true, Phase::Succeeded, true, PackageState::Updating),
+        (true, Phase::Succeeded, false, PackageState::Exited),
+        (true, Phase::Failed, true, PackageState::Updating),
+        (false, Phase::Pending, true, PackageState::Updating),
+        (false, Phase::Pending, false, PackageState::Paused),
+    ] {
+        let mut snapshot = bms();
+        snapshot.package = Arc::new(running((*snapshot.package).clone()));
+        settle(&mut snapshot, 0);
+        let mut stopped = (*snapshot.package).clone();
+        stopped.spec.desired_state = Some(if run { DesiredState::Running } else { DesiredState::Stopped });
+        snapshot.package = Arc::new(stopped);
+        for instance in &mut snapshot.instances {
+            let mut next = (**instance).clone();
+            next.spec.run = run;
+            next.metadata.generation = Some(2);
+            let observed_generation = Some(if behind { 1 } else { 2 });
+            next.status = Some(ModelInstanceStatus { phase, observed_generation, ..Default::default() });
+            *instance = Arc::new(next);
+        }
+        settle(&mut snapshot, 5);
+        assert_eq!(state(&snapshot), expected, "run={run} {phase:?} behind={behind}");
+    }
+}
+
+#[test]
+fn a_condition_keeps_its_time_until_its_status_flips() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    let time = |snapshot: &Snapshot| condition(snapshot, "Ready").last_transition_time.0;
+    settle(&mut snapshot, 10);
+    assert_eq!(time(&snapshot), at(10));
+    report(&mut snapshot, Phase::Failed);
+    settle(&mut snapshot, 20);
+    // Another reason and message, the same status.
+    assert_eq!((condition(&snapshot, "Ready").reason.as_str(), time(&snapshot)), ("ContainerFailed", at(10)));
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 30);
+    assert_eq!((condition(&snapshot, "Ready").status.as_str(), time(&snapshot)), ("True", at(30)));
+}
+
+#[test]
 fn an_instance_that_waiting_does_not_cure_is_a_failure_with_its_message() {
     let mut snapshot = bms();
     snapshot.package = Arc::new(running((*snapshot.package).clone()));
@@ -236,6 +280,32 @@ fn a_silent_node_is_unknown_and_keeps_its_instances() {
     let plan = decide(&snapshot, at(50));
     assert!(plan.actions.is_empty(), "{plan}");
     insta::assert_snapshot!(plan.to_string());
+}
+
+#[test]
+fn the_highest_priority_then_the_latest_then_the_first_name_decides() {
+    use pullpiri_reconcilers::claims::winner;
+    let made = |name: &str, priority: i32, since: Option<i64>, created: i64| {
+        let mut claim = claim(name, Action::Launch, "p", priority, 0);
+        claim.spec.since = since.map(world::micro);
+        claim.metadata.creation_timestamp = Some(Time(at(created)));
+        Arc::new(claim)
+    };
+    let mut leaving = (*made("z", 9, Some(9), 0)).clone();
+    leaving.metadata.deletion_timestamp = Some(Time(at(1)));
+    let leaving = Arc::new(leaving);
+    for (what, claims, expected) in [
+        ("priority", vec![made("a", 1, Some(9), 0), made("b", 2, Some(1), 0)], "b"),
+        ("since", vec![made("a", 1, Some(1), 0), made("b", 1, Some(2), 0)], "b"),
+        ("creation stands in for since", vec![made("a", 1, Some(3), 0), made("b", 1, None, 4)], "b"),
+        ("name", vec![made("b", 1, Some(1), 0), made("a", 1, Some(1), 0), made("c", 1, Some(1), 0)], "a"),
+        ("on its way out", vec![made("a", 1, Some(1), 0), leaving.clone()], "a"),
+    ] {
+        let name = |claims: &[Arc<pullpiri_crds::Claim>]| winner(claims).and_then(|c| c.metadata.name.clone());
+        let backwards: Vec<_> = claims.iter().rev().cloned().collect();
+        assert_eq!((name(&claims).as_deref(), name(&backwards).as_deref()), (Some(expected), Some(expected)), "{what}");
+    }
+    assert!(winner(&[leaving]).is_none());
 }
 
 #[test]

@@ -98,6 +98,9 @@ fn an_edge_outlives_the_condition_until_it_was_acted_on() {
     track.evaluate(&signal("D"), at(3));
     let edge = track.observed().edge.clone().unwrap();
     assert_eq!(edge.at, micro(2));
+    // Acting on a predecessor's edge of the same number isn't acting on this one.
+    track.consumed(Some("uid-of-another"), edge.number);
+    assert_eq!(track.observed().edge.as_ref(), Some(&edge));
     // An edge that came later isn't forgotten with it.
     track.evaluate(&signal("P"), at(4));
     track.consumed(eco().metadata.uid.as_deref(), edge.number);
