@@ -42,6 +42,7 @@ impl ControlPlane {
         let store: Arc<dyn Store> = Arc::new(RedbStore::open(serving.data_dir.join("store.redb"), Options::default())?);
         let mut config = Config::new(Arc::clone(&store));
         config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition()?)?];
+        config.root_ca = Some(pki.ca_certificate().into());
         let server = ApiServer::open(config).await?;
         // Before the first connection: who is told that the server is ready finds them.
         server.install(objects).await?;
