@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use insta::assert_snapshot;
 use pullpiri_crds::model::{
-    Adapter, ConfigMapFiles, ContainerPort, EnvVar, EnvVarSource, KeySelector, ModelVolume, Resources, RestartPolicy,
-    VolumeMount,
+    Adapter, ConfigMapFiles, ContainerPort, EnvVar, EnvVarSource, ImagePullPolicy, KeySelector, ModelVolume, Protocol,
+    Resources, RestartPolicy, VolumeMount,
 };
 use pullpiri_crds::quantity::Quantity;
 use pullpiri_node_core::memory::{Failure, FailureKind};
@@ -180,11 +180,17 @@ fn data_is_waited_for_and_projected_anew() {
 #[test]
 fn what_cannot_be_honoured_is_said() {
     let mut spec = model(&["blis"], RestartPolicy::Always);
-    spec.containers[0].ports =
-        vec![ContainerPort { container_port: 80, host_port: Some(8080), protocol: None, name: None }];
+    spec.containers[0].image_pull_policy = Some(ImagePullPolicy::Always);
     let mut world = World::new();
+    world.create(instance("pulled", spec.clone()));
+    assert_snapshot!("pull_policy", world.settle(true));
+    assert_eq!(world.running("pulled").len(), 1);
+
+    spec.containers[0].ports =
+        vec![ContainerPort { container_port: 80, host_port: Some(8080), protocol: Some(Protocol::Udp), name: None }];
     world.create(instance("ports", spec.clone()));
     assert_snapshot!("host_port", world.settle(true));
+    assert!(world.running("ports").is_empty());
 
     let limits = BTreeMap::from([
         ("cpu".to_owned(), Quantity("100x".to_owned())),

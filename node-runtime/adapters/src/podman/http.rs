@@ -132,6 +132,17 @@ impl Client {
         Self::parse(&Method::POST, path, &answer)
     }
 
+    /// podman's version. `/version` tells it too, after asking the package manager about each of podman's programs: that takes seconds.
+    pub async fn version(&self) -> Result<String, HttpError> {
+        let response = self.send(Method::GET, "/_ping", empty(), "application/json").await?;
+        let version = response.headers().get("Libpod-API-Version").and_then(|version| version.to_str().ok());
+        version.map(str::to_owned).ok_or_else(|| HttpError::Broken {
+            method: Method::GET,
+            path: "/_ping".to_owned(),
+            message: "the answer names no libpod version; is this podman's socket?".to_owned(),
+        })
+    }
+
     /// What isn't there is as good as deleted.
     pub async fn delete(&self, path: &str) -> Result<(), HttpError> {
         match self.read(Method::DELETE, path, empty(), "application/json").await {

@@ -20,7 +20,7 @@ use pullpiri_node_core::runtime::{
     ContainerObserved, ContainerSpec, ContainerStateObserved, NetworkMode, PodId, PodObserved, PodSpec, RuntimeInfo,
 };
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use self::http::{Client, HttpError, encode, filters};
 use self::observe::{Inspected, Listed};
@@ -321,8 +321,7 @@ impl Runtime for PodmanRuntime {
 
     fn probe(&self) -> BoxFuture<'_, Result<RuntimeInfo, RuntimeError>> {
         Box::pin(async {
-            let version: Value = self.client.get("/version").await.map_err(|error| unavailable(&error))?;
-            let version = version.get("Version").and_then(Value::as_str).unwrap_or_default().to_owned();
+            let version = self.client.version().await.map_err(|error| unavailable(&error))?;
             Ok(RuntimeInfo { adapter: Adapter::Podman, version })
         })
     }

@@ -160,7 +160,7 @@ pub(crate) fn resolve(
         }
         let environment = environment::resolve(context, container, &field, &mut problems);
         let mounts = volumes::mounts(&volumes, container, &field, &mut steps, &mut problems);
-        let ports = ports(spec, container, adapter, &field, &mut problems, &mut degraded);
+        let ports = ports(spec, container, adapter, &field, &mut problems);
         if container.image_pull_policy == Some(ImagePullPolicy::Always) {
             degraded.push(format!(
                 "{field}.imagePullPolicy: Always, but this node doesn't pull images; what was loaded runs"
@@ -213,7 +213,6 @@ fn ports(
     adapter: Adapter,
     field: &str,
     problems: &mut Vec<Problem>,
-    degraded: &mut Vec<String>,
 ) -> Vec<Port> {
     let mut ports = Vec::new();
     for (index, port) in container.ports.iter().enumerate() {
@@ -234,10 +233,14 @@ fn ports(
                     let message = format!("{host_port} differs from containerPort, which hostNetwork doesn't allow");
                     problems.push(Problem { kind: ProblemKind::Invalid, field: format!("{field}.hostPort"), message });
                 }
-            } else if adapter == Adapter::Oci {
-                degraded.push(format!(
-                    "{field}.hostPort: {host_port} isn't published: runtime oci doesn't forward ports; use hostNetwork or runtime podman"
-                ));
+            } else if adapter == Adapter::Oci && port.protocol == Some(Protocol::Udp) {
+                problems.push(Problem {
+                    kind: ProblemKind::CannotHonour,
+                    field: format!("{field}.hostPort"),
+                    message: format!(
+                        "runtime oci can't publish UDP port {host_port}; use hostNetwork or runtime podman"
+                    ),
+                });
             }
         }
         if let Some(container_port) = container_port {
