@@ -101,6 +101,9 @@ impl SchemaCell {
 
 /// What a kind does beyond the generic rules. Every hook has the generic behaviour as its default.
 pub trait Strategy: fmt::Debug + Send + Sync {
+    /// After decoding and defaulting, before fields get their owners (Secret: `stringData` becomes `data`; Namespace: its label).
+    fn normalize(&self, _object: &mut Value) {}
+
     /// Before an object is created, after decoding and defaulting (Secret: `stringData` becomes `data`; Namespace: `spec.finalizers`).
     fn prepare_for_create(&self, _object: &mut Value) {}
 
@@ -156,6 +159,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
 
     /// Turns a stored object into the form that this kind shows.
     fn to_shown(&self, _object: &mut Value) {}
+
+    /// Whether a deletion answers with the object that is gone rather than with a Status.
+    fn returns_deleted(&self) -> bool {
+        false
+    }
 
     /// Whether a plain delete without options orphans or deletes in the background; the latter for all but old kinds.
     fn deletes_in_background(&self) -> bool {

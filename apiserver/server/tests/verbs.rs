@@ -76,7 +76,7 @@ async fn refusals_have_kubernetes_codes_and_texts() {
             other_version,
             400,
             "BadRequest",
-            "the API version in the data (v2) does not match the expected API version (v1)",
+            "ConfigMap in version \"v2\" cannot be handled as a ConfigMap: no kind \"ConfigMap\" is registered for version \"v2\"",
         ),
         (
             "POST",
@@ -134,7 +134,7 @@ async fn refusals_have_kubernetes_codes_and_texts() {
             Value::Null,
             400,
             "BadRequest",
-            "field label not supported: spec.foo",
+            "\"spec.foo\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
         ),
     ];
     for (method, path, body, code, reason, message) in cases {

@@ -90,7 +90,7 @@ pub fn resources() -> Vec<Resource> {
             counts_generation: false,
             upsert: UpsertOnUpdate::Refuse,
             root: Root::ServiceAccount,
-            strategy: &Plain,
+            strategy: &ServiceAccountStrategy,
         },
         Kind {
             group: "",
@@ -180,11 +180,15 @@ fn resource(kind: Kind) -> Resource {
     }
 }
 
-/// A built-in kind with no rules of its own beyond dropping nulls.
+/// ServiceAccount: nulls are dropped, and a deletion answers with what was deleted.
 #[derive(Debug)]
-pub struct Plain;
+pub struct ServiceAccountStrategy;
 
-impl Strategy for Plain {
+impl Strategy for ServiceAccountStrategy {
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         drop_nulls(object);
     }

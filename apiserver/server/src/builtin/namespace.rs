@@ -27,6 +27,10 @@ fn label(object: &mut Value) {
 }
 
 impl Strategy for NamespaceStrategy {
+    fn normalize(&self, object: &mut Value) {
+        label(object);
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         drop_nulls(object);
         let mut finalizers = finalizers(object);

@@ -82,6 +82,11 @@ fn check_type(object: &Value, data: &Map<String, Value>) -> Vec<FieldError> {
 }
 
 impl Strategy for SecretStrategy {
+    fn normalize(&self, object: &mut Value) {
+        drop_nulls(object);
+        encode(object);
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         drop_nulls(object);
         encode(object);

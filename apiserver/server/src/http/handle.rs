@@ -341,6 +341,9 @@ impl<'a> Call<'a> {
         let write = self.delete_write(options.dry_run);
         let name = self.name()?;
         match self.inner.rest.delete(&write, name, &options).await? {
+            Deleted::Gone(object) if self.resource.strategy.returns_deleted() => {
+                respond::object(StatusCode::OK, &self.resource, &object, form)
+            }
             Deleted::Gone(object) => {
                 let uid = metadata::text(object.value()?, "uid").to_owned();
                 respond::value(StatusCode::OK, &respond::success(&self.resource, name, &uid), form)

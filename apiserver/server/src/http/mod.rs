@@ -279,6 +279,7 @@ pub(crate) fn method_not_allowed() -> Status {
         "MethodNotAllowed",
         "the server does not allow this method on the requested resource",
     )
+    .with_details(Some(crate::status::Details::default()))
 }
 
 pub(crate) fn no_such_resource() -> Status {

@@ -81,8 +81,10 @@ impl Write<'_> {
         let metadata = metadata::of(&mut value)?;
         metadata::ensure_namespace(metadata, self.namespace)?;
         problems.extend(model::coerce(self.resource, &mut value).map_err(|unfit| unfit.of_body(self.resource))?);
+        model::check_types(self.resource, &value).map_err(|unfit| unfit.of_body(self.resource))?;
         self.report_fields(problems)?;
         self.dedupe_owners(&mut value)?;
+        self.resource.strategy.normalize(&mut value);
         Ok(value)
     }
 
@@ -142,6 +144,13 @@ pub(crate) fn check_type(resource: &Resource, value: &mut Value) -> Result<(), S
             "the object provided is unrecognized (must be of type {}): Object 'Kind' is missing in '{shown}' ({})",
             resource.kind,
             summary(shown.as_bytes())
+        )));
+    }
+    if is_built_in && !api_version.is_empty() && !resource.is_api_version(&api_version) {
+        let version = api_version.rsplit('/').next().unwrap_or_default();
+        return Err(Status::bad_request(format!(
+            "{kind} in version \"{version}\" cannot be handled as a {}: no kind \"{kind}\" is registered for version \"{api_version}\"",
+            resource.kind
         )));
     }
     let may_be_left_out = is_built_in && api_version.is_empty();

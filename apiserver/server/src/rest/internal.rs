@@ -103,6 +103,7 @@ impl Backend for Internal {
             super::create::check_type(resource, &mut object)?;
             super::metadata::ensure_namespace(super::metadata::of(&mut object)?, namespace)?;
             model::coerce(resource, &mut object).map_err(|unfit| unfit.of_body(resource))?;
+            resource.strategy.normalize(&mut object);
             self.rest.create(&write, object).await?.into_value()
         }
         .boxed()

@@ -6,7 +6,7 @@ use pullpiri_apply::managed::{self, ApplyError, ConflictCause, FieldSet, Force, 
 use pullpiri_apply::metadata::{self, Scope, decode};
 use pullpiri_apply::patch::{self, PatchError, PatchKind};
 use pullpiri_apply::schema::{Schema, embedded, listtype, strict, validate};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use super::Write;
 use crate::clock::rfc3339;
@@ -55,13 +55,52 @@ pub(crate) fn coerce(resource: &Resource, object: &mut Value) -> Result<Vec<Stri
     let schema = resource.schema.compiled(resource).map_err(Unfit::Schema)?;
     let mut unknown = Vec::new();
     if let Some(metadata) = object.get_mut("metadata") {
-        let dropped = decode::decode(metadata).map_err(Unfit::Decode)?;
+        let dropped = decode::decode(metadata).map_err(|why| {
+            // Go names the way to a field of a struct, which a custom resource isn't.
+            let typed = resource.origin == Origin::BuiltIn;
+            Unfit::Decode(if typed { why.replace("field ObjectMeta.", "field ObjectMeta.metadata.") } else { why })
+        })?;
         unknown.extend(dropped.iter().map(|path| format!("metadata.{path}")));
     }
     unknown.extend(schema.prune(object));
     unknown.extend(schema.coerce(object).map_err(|error| Unfit::Decode(error.to_string()))?);
     schema.default(object);
     Ok(unknown.iter().map(|path| strict::unknown_field(path)).collect())
+}
+
+/// A built-in kind is a struct in kube-apiserver: a field of another type can't even be decoded.
+///
+/// # Errors
+/// The first such field, in the words of Go's decoder.
+pub(crate) fn check_types(resource: &Resource, object: &Value) -> Result<(), Unfit> {
+    if resource.origin != Origin::BuiltIn {
+        return Ok(());
+    }
+    let schema = resource.schema.compiled(resource).map_err(Unfit::Schema)?.schema();
+    let errors = validate::validate(&Path::Root, object, schema);
+    let Some(error) = errors.iter().find(|error| error.kind == FieldErrorKind::TypeInvalid) else { return Ok(()) };
+    let expected =
+        error.detail.split("must be of type ").nth(1).and_then(|rest| rest.split(':').next()).unwrap_or_default();
+    if expected == "byte" {
+        return Err(Unfit::Decode(format!("illegal base64 data in {}", error.path)));
+    }
+    let given = match error.value.as_ref().and_then(Value::as_str).unwrap_or_default() {
+        "integer" => "number",
+        "boolean" => "bool",
+        other => other,
+    };
+    let (kind, path) = (&resource.kind, &error.path);
+    Err(Unfit::Decode(format!("json: cannot unmarshal {given} into Go struct field {kind}.{path} of type {expected}")))
+}
+
+/// What is there before an object of a built-in kind is: its struct's structs. Fields that are always there have no owner.
+fn nothing(resource: &Resource, schema: &Schema) -> Option<Value> {
+    if resource.origin != Origin::BuiltIn {
+        return None;
+    }
+    let structs =
+        schema.properties.iter().filter(|(name, property)| *name != "metadata" && !property.properties.is_empty());
+    Some(Value::Object(structs.map(|(name, _)| (name.clone(), Value::Object(Map::new()))).collect()))
 }
 
 /// Everything that may be wrong with an object.
@@ -173,8 +212,9 @@ pub(crate) fn own(write: &Write<'_>, live: Option<&Value>, new: &mut Value, now:
     let reset = reset_fields(write, schema);
     let time = rfc3339(now);
     let request = managed::Write { schema, kind: &resource.kind, manager: &manager, time: &time, reset: &reset };
+    let nothing = if live.is_none() { nothing(resource, schema) } else { None };
     // As in kube-apiserver, a write isn't refused because its ownership can't be told.
-    if let Err(error) = managed::update(live, new, &request) {
+    if let Err(error) = managed::update(live.or(nothing.as_ref()), new, &request) {
         tracing::debug!(%error, kind = resource.kind, "field owners couldn't be updated");
     }
     Ok(())

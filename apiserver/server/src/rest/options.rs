@@ -297,9 +297,11 @@ pub(crate) fn delete_options(query: &Query, body: Option<&Value>) -> Result<Dele
     })
 }
 
+type Fits = fn(&Value) -> bool;
+
 /// Refuses fields of a `DeleteOptions` body that are of other types, in the words of Go's decoder.
 fn check_types(body: &Value) -> Result<(), Status> {
-    let expected: [(&str, &str, fn(&Value) -> bool); 5] = [
+    let expected: [(&str, &str, Fits); 5] = [
         ("gracePeriodSeconds", "int64", Value::is_i64),
         ("orphanDependents", "bool", Value::is_boolean),
         ("propagationPolicy", "v1.DeletionPropagation", Value::is_string),

@@ -22,8 +22,20 @@ fn at<'a>(object: &'a Value, path: &str) -> Option<&'a Value> {
 /// The Scale of an object.
 ///
 /// # Errors
-/// 404 when the resource has none.
+/// 404 when the resource has none, 500 when the object says nothing of replicas.
 pub(crate) fn view(resource: &Resource, object: &Value) -> Result<Value, Status> {
+    let path = &paths(resource)?.spec_replicas_path;
+    if at(object, path).and_then(Value::as_i64).is_none() {
+        return Err(Status::internal(format_args!("the spec replicas field \"{path}\" does not exist")));
+    }
+    present(resource, object)
+}
+
+/// The Scale of an object that is about to be scaled; no replicas are 0.
+///
+/// # Errors
+/// 404 when the resource has none.
+pub(crate) fn present(resource: &Resource, object: &Value) -> Result<Value, Status> {
     let scale = paths(resource)?;
     let mut seen = Map::new();
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
@@ -32,9 +44,7 @@ pub(crate) fn view(resource: &Resource, object: &Value) -> Result<Value, Status>
         }
     }
     let replicas = |path: &str| at(object, path).and_then(Value::as_i64);
-    let wanted = replicas(&scale.spec_replicas_path).ok_or_else(|| {
-        Status::internal(format_args!("the spec replicas field \"{}\" does not exist", scale.spec_replicas_path))
-    })?;
+    let wanted = replicas(&scale.spec_replicas_path).unwrap_or(0);
     let mut status = json!({"replicas": replicas(&scale.status_replicas_path).unwrap_or(0)});
     let selector = scale.label_selector_path.as_deref().and_then(|path| at(object, path)).and_then(Value::as_str);
     if let (Some(selector), Some(fields)) = (selector, status.as_object_mut()) {

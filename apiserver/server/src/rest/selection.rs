@@ -44,7 +44,17 @@ impl Selection {
             text => Some(LabelSelector::parse(text).map_err(|error| Status::bad_request(error.to_string()))?),
         };
         let fields = FieldSelector::parse(fields).map_err(|error| Status::bad_request(error.to_string()))?;
-        fields.check(|field| is_selectable(resource, field)).map_err(|error| Status::bad_request(error.to_string()))?;
+        fields.check(|field| is_selectable(resource, field)).map_err(|error| {
+            // Built-in kinds without selectable fields of their own say it in other words.
+            let plain = resource.origin == Origin::BuiltIn && resource.strategy.selectable_fields().is_empty();
+            match fields.terms().iter().find(|term| !is_selectable(resource, &term.field)) {
+                Some(term) if plain => Status::bad_request(format!(
+                    "\"{}\" is not a known field selector: only \"metadata.name\", \"metadata.namespace\"",
+                    term.field
+                )),
+                _ => Status::bad_request(error.to_string()),
+            }
+        })?;
         let labels = labels.filter(|labels| !labels.is_everything());
         let by_key = fields.terms().iter().all(|term| term.equal && matches!(term.field.as_str(), NAME | NAMESPACE));
         Ok(Self { inner: Arc::new(Inner { labels, fields, by_key }), name: None })

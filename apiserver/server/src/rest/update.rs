@@ -11,7 +11,9 @@ use serde_json::Value;
 
 use super::create::{PutError, Refused, check_type, drop_status, exists};
 use super::decode::Decoded;
+use super::model::Unfit;
 use super::object::{Object, take_revision};
+use super::options::FieldValidation;
 use super::{Rest, Write, key, metadata, model, scale, store_errors};
 use crate::admission::Operation;
 use crate::http::negotiate::PatchType;
@@ -121,11 +123,14 @@ impl Rest {
         let resource = write.resource;
         check_patched_type(resource, &mut object)?;
         let mut problems = problems;
+        let sent = (write.options.field_validation == FieldValidation::Strict).then(|| object.clone());
         match model::coerce(resource, &mut object) {
             Ok(unknown) => problems.extend(unknown),
             Err(unfit) => return Err(unfit.of_patch(&object)),
         }
-        write.report_patch(problems, &object)?;
+        model::check_types(resource, &object).map_err(|unfit| unfit.of_patch(&object))?;
+        write.report_patch(problems, sent.as_ref().unwrap_or(&object))?;
+        resource.strategy.normalize(&mut object);
         metadata::ensure_namespace(metadata::of(&mut object)?, write.namespace)?;
         write.dedupe_owners(&mut object)?;
         check_name(&object, name)?;
@@ -142,7 +147,7 @@ impl Rest {
     ) -> Result<Option<Value>, Status> {
         let resource = write.resource;
         let scaled = |change: &dyn Fn(Value) -> Result<Value, Status>| -> Result<Value, Status> {
-            scale::replace(resource, &current.value, change(scale::view(resource, &current.value)?)?)
+            scale::replace(resource, &current.value, change(scale::present(resource, &current.value)?)?)
         };
         let wanted = match change {
             Change::Replace(value) if write.subresource == Subresource::Scale => scaled(&|_| Ok((*value).clone()))?,
@@ -267,7 +272,8 @@ fn unchanged(current: Current) -> Result<Object, PutError> {
 /// A patch may not make another kind of an object.
 fn check_patched_type(resource: &Resource, object: &mut Value) -> Result<(), Status> {
     if resource.origin == Origin::BuiltIn {
-        return check_type(resource, object);
+        return check_type(resource, object)
+            .map_err(|status| Unfit::Decode(status.message().to_owned()).of_patch(object));
     }
     let text = |field: &str| object.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
     let (api_version, kind) = (text("apiVersion"), text("kind"));
