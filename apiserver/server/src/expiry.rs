@@ -19,7 +19,8 @@ const PERIOD: Duration = Duration::from_secs(300);
 pub(crate) async fn run(objects: Objects) {
     loop {
         tokio::time::sleep(PERIOD).await;
-        match expire(&objects).await {
+        let oldest = objects.now().saturating_sub(TIME_TO_LIVE).unwrap_or(Timestamp::MIN);
+        match expire_before(&objects, oldest).await {
             Ok(0) => {}
             Ok(expired) => tracing::debug!(expired, "events were forgotten"),
             Err(status) => tracing::warn!(%status, "old events couldn't be deleted, trying again later"),
@@ -27,10 +28,9 @@ pub(crate) async fn run(objects: Objects) {
     }
 }
 
-/// Deletes what is too old; returns how many that was.
-pub(crate) async fn expire(objects: &Objects) -> Result<usize, Status> {
+/// Deletes what was last seen before `oldest`; returns how many that was.
+async fn expire_before(objects: &Objects, oldest: Timestamp) -> Result<usize, Status> {
     let Some(events) = objects.registry().snapshot().stored("", "events").cloned() else { return Ok(0) };
-    let oldest = objects.now().saturating_sub(TIME_TO_LIVE).unwrap_or(Timestamp::MIN);
     let (all, _) = objects.list(&events, None).await?;
     let mut expired = 0;
     for event in all.iter().filter(|event| last_seen(event).is_some_and(|seen| seen < oldest)) {
@@ -76,5 +76,34 @@ mod tests {
         });
         assert_eq!(last_seen(&event), Some("2026-01-01T02:00:00.000001Z".parse().unwrap()));
         assert_eq!(last_seen(&json!({})), None);
+    }
+
+    #[derive(Debug)]
+    struct At(Timestamp);
+
+    impl crate::clock::Clock for At {
+        fn now(&self) -> Timestamp {
+            self.0
+        }
+    }
+
+    #[tokio::test]
+    async fn old_events_go_and_young_ones_stay() {
+        let mut config = crate::Config::new(Arc::new(pullpiri_store::memory::MemoryStore::new()));
+        config.clock = Arc::new(At("2026-01-01T10:00:00Z".parse().unwrap()));
+        let server = crate::ApiServer::open(config).await.unwrap();
+        let objects = server.objects();
+        let events = objects.registry().snapshot().stored("", "events").cloned().unwrap();
+        // Created now, by the server's clock; told apart by what a later clock makes of them.
+        for (name, last) in [("old", "2026-01-01T10:30:00Z"), ("young", "2026-01-01T11:30:00Z")] {
+            let event = json!({
+                "metadata": {"name": name}, "lastTimestamp": last, "reason": "R",
+                "involvedObject": {"kind": "ConfigMap", "name": "a", "namespace": "default"},
+            });
+            objects.create(&events, Some("default"), event).await.unwrap();
+        }
+        assert_eq!(expire_before(&objects, "2026-01-01T11:00:00Z".parse().unwrap()).await.unwrap(), 1);
+        let (left, _) = objects.list(&events, None).await.unwrap();
+        assert_eq!(left.iter().map(|event| metadata::text(event, "name")).collect::<Vec<_>>(), ["young"]);
     }
 }
