@@ -58,5 +58,5 @@ async fn promtool_accepts_the_metrics_of_every_part() {
     promtool(&ours.await.unwrap());
     let of_the_server = connection.get("/metrics").await.unwrap();
     assert!(of_the_server.status.is_success());
-    promtool(&String::from_utf8(of_the_server.body.to_vec()).unwrap());
+    promtool(std::str::from_utf8(&of_the_server.body).unwrap());
 }
