@@ -80,7 +80,8 @@ impl Podman {
 
     fn command_in(folder: &Path) -> Command {
         let mut command = Command::new("podman");
-        command.env("CONTAINERS_CONF", folder.join("containers.conf"));
+        // conmon leaves a file named `oom` where it was started.
+        command.current_dir(folder).env("CONTAINERS_CONF", folder.join("containers.conf"));
         command
             .arg("--root")
             .arg(folder.join("root"))

@@ -239,6 +239,7 @@ async fn run_all(
             }
         }
     }
-    println!("\ntest result: {passed} passed; {} failed: {failed:?}\n", failed.len());
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {passed} passed; {} failed; 0 ignored: {failed:?}\n", failed.len());
     failed.len()
 }

@@ -46,8 +46,9 @@ impl PodmanService {
 
     fn podman(dir: &Path) -> Command {
         let mut command = Command::new("podman");
-        // vfs mounts nothing that could be left behind.
+        // vfs mounts nothing that could be left behind. conmon leaves a file named `oom` where it was started.
         command
+            .current_dir(dir)
             .arg("--root")
             .arg(dir.join("root"))
             .arg("--runroot")
