@@ -227,6 +227,58 @@ pub fn trim_heap() {
     }
 }
 
+/// Where this process maps files that it has never written to: its program's code and constants, and those of libraries.
+///
+/// A process that sleeps most of its life need not have them mapped meanwhile: [`CleanPages::release`] unmaps the pages, and each is
+/// mapped again from the page cache when it is next touched. Children that were forked have the same mappings.
+#[derive(Clone, Debug, Default)]
+pub struct CleanPages(Vec<(usize, usize)>);
+
+impl CleanPages {
+    /// Reads the mappings of this process.
+    pub fn find() -> Result<Self> {
+        let path = "/proc/self/smaps";
+        let text = std::fs::read_to_string(path).map_err(|e| SysError::io(format!("reading {path}"), e))?;
+        Ok(Self(parse_clean_ranges(&text)))
+    }
+
+    /// Unmaps the pages. No other thread may be running.
+    pub fn release(&self) {
+        for (start, length) in &self.0 {
+            let address = std::ptr::with_exposed_provenance_mut::<libc::c_void>(*start);
+            // SAFETY: the range is a read-only private mapping of a file without a page of our own in it, as the kernel said; what is
+            // unmapped is read from the same file again. A range that is gone is an error that changes nothing.
+            #[allow(unsafe_code)]
+            let _ = unsafe { libc::madvise(address, *length, libc::MADV_DONTNEED) };
+        }
+    }
+}
+
+/// Ranges (start, length) of file mappings that can't be written and hold no page that was (relocations leave such pages).
+fn parse_clean_ranges(smaps: &str) -> Vec<(usize, usize)> {
+    let mut found = Vec::new();
+    let mut candidate = None;
+    for line in smaps.lines() {
+        let mut fields = line.split_ascii_whitespace();
+        let first = fields.next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-') {
+            let address = |hex: &str| usize::from_str_radix(hex, 16).ok();
+            let (mode, inode, name) = (fields.next(), fields.nth(2), fields.next());
+            let is_file = inode.is_some_and(|i| i != "0") && name.is_some_and(|n| n.starts_with('/'));
+            candidate = match (address(start), address(end), mode) {
+                (Some(start), Some(end), Some("r--p" | "r-xp")) if is_file => Some((start, end.saturating_sub(start))),
+                _ => None,
+            };
+        } else if first == "Anonymous:"
+            && let Some(range) = candidate.take()
+            && fields.next() == Some("0")
+        {
+            found.push(range);
+        }
+    }
+    found
+}
+
 /// The proportional set size of a process in bytes: its private memory plus its share of what others map too.
 pub fn pss_bytes(pid: i32) -> Result<u64> {
     let path = format!("/proc/{pid}/smaps_rollup");
@@ -278,6 +330,29 @@ mod tests {
         assert!(pidfd.wait_ended(10_000).unwrap());
         child.wait().unwrap();
         pidfd.send_signal(Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn only_clean_file_mappings_are_released() {
+        let mapping = |range: &str, mode: &str, inode: &str, name: &str, anonymous: &str| {
+            format!(
+                "{range} {mode} 00000000 fe:00 {inode} {name}\nSize: 8 kB\nAnonymous: {anonymous} kB\nVmFlags: rd\n"
+            )
+        };
+        let text = [
+            mapping("1000-3000", "r-xp", "7", "/bin/p", "0"),
+            mapping("3000-4000", "r--p", "7", "/bin/p", "0"),
+            mapping("4000-6000", "r--p", "7", "/bin/p", "8"),
+            mapping("6000-7000", "rw-p", "7", "/bin/p", "0"),
+            mapping("7000-8000", "rw-p", "0", "[heap]", "4"),
+            mapping("8000-9000", "r-xp", "0", "[vdso]", "0"),
+            mapping("9000-a000", "r--p", "0", "", "0"),
+            mapping("a000-b000", "r--s", "9", "/shared", "0"),
+        ]
+        .concat();
+        assert_eq!(parse_clean_ranges(&text), [(0x1000, 0x2000), (0x3000, 0x1000)]);
+        let own = CleanPages::find().unwrap();
+        assert!(!own.0.is_empty());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use nix::sys::wait::waitpid;
 use nix::unistd::Pid;
 use pullpiri_node_host::cgroup::{self, Cgroups};
+use pullpiri_node_host::process::CleanPages;
 use pullpiri_node_host::socket::{Message, Received, SeqPacket};
 use pullpiri_node_host::{SysError, process, signals};
 
@@ -153,9 +154,11 @@ fn serve(socket: SeqPacket) -> i32 {
     let _ = std::env::set_current_dir("/");
     // Only matters where a service manager runs the agent, and is no reason not to run pods where it can't be done.
     let _ = Cgroups::probe(Path::new(cgroup::DEFAULT_ROOT)).and_then(|c| c.enter_supervisors());
-    process::trim_heap();
+    let pages = CleanPages::find().unwrap_or_default();
     let mut socket = Some(socket);
     while let Some(open) = &socket {
+        process::trim_heap();
+        pages.release();
         let message = match open.receive() {
             Ok(Received::Message(message)) => message,
             Ok(Received::Closed) | Err(_) => return 0,
@@ -165,7 +168,7 @@ fn serve(socket: SeqPacket) -> i32 {
             // If the fork fails, both descriptors close and the agent learns of it by that.
             let _ = process::fork(|| {
                 drop(socket.take());
-                supervisor::run(birth, connection, lock)
+                supervisor::run(birth, connection, lock, pages.clone())
             });
         }
     }

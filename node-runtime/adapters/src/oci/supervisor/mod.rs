@@ -25,7 +25,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, pipe2};
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved};
 use pullpiri_node_host::cgroup::{Cgroups, container_group};
-use pullpiri_node_host::process::Pidfd;
+use pullpiri_node_host::process::{CleanPages, Pidfd};
 use pullpiri_node_host::socket::{Listener, MAX_MESSAGE, Received, SeqPacket, set_nonblocking};
 use pullpiri_node_host::{Result, SysError, clock, limits, netns, process, signals};
 
@@ -38,9 +38,11 @@ use super::wire::{Answer, Birth, Request, SOCKET_NAME, Start, What};
 const CREATE_DEADLINE: Duration = Duration::from_secs(30);
 
 /// The supervisor's life; returns its exit code. `lock` is held until the end.
-pub(super) fn run(birth: Birth, connection: SeqPacket, lock: OwnedFd) -> i32 {
+pub(super) fn run(birth: Birth, connection: SeqPacket, lock: OwnedFd, pages: CleanPages) -> i32 {
     let dir = birth.dir.clone();
-    match Supervisor::new(birth, connection, lock).and_then(Supervisor::serve) {
+    // Closed last, so that who sees them closed finds the reason.
+    let mut held = Some((connection, lock));
+    match Supervisor::new(birth, &mut held, pages).and_then(Supervisor::serve) {
         Ok(()) => 0,
         Err(e) => {
             // There is nobody left to tell; the agent sees the socket close and looks here.
@@ -66,6 +68,9 @@ struct Supervisor {
     /// Who asked for the pod's removal.
     removing: Vec<(u64, u64)>,
     done: bool,
+    /// Something was done since memory was last given back.
+    stirred: bool,
+    pages: CleanPages,
     _lock: OwnedFd,
 }
 
@@ -101,7 +106,8 @@ enum Slot {
 }
 
 impl Supervisor {
-    fn new(birth: Birth, mut connection: SeqPacket, mut lock: OwnedFd) -> Result<Self> {
+    /// Takes what is held once nothing can fail any more.
+    fn new(birth: Birth, held: &mut Option<(SeqPacket, OwnedFd)>, pages: CleanPages) -> Result<Self> {
         process::set_name(c"pullpiri-pod")?;
         process::new_session()?;
         process::detach_stdio()?;
@@ -115,18 +121,17 @@ impl Supervisor {
             let listeners = ports::bind(&birth.ports)?;
             netns::enter_new()?;
             if !listeners.is_empty() {
-                let mut held = Some((connection, lock));
                 process::fork(|| {
                     drop(held.take());
                     ports::serve(&listeners)
                 })?;
-                (connection, lock) = held.take().ok_or_else(|| SysError {
-                    attempted: "publishing ports".to_owned(),
-                    source: std::io::Error::other("the fork took what it was given".to_owned()),
-                })?;
             }
         }
         let listener = Listener::bind(&birth.dir, SOCKET_NAME)?;
+        let (connection, lock) = held.take().ok_or_else(|| SysError {
+            attempted: "starting the supervisor".to_owned(),
+            source: std::io::Error::other("it was given no connection"),
+        })?;
         let mut this = Self {
             dir: birth.dir,
             pod: birth.pod,
@@ -141,6 +146,8 @@ impl Supervisor {
             stopping: None,
             removing: Vec::new(),
             done: false,
+            stirred: true,
+            pages,
             _lock: lock,
         };
         this.welcome(connection)?;
@@ -149,7 +156,10 @@ impl Supervisor {
 
     fn serve(mut self) -> Result<()> {
         while !self.done {
+            self.rest();
             for slot in self.wait()? {
+                // Logging goes on all the time and isn't worth it.
+                self.stirred |= !matches!(slot, Slot::Stream { .. } | Slot::CreatingStream { .. });
                 match slot {
                     Slot::Listener => {
                         while let Some(client) = self.listener.accept()? {
@@ -167,6 +177,15 @@ impl Supervisor {
             self.next_request()?;
         }
         Ok(())
+    }
+
+    /// Gives back what was needed for what is done now; a supervisor sleeps most of its life, and there may be many.
+    fn rest(&mut self) {
+        if self.stirred && self.creating.is_none() {
+            self.stirred = false;
+            process::trim_heap();
+            self.pages.release();
+        }
     }
 
     /// Waits until something is to be done.
@@ -421,7 +440,6 @@ impl Supervisor {
         self.containers.insert(start.container, container);
         self.answer(creating.client, &answer);
         self.tell(&changed);
-        process::trim_heap();
         Ok(())
     }
 
@@ -455,7 +473,6 @@ impl Supervisor {
             let changed = Answer::Changed { container: container.observed.clone() };
             self.tell(&changed);
             self.settle();
-            process::trim_heap();
         }
     }
 
