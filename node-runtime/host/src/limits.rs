@@ -6,13 +6,23 @@ use crate::{Result, SysError};
 
 /// The capabilities of the bounding set as bits, capability 0 lowest: no child can ever have others.
 pub fn bounding_capabilities() -> Result<u64> {
+    capabilities("CapBnd")
+}
+
+/// The capabilities that this process has now, as bits, capability 0 lowest.
+pub fn effective_capabilities() -> Result<u64> {
+    capabilities("CapEff")
+}
+
+/// A set of proc_pid_status(5).
+fn capabilities(set: &str) -> Result<u64> {
     let path = "/proc/self/status";
     let status = std::fs::read_to_string(path).map_err(|e| SysError::io(format!("reading {path}"), e))?;
     status
         .lines()
-        .find_map(|l| l.strip_prefix("CapBnd:"))
+        .find_map(|l| l.strip_prefix(set)?.strip_prefix(':'))
         .and_then(|v| u64::from_str_radix(v.trim(), 16).ok())
-        .ok_or_else(|| SysError::io(format!("reading {path}"), std::io::Error::other("no CapBnd line".to_owned())))
+        .ok_or_else(|| SysError::io(format!("reading {path}"), std::io::Error::other(format!("no {set} line"))))
 }
 
 /// This process' OOM score adjustment, -1000 to 1000.

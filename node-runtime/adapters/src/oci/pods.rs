@@ -15,7 +15,7 @@ use pullpiri_node_core::runtime::{
 use pullpiri_node_host::cgroup::{Cgroups, pod_group};
 use pullpiri_node_host::process::Pidfd;
 use pullpiri_node_host::socket::SeqPacket;
-use pullpiri_node_host::{clock, files, mount};
+use pullpiri_node_host::{clock, files, limits, mount};
 use tokio::sync::broadcast;
 
 use super::link::{Link, LinkError, Opened, Reader};
@@ -27,6 +27,18 @@ use super::{ADAPTER, OciOptions};
 use crate::images::{ImageError, ImageStore};
 use crate::{RuntimeError, RuntimeEvent};
 
+/// What making namespaces, mounts, devices and cgroups and becoming another user takes (capabilities(7)): bit and name.
+const NEEDED_CAPABILITIES: [(u32, &str); 9] = [
+    (0, "CAP_CHOWN"),
+    (1, "CAP_DAC_OVERRIDE"),
+    (3, "CAP_FOWNER"),
+    (5, "CAP_KILL"),
+    (6, "CAP_SETGID"),
+    (7, "CAP_SETUID"),
+    (12, "CAP_NET_ADMIN"),
+    (21, "CAP_SYS_ADMIN"),
+    (27, "CAP_MKNOD"),
+];
 /// Events that a slow listener may lag behind before it is told to list again.
 const EVENT_BACKLOG: usize = 1024;
 /// How long a supervisor that is being born may take to listen.
@@ -138,6 +150,12 @@ impl Pods {
         let unavailable = |message: String| RuntimeError::Unavailable { adapter: ADAPTER, message };
         if !nix::unistd::geteuid().is_root() {
             return Err(unavailable("it needs root".to_owned()));
+        }
+        let held = limits::effective_capabilities().map_err(|e| unavailable(e.to_string()))?;
+        let missing: Vec<&str> =
+            NEEDED_CAPABILITIES.iter().filter(|(bit, _)| held & (1 << bit) == 0).map(|(_, name)| *name).collect();
+        if !missing.is_empty() {
+            return Err(unavailable(format!("it needs {}, which this process doesn't have", missing.join(", "))));
         }
         match mount::kernel_has("overlay") {
             Ok(true) => {}
