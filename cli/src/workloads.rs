@@ -26,6 +26,7 @@ pub(crate) async fn agent(
     let data_dir = absolute(data_dir)?;
     let oci: Arc<dyn Runtime> = Arc::new(OciRuntime::open(&data_dir, zygote, OciOptions::default()).await?);
     let podman: Arc<dyn Runtime> = Arc::new(PodmanRuntime::new(&workloads.podman_socket, &data_dir));
+    check(workloads.runtime, &oci, &podman).await?;
     let mut config = Config::new(name, data_dir);
     config.stop_workloads = workloads.stop_workloads;
     config.default_adapter = match workloads.runtime {
@@ -34,6 +35,24 @@ pub(crate) async fn agent(
         RuntimeChoice::Podman => Some(Adapter::Podman),
     };
     Ok(Agent::new(config, client, vec![oci, podman], registry)?)
+}
+
+/// A node that can run nothing says why and ends, rather than wait for work that it can't do.
+async fn check(choice: RuntimeChoice, oci: &Arc<dyn Runtime>, podman: &Arc<dyn Runtime>) -> Result<(), Failure> {
+    let candidates: &[&Arc<dyn Runtime>] = match choice {
+        RuntimeChoice::Auto => &[oci, podman],
+        RuntimeChoice::Oci => &[oci],
+        // Its service may come later, and is waited for.
+        RuntimeChoice::Podman => return Ok(()),
+    };
+    let mut reasons = Vec::new();
+    for runtime in candidates {
+        match runtime.probe().await {
+            Ok(_) => return Ok(()),
+            Err(error) => reasons.push(error.to_string()),
+        }
+    }
+    Err(Failure::new(format!("no container runtime works here: {}", reasons.join("; "))))
 }
 
 fn absolute(path: &Path) -> Result<PathBuf, Failure> {

@@ -25,7 +25,6 @@ use serde::{Deserialize, Serialize};
     printcolumn(name = "Runtime", type_ = "string", json_path = ".spec.runtime", priority = 1),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = Rule::new("self.containers.all(c, !has(c.volumeMounts) || c.volumeMounts.all(m, m.mountPath.startsWith('/')))").message("volumeMounts[].mountPath must be absolute"))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelSpec {
     /// Containers share a network namespace unless hostNetwork.
@@ -99,7 +98,7 @@ pub struct Container {
     #[schemars(length(max = 64), inner(length(max = 4096)))]
     pub args: Vec<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 4096))]
+    #[schemars(length(max = 4096), regex(pattern = r"^/"))]
     pub working_dir: Option<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
@@ -189,8 +188,8 @@ pub enum Protocol {
 
 /// Limits and requests: `cpu`, `memory`, and `pids` (limits only).
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(validation = Rule::new("!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])").message("limits: supported names are cpu, memory and pids"))]
-#[x_kube(validation = Rule::new("!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])").message("requests: supported names are cpu and memory"))]
+#[x_kube(validation = Rule::new("!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])").message(Message::Expression("\"unsupported limits: \" + self.limits.filter(k, !(k in ['cpu', 'memory', 'pids'])).join(\", \") + \"; supported are cpu, memory and pids\"".into())))]
+#[x_kube(validation = Rule::new("!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])").message(Message::Expression("\"unsupported requests: \" + self.requests.filter(k, !(k in ['cpu', 'memory'])).join(\", \") + \"; supported are cpu and memory\"".into())))]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -207,7 +206,8 @@ pub struct VolumeMount {
     /// A volume of this Model, or the Volume that its package gives it.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    #[schemars(length(min = 1, max = 1024))]
+    /// Absolute.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/"))]
     pub mount_path: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
@@ -233,15 +233,18 @@ pub struct SecurityContext {
     pub read_only_root_filesystem: Option<bool>,
 }
 
-/// Linux capabilities without the `CAP_` prefix; `ALL` stands for all of them.
+/// The names of capabilities(7), with or without their prefix, and all of them.
+const CAPABILITY: &str = r"^(ALL|(CAP_)?(AUDIT_CONTROL|AUDIT_READ|AUDIT_WRITE|BLOCK_SUSPEND|BPF|CHECKPOINT_RESTORE|CHOWN|DAC_OVERRIDE|DAC_READ_SEARCH|FOWNER|FSETID|IPC_LOCK|IPC_OWNER|KILL|LEASE|LINUX_IMMUTABLE|MAC_ADMIN|MAC_OVERRIDE|MKNOD|NET_ADMIN|NET_BIND_SERVICE|NET_BROADCAST|NET_RAW|PERFMON|SETFCAP|SETGID|SETPCAP|SETUID|SYS_ADMIN|SYS_BOOT|SYS_CHROOT|SYS_MODULE|SYS_NICE|SYS_PACCT|SYS_PTRACE|SYS_RAWIO|SYS_RESOURCE|SYS_TIME|SYS_TTY_CONFIG|SYSLOG|WAKE_ALARM))$";
+
+/// Linux capabilities, with or without the `CAP_` prefix; `ALL` stands for all of them.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Capabilities {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 63)))]
+    #[schemars(length(max = 64), inner(length(max = 63), regex(pattern = CAPABILITY)))]
     pub add: Vec<String>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 64), inner(length(max = 63)))]
+    #[schemars(length(max = 64), inner(length(max = 63), regex(pattern = CAPABILITY)))]
     pub drop: Vec<String>,
 }
 
@@ -263,10 +266,10 @@ pub struct ModelVolume {
 }
 
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("self.path.startsWith('/') && !self.path.contains('..')").message("path must be absolute and without '..'"))]
 #[serde(rename_all = "camelCase")]
 pub struct HostPath {
-    #[schemars(length(min = 1, max = 1024))]
+    /// Absolute, and without `..`.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^(/|(/[^/.][^/]*|/\.[^/.][^/]*|/\.\.[^/]+)+/?)$"))]
     pub path: String,
     /// What must be there, or is made. Default: no check.
     #[serde(rename = "type", default, skip_serializing_if = "Option::is_none")]

@@ -234,7 +234,7 @@ impl<'a> Call<'a> {
         let rest = &self.inner.rest;
         let notices = rest.watch(&self.resource, self.namespace(), selection, &options, shutdown).await?;
         let observer = Watching::new(&self.inner.metrics, &self.resource);
-        Ok(respond::watch(Arc::clone(&self.resource), notices, form, observer))
+        Ok(respond::watch(Arc::clone(&self.resource), notices, form, Arc::clone(&rest.clock), observer))
     }
 
     fn decode(&self, body: &[u8]) -> Result<Decoded, Status> {

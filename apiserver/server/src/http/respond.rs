@@ -11,6 +11,7 @@ use serde_json::{Map, Value, json};
 
 use super::body::{self, Body, BodyError};
 use super::negotiate::{Accepted, Format, IncludeObject, Shape};
+use crate::clock::Clock;
 use crate::registry::Resource;
 use crate::rest::Rest;
 use crate::rest::object::Object;
@@ -270,15 +271,18 @@ pub(crate) fn watch(
     resource: Arc<Resource>,
     notices: BoxStream<'static, Notice>,
     form: Form,
+    clock: Arc<dyn Clock>,
     observer: impl WatchObserver,
 ) -> Response<Body> {
     let state = Some((notices, Headers::Wanted, observer));
     let chunks = futures::stream::unfold(state, move |state| {
-        let resource = Arc::clone(&resource);
+        let (resource, clock) = (Arc::clone(&resource), Arc::clone(&clock));
         async move {
             let (mut notices, mut headers, observer) = state?;
             let notice = notices.next().await?;
             let last = matches!(notice, Notice::Error(_));
+            // Ages are as of the event, not of the request.
+            let form = Form { now: clock.now(), ..form };
             let line = watch_line(&resource, notice, form, &mut headers);
             observer.sent();
             match line {

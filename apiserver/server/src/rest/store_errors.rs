@@ -26,9 +26,9 @@ pub(crate) fn too_large(requested: u64, current: u64) -> Status {
 /// An answer to a write, mismatches excepted (those depend on the verb).
 pub(crate) fn write(error: &WriteError) -> Status {
     match error {
+        // Without Retry-After: clients would wait in silence for somebody to make room, and their user never read this.
         WriteError::NoSpace { .. } => {
             Status::new(http::StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage", error.to_string())
-                .with_retry_after(5)
         }
         WriteError::Closed => Status::service_unavailable("the server is shutting down"),
         WriteError::Io { .. } | WriteError::Mismatch { .. } => Status::internal(error),

@@ -140,8 +140,11 @@ impl Shared {
             return;
         }
         *now = trouble;
+        let closed = matches!(*now, Trouble::Closed);
         drop(now);
         match self.trouble() {
+            // On purpose.
+            Some(trouble) if closed => tracing::debug!(trouble, "the store takes no writes"),
             Some(trouble) => tracing::warn!(trouble, "the store takes no writes"),
             None => tracing::info!(file = %self.storage.path().display(), "the store takes writes again"),
         }
