@@ -16,6 +16,16 @@ pub mod kind {
     pub const RESOLVED: &str = "Resolved";
     /// ModelInstance: the node accepted the newest generation.
     pub const ACCEPTED: &str = "Accepted";
+    /// Package and Schedule: every real-time task is proven to meet its deadline.
+    pub const SCHEDULABLE: &str = "Schedulable";
+    /// ModelInstance: its threads have the settings that were proven. NodeRuntime: what it can do in real time.
+    pub const REALTIME: &str = "RealTime";
+    /// ModelInstance: its real-time tasks meet their deadlines, within their budgets.
+    pub const DEADLINES_MET: &str = "DeadlinesMet";
+    /// ModelInstance: its real-time tasks execute no longer than declared.
+    pub const WITHIN_WCET: &str = "WithinWcet";
+    /// ModelInstance: it is attached to its Network. NodeRuntime: what it can do for Networks.
+    pub const NETWORK: &str = "Network";
 }
 
 /// Reasons, by the condition they stand on.
@@ -67,6 +77,29 @@ pub mod reason {
     pub const CLAIM_WITHDRAWN: &str = "ClaimWithdrawn";
     pub const OVERRIDDEN: &str = "Overridden";
     pub const POLICY_DENIED: &str = "PolicyDenied";
+
+    pub const PROVEN: &str = "Proven";
+    pub const DEADLINE_MISSED: &str = "DeadlineMissed";
+    pub const MISS_BUDGET_SPENT: &str = "MissBudgetSpent";
+    pub const WCET_EXCEEDED: &str = "WcetExceeded";
+    pub const NO_REAL_TIME: &str = "NoRealTime";
+    pub const SCHEDULE_NOT_FOUND: &str = "ScheduleNotFound";
+    pub const SCHEDULE_INVALID: &str = "ScheduleInvalid";
+    pub const NOT_SCHEDULABLE: &str = "NotSchedulable";
+    pub const CPU_MISSING: &str = "CpuMissing";
+    pub const KERNEL_CEILING: &str = "KernelCeiling";
+    pub const APPLIED: &str = "Applied";
+    pub const THREAD_NOT_FOUND: &str = "ThreadNotFound";
+    pub const DRIFT_REPAIRED: &str = "DriftRepaired";
+
+    pub const SUBNET_OVERLAPS: &str = "SubnetOverlaps";
+    pub const POOL_EXHAUSTED: &str = "PoolExhausted";
+    pub const GUARANTEE_EXCEEDS_LINK: &str = "GuaranteeExceedsLink";
+    pub const SELECTOR_UNKNOWN: &str = "SelectorUnknown";
+    pub const NETWORK_INVALID: &str = "NetworkInvalid";
+    pub const NO_NETWORKING: &str = "NoNetworking";
+    pub const NO_QOS: &str = "NoQos";
+    pub const ATTACHED: &str = "Attached";
 
     pub const HEARTBEAT: &str = "Heartbeat";
     pub const HEARTBEAT_LOST: &str = "HeartbeatLost";

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::model::{Adapter, ModelSpec};
 use crate::scenario::Transition;
+use crate::schedule::{OnMiss, SchedulingPolicy};
 
 /// One Model of one Package bound to one node.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -51,6 +52,84 @@ pub struct ModelInstanceSpec {
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub epoch: i64,
+    /// Its real-time tasks, as they were proven. May change in place.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub realtime: Vec<InstanceTask>,
+    /// The bridged Network that it joins; absent with the node's network, or with none. May change in place for a pod that isn't running.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<InstanceNetwork>,
+}
+
+/// A real-time task that was proven and placed. Times are whole nanoseconds.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceTask {
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// The container whose thread it is; absent: any container of the instance.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub container: Option<String>,
+    /// The thread's name; absent: the first thread of the container's first process.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 15))]
+    pub thread: Option<String>,
+    pub policy: SchedulingPolicy,
+    /// Under FIFO and RR.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 99))]
+    pub priority: Option<i32>,
+    /// The one CPU that it is pinned to.
+    #[schemars(range(min = 0, max = 4095))]
+    pub cpu: i32,
+    #[schemars(range(min = 1))]
+    pub wcet_ns: i64,
+    #[schemars(range(min = 1))]
+    pub period_ns: i64,
+    #[schemars(range(min = 1))]
+    pub deadline_ns: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub jitter_ns: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub offset_ns: i64,
+    #[serde(default, skip_serializing_if = "is_zero")]
+    #[schemars(range(min = 0))]
+    pub blocking_ns: i64,
+    /// The proven worst-case response time, from the arrival.
+    #[schemars(range(min = 1))]
+    pub response_time_ns: i64,
+    #[serde(default)]
+    pub on_miss: OnMiss,
+    #[serde(default)]
+    #[schemars(range(min = 0))]
+    pub miss_budget: i32,
+    /// The Schedule that it comes from; absent: the Model's own.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub schedule: Option<String>,
+}
+
+fn is_zero(ns: &i64) -> bool {
+    *ns == 0
+}
+
+/// The bridged Network that an instance joins.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct InstanceNetwork {
+    /// The Network's name, in the same namespace.
+    #[schemars(length(min = 1, max = 253))]
+    pub name: String,
+    /// One IPv4 and at most one IPv6 address, or one IPv6 address; without a prefix length.
+    #[schemars(length(min = 1, max = 2), inner(length(max = 45)))]
+    pub addresses: Vec<String>,
+    /// The network's gateway for each of `addresses`, in the same order.
+    #[schemars(length(min = 1, max = 2), inner(length(max = 45)))]
+    pub gateways: Vec<String>,
 }
 
 fn default_true() -> bool {
@@ -96,10 +175,44 @@ pub struct ModelInstanceStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub history: Vec<Transition>,
+    /// What was measured of its real-time tasks. Written at most once a second, and when a deadline was missed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub realtime: Vec<TaskStatus>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What was measured of a real-time task since its container started.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskStatus {
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Threads that hold its settings now.
+    #[serde(default)]
+    pub threads: i32,
+    /// Jobs that ended.
+    #[serde(default)]
+    pub jobs: i64,
+    /// Jobs that hadn't ended at their deadline.
+    #[serde(default)]
+    pub misses: i64,
+    /// Jobs that executed longer than the declared worst case.
+    #[serde(default)]
+    pub overruns: i64,
+    /// The longest from release to end.
+    #[serde(default)]
+    pub worst_response_ns: i64,
+    /// The longest on a CPU.
+    #[serde(default)]
+    pub worst_execution_ns: i64,
+    /// How often somebody else's change of its settings was undone.
+    #[serde(default)]
+    pub repairs: i64,
 }
 
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

@@ -16,6 +16,7 @@
 
 pub mod claim;
 pub mod condition;
+pub mod duration;
 pub mod instance;
 pub mod model;
 pub mod names;
@@ -27,6 +28,7 @@ pub mod quantity;
 pub mod scenario;
 pub mod schedule;
 pub mod signal;
+pub mod slice;
 pub mod volume;
 
 mod schema;
@@ -34,13 +36,14 @@ mod schema;
 pub use claim::{Claim, ClaimSpec};
 pub use instance::{ModelInstance, ModelInstanceSpec, ModelInstanceStatus};
 pub use model::{Model, ModelSpec};
-pub use network::{Network, NetworkSpec};
+pub use network::{Network, NetworkSpec, NetworkStatus};
 pub use node::{NodeRuntime, NodeRuntimeSpec, NodeRuntimeStatus};
 pub use package::{Package, PackageSpec, PackageStatus};
 pub use policy::{Policy, PolicySpec};
 pub use scenario::{Scenario, ScenarioSpec, ScenarioStatus};
-pub use schedule::{Schedule, ScheduleSpec};
+pub use schedule::{Schedule, ScheduleSpec, ScheduleStatus};
 pub use signal::Signal;
+pub use slice::{NetworkSlice, NetworkSliceSpec};
 pub use volume::{Volume, VolumeSpec};
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
@@ -66,6 +69,7 @@ pub fn all() -> Vec<CustomResourceDefinition> {
         ModelInstance::crd(),
         NodeRuntime::crd(),
         Schedule::crd(),
+        NetworkSlice::crd(),
         Policy::crd(),
     ]
     .into_iter()

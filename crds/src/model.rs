@@ -52,6 +52,9 @@ pub struct ModelSpec {
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub volumes: Vec<ModelVolume>,
+    /// A real-time task of its own; a Package's Schedule has those of several models.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub realtime: Option<crate::schedule::Realtime>,
 }
 
 /// A runtime adapter of the node runtime.

@@ -1,9 +1,22 @@
-//! Network: a virtual network that Models join.
+//! Network: a virtual network that Models join: addresses, who may talk to whom, and how the link between nodes is shared.
 
+use std::collections::BTreeMap;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-/// A virtual network. It has no settings yet: its Models share their own network namespace or the host's.
+use crate::quantity::Quantity;
+
+/// `10.20.0.0/24`.
+const CIDR_V4: &str = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$";
+/// `fd00:20::/64`.
+const CIDR_V6: &str = r"^[0-9a-fA-F:.]+/[0-9]{1,3}$";
+/// `80` or `8000-8100`.
+const PORT_RANGE: &str = r"^[0-9]{1,5}(-[0-9]{1,5})?$";
+const NAME: &str = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+
+/// A virtual network that Models join.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
     group = "pullpiri.io",
@@ -13,9 +26,274 @@ use serde::{Deserialize, Serialize};
     shortname = "net",
     category = "pullpiri",
     namespaced,
+    status = "NetworkStatus",
     derive = "PartialEq",
-    doc = "A virtual network that Models join.",
+    doc = "A virtual network that Models join: addresses, rules and shares of the link.",
+    printcolumn(name = "Mode", type_ = "string", json_path = ".status.mode"),
+    printcolumn(name = "Subnet", type_ = "string", json_path = ".spec.subnet.v4"),
+    printcolumn(name = "Used", type_ = "integer", json_path = ".status.addresses"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type==\"Ready\")].status"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(validation = Rule::new("!has(self.mode) || self.mode != 'Bridge' || has(self.subnet)").message("mode Bridge needs a subnet").field_path(".subnet"))]
+#[x_kube(validation = Rule::new("!has(self.mode) || self.mode != 'Host' || !has(self.subnet)").message("mode Host uses the node's addresses: it has no subnet").field_path(".subnet"))]
 #[serde(rename_all = "camelCase")]
-pub struct NetworkSpec {}
+pub struct NetworkSpec {
+    /// Default: Bridge with a subnet, else Host.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<NetworkMode>,
+    /// Where addresses are taken from, under Bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub subnet: Option<Subnet>,
+    /// Models that join beside those to which their package gives this network.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attach: Option<LabelSelector>,
+    /// Ports of the nodes that lead to models.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 64))]
+    pub ports: Vec<PublishedPort>,
+    /// What leaves the network for elsewhere. Default: nothing does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress: Option<Egress>,
+    /// What is allowed between its models without a rule. Default Allow. Between networks everything needs a rule.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub internal: Option<Verdict>,
+    /// Who else may talk to models of this network.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub allow: Vec<AllowRule>,
+    /// How the link between nodes is shared.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub qos: Option<Qos>,
+}
+
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NetworkMode {
+    /// An address for each model, behind a bridge on each node.
+    Bridge,
+    /// The node's own network.
+    #[default]
+    Host,
+}
+
+/// Where addresses are taken from; the first usable one is the gateway's.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("has(self.v4) || has(self.v6)").message("v4 or v6 must be set"))]
+#[x_kube(validation = Rule::new("!has(self.v4) || (isCIDR(self.v4) && cidr(self.v4).ip().family() == 4 && cidr(self.v4).masked() == cidr(self.v4) && cidr(self.v4).prefixLength() >= 8 && cidr(self.v4).prefixLength() <= 30)").message(Message::Expression("\"must be an IPv4 network of /8 to /30 without host bits, as 10.20.0.0/24; got \" + self.v4".into())).field_path(".v4"))]
+#[x_kube(validation = Rule::new("!has(self.v6) || (isCIDR(self.v6) && cidr(self.v6).ip().family() == 6 && cidr(self.v6).masked() == cidr(self.v6) && cidr(self.v6).prefixLength() >= 48 && cidr(self.v6).prefixLength() <= 126)").message(Message::Expression("\"must be an IPv6 network of /48 to /126 without host bits, as fd00:20::/64; got \" + self.v6".into())).field_path(".v6"))]
+#[serde(rename_all = "camelCase")]
+pub struct Subnet {
+    /// An IPv4 network: `10.20.0.0/24`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 18), regex(pattern = CIDR_V4))]
+    pub v4: Option<String>,
+    /// An IPv6 network: `fd00:20::/64`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 43), regex(pattern = CIDR_V6))]
+    pub v6: Option<String>,
+}
+
+/// Models whose labels have all of these.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct LabelSelector {
+    #[schemars(extend("maxProperties" = 16, "minProperties" = 1))]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+/// A port of the nodes on which a selected model runs.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct PublishedPort {
+    #[schemars(range(min = 1, max = 65535))]
+    pub host_port: i32,
+    /// Default: hostPort.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub target_port: Option<i32>,
+    /// TCP (the default) or UDP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<crate::model::Protocol>,
+    pub to: LabelSelector,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Egress {
+    /// Whether what leaves the node gets the node's address.
+    pub masquerade: bool,
+}
+
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Verdict {
+    #[default]
+    Allow,
+    Deny,
+}
+
+/// One direction of new connections; what answers them passes by itself.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("!has(self.ports) || size(self.ports) == 0 || (has(self.protocol) && self.protocol in ['TCP', 'UDP'])").message("ports need protocol TCP or UDP").field_path(".ports"))]
+#[serde(rename_all = "camelCase")]
+pub struct AllowRule {
+    /// For people. Default: its position, as `allow[0]`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub name: Option<String>,
+    pub from: Peer,
+    /// Models of this network. Default: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub to: Option<Target>,
+    /// `80` or `8000-8100`. Default: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(max = 11), regex(pattern = PORT_RANGE)))]
+    pub ports: Vec<String>,
+    /// Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<RuleProtocol>,
+}
+
+/// Where a connection comes from: every field that is set must match. Empty: any model of this network.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("!has(self.cidr) || (!has(self.model) && !has(self.matchLabels) && !has(self.network))").message("cidr is for addresses outside of all networks: it excludes model, matchLabels and network"))]
+#[x_kube(validation = Rule::new("!has(self.cidr) || isCIDR(self.cidr)").message(Message::Expression("\"must be a network such as 192.0.2.0/24, got \" + self.cidr".into())).field_path(".cidr"))]
+#[serde(rename_all = "camelCase")]
+pub struct Peer {
+    /// A Model's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
+    pub model: Option<String>,
+    /// Labels of the model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub match_labels: BTreeMap<String, String>,
+    /// Another Network of this namespace. Default: this one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
+    pub network: Option<String>,
+    /// Addresses outside of all networks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 43))]
+    pub cidr: Option<String>,
+}
+
+/// Models of this network: every field that is set must match.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Target {
+    /// A Model's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
+    pub model: Option<String>,
+    /// Labels of the model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub match_labels: BTreeMap<String, String>,
+}
+
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RuleProtocol {
+    #[serde(rename = "TCP")]
+    Tcp,
+    #[serde(rename = "UDP")]
+    Udp,
+    /// ICMP and ICMPv6.
+    #[serde(rename = "ICMP")]
+    Icmp,
+}
+
+/// How the link between nodes is shared. Rates are bits per second of layer-2 bytes.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Qos {
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub classes: Vec<QosClass>,
+}
+
+/// A share of the link.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[x_kube(validation = Rule::new("!has(self.guarantee) || !has(self.ceiling) || quantity(string(self.guarantee)).compareTo(quantity(string(self.ceiling))) <= 0").message(Message::Expression("\"guarantee \" + string(self.guarantee) + \" exceeds ceiling \" + string(self.ceiling)".into())).field_path(".guarantee"))]
+#[serde(rename_all = "camelCase")]
+pub struct QosClass {
+    #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
+    pub name: String,
+    /// Who is served first when the link is full: 0 before 7.
+    #[schemars(range(min = 0, max = 7))]
+    pub priority: i32,
+    /// Bits per second that it gets whatever others do: `20M`. Default: none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub guarantee: Option<Quantity>,
+    /// Bits per second that it never exceeds. Default: the link's rate.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ceiling: Option<Quantity>,
+    /// The code point that its packets get (RFC 2474).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 63))]
+    pub dscp: Option<i32>,
+    /// What belongs to it: any of these. The first class that matches takes a packet; what none takes shares what is left.
+    #[schemars(length(min = 1, max = 32))]
+    pub selectors: Vec<QosSelector>,
+}
+
+/// Every field that is set must match.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("has(self.model) || has(self.matchLabels) || has(self.port) || has(self.protocol) || has(self.dscp)").message("a selector needs at least one of model, matchLabels, port, protocol and dscp"))]
+#[serde(rename_all = "camelCase")]
+pub struct QosSelector {
+    /// The sending Model's name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253), regex(pattern = NAME))]
+    pub model: Option<String>,
+    /// Labels of the sending model.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 16))]
+    pub match_labels: BTreeMap<String, String>,
+    /// Source or destination port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<RuleProtocol>,
+    /// The code point that the sender set.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0, max = 63))]
+    pub dscp: Option<i32>,
+}
+
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// As the spec says or implies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<NetworkMode>,
+    /// Addresses in use.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub addresses: Option<i64>,
+    /// Nodes on which models of this network run.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub nodes: Vec<NetworkNodeStatus>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
+    pub conditions: Vec<Condition>,
+}
+
+/// A node's part of a network.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct NetworkNodeStatus {
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// Models of this network there.
+    pub models: i32,
+    /// As the node says: `tcx+htb`, `tcx` (no QoS) or `none`.
+    #[schemars(length(max = 63))]
+    pub backend: String,
+    /// Whether its kernel holds the newest rules.
+    pub current: bool,
+}

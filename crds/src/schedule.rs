@@ -1,13 +1,15 @@
-//! Schedule: a real-time task set.
+//! Schedule: a real-time task set, and the proof that it can be met.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
-/// A Go-style duration of whole nanoseconds: `250us`, `10ms`, `1.5s`.
-const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
+use crate::duration;
 
-/// A real-time task set. Not placed by this release: a Package that names one says so in its condition Placed.
+/// A Linux CPU list (cpuset(7), "List format"): `0` or `1-3,5`.
+pub const CPU_LIST: &str = r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$";
+
+/// A real-time task set.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "pullpiri.io",
@@ -19,54 +21,202 @@ const DURATION: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
     namespaced,
     status = "ScheduleStatus",
     derive = "PartialEq",
-    doc = "A real-time task set: period, worst-case execution time and deadline of each task.",
+    doc = "A real-time task set: period, worst-case execution time and deadline of each task. A Package that names it is placed only if every task is proven to meet its deadline.",
+    printcolumn(name = "Algorithm", type_ = "string", json_path = ".spec.algorithm"),
+    printcolumn(
+        name = "Schedulable",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Schedulable\")].status"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.conditions[?(@.type==\"Schedulable\")].message",
+        priority = 1
+    ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
 #[serde(rename_all = "camelCase")]
 pub struct ScheduleSpec {
+    /// How a CPU chooses among its tasks. Default FixedPriority.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub algorithm: Option<Algorithm>,
+    /// Where priorities come from under FixedPriority. Default: Explicit if a task has a priority, else DeadlineMonotonic.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority_assignment: Option<PriorityAssignment>,
+    /// Which of the CPUs that fit a task gets. Default FirstFit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub tasks: Vec<Task>,
 }
 
+/// How a CPU chooses among its tasks.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Algorithm {
+    /// SCHED_FIFO or SCHED_RR, preemptive, a priority per task.
+    #[default]
+    FixedPriority,
+    /// SCHED_DEADLINE.
+    EarliestDeadlineFirst,
+}
+
+/// Where priorities come from under FixedPriority.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum PriorityAssignment {
+    /// As the tasks say; each needs one.
+    #[default]
+    Explicit,
+    /// The shorter the period, the more urgent.
+    RateMonotonic,
+    /// The shorter the deadline, the more urgent.
+    DeadlineMonotonic,
+    /// Audsley's: finds an assignment whenever there is one.
+    Optimal,
+}
+
+/// Which of the CPUs that fit a task gets, tasks being taken by falling utilisation.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placement {
+    /// The first.
+    #[default]
+    FirstFit,
+    /// The fullest.
+    BestFit,
+    /// The emptiest.
+    WorstFit,
+}
+
+/// One task of the set.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("self.wcet.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.wcet".into())).field_path(".wcet"))]
+#[x_kube(validation = Rule::new("self.period.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.period".into())).field_path(".period"))]
+#[x_kube(validation = Rule::new("!has(self.deadline) || self.deadline.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.deadline".into())).field_path(".deadline"))]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Worst-case execution time.
-    #[schemars(length(max = 32), regex(pattern = DURATION))]
+    /// Worst-case execution time of one job.
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
     pub wcet: String,
-    #[schemars(length(max = 32), regex(pattern = DURATION))]
+    /// The least time between two arrivals.
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
     pub period: String,
-    /// Relative to the release. Default: the period.
+    /// Relative to the arrival; may be shorter or longer than the period. Default: the period.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), regex(pattern = DURATION))]
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
     pub deadline: Option<String>,
-    /// The first release after the start of the schedule. Default 0.
+    /// How late a job may be released after it arrived. Default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 32), regex(pattern = DURATION))]
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
+    pub jitter: Option<String>,
+    /// The first arrival after the start of the schedule. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
     pub offset: Option<String>,
+    /// How long less urgent work may hold it up (critical sections, non-preemptive parts). Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
+    pub blocking: Option<String>,
     /// 1–99, larger is more urgent, as in Linux.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 99))]
     pub priority: Option<i32>,
+    /// Default: FIFO under FixedPriority, DEADLINE under EarliestDeadlineFirst.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<SchedulingPolicy>,
-    /// A Linux CPU list: `0` or `1-3,5`.
+    /// A Linux CPU list: `0` or `1-3,5`. Default: any CPU of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 256), regex(pattern = r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$"))]
+    #[schemars(length(max = 256), regex(pattern = CPU_LIST))]
     pub cpus: Option<String>,
+    /// The node it runs on. Default: where the model that it is bound to is placed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub node: Option<String>,
-    /// How many deadlines may be missed.
+    /// What happens when it misses deadlines beyond its budget. Default Notify.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_miss: Option<OnMiss>,
+    /// How many deadlines it may miss before `onMiss`. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 0))]
+    pub miss_budget: Option<i32>,
+    /// The threads that are this task. Default: those named like the task in any container of the package on its node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<TaskTarget>,
+}
+
+/// The threads that a task stands for.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskTarget {
+    /// A Model of the package.
+    #[schemars(length(min = 1, max = 253))]
+    pub model: String,
+    /// One of its containers. Default: the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub container: Option<String>,
+    /// The thread's name (PR_SET_NAME, at most 15 bytes). Default: the container's first thread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 15))]
+    pub thread: Option<String>,
+}
+
+/// A Model's own task, without a Schedule: the task's name is the model's.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[x_kube(validation = Rule::new("self.wcet.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.wcet".into())).field_path(".wcet"))]
+#[x_kube(validation = Rule::new("self.period.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.period".into())).field_path(".period"))]
+#[x_kube(validation = Rule::new("!has(self.deadline) || self.deadline.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.deadline".into())).field_path(".deadline"))]
+#[serde(rename_all = "camelCase")]
+pub struct Realtime {
+    /// One of the model's containers. Default: the first.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63))]
+    pub container: Option<String>,
+    /// The thread's name (PR_SET_NAME, at most 15 bytes). Default: the container's first thread.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 15))]
+    pub thread: Option<String>,
+    /// Worst-case execution time of one job.
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
+    pub wcet: String,
+    /// The least time between two arrivals.
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
+    pub period: String,
+    /// Relative to the arrival. Default: the period.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
+    pub deadline: Option<String>,
+    /// How late a job may be released after it arrived. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
+    pub jitter: Option<String>,
+    /// How long less urgent work may hold it up. Default 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 32), regex(pattern = duration::PATTERN))]
+    pub blocking: Option<String>,
+    /// 1–99, larger is more urgent. Default: by deadline, among the package's tasks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 99))]
+    pub priority: Option<i32>,
+    /// Default FIFO.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<SchedulingPolicy>,
+    /// A Linux CPU list: `0` or `1-3,5`. Default: any CPU of the node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 256), regex(pattern = CPU_LIST))]
+    pub cpus: Option<String>,
+    /// What happens when it misses deadlines beyond its budget. Default Notify.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_miss: Option<OnMiss>,
+    /// How many deadlines it may miss before `onMiss`. Default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub miss_budget: Option<i32>,
 }
 
-#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SchedulingPolicy {
     #[serde(rename = "FIFO")]
     Fifo,
@@ -76,11 +226,58 @@ pub enum SchedulingPolicy {
     Deadline,
 }
 
+/// What happens when a task misses deadlines beyond its budget.
+#[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OnMiss {
+    /// An Event, a condition and a metric.
+    #[default]
+    Notify,
+    /// Its container is restarted as well.
+    Restart,
+    /// Its instance is stopped as well, until its spec changes.
+    Terminate,
+}
+
+/// What was proven of a Schedule.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ScheduleStatus {
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub observed_generation: Option<i64>,
+    /// The Package whose placement was proven last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub package: Option<String>,
+    /// The proof: each task once.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 1024))]
+    pub tasks: Vec<TaskProof>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
     pub conditions: Vec<Condition>,
+}
+
+/// What was proven of one task.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct TaskProof {
+    #[schemars(length(max = 253))]
+    pub name: String,
+    /// The NodeRuntime's name; absent while unplaced.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 253))]
+    pub node: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu: Option<i32>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    /// Worst-case response time from the arrival; absent if it is unbounded.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_time_ns: Option<i64>,
+    pub deadline_ns: i64,
+    /// Deadline less response time; negative if it misses.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slack_ns: Option<i64>,
+    pub schedulable: bool,
 }

@@ -42,6 +42,8 @@ fn instance(name: &str, phase: Option<Phase>) -> Arc<ModelInstance> {
         template: Template::default(),
         run: true,
         epoch: 1,
+        realtime: Vec::new(),
+        network: None,
     };
     let mut instance = ModelInstance::new(name, spec);
     instance.metadata.namespace = Some(world::NS.to_owned());

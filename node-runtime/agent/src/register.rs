@@ -167,6 +167,8 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
     };
     NodeRuntimeStatus {
         capacity,
+        realtime: None,
+        network: None,
         runtimes: facts.runtimes.clone(),
         default_runtime: facts.default_runtime,
         kernel,

@@ -116,6 +116,7 @@ impl Computation<'_> {
             started_at: started_at.map(Timestamp::micro_time),
             containers,
             history,
+            realtime: previous.realtime.clone(),
             conditions,
         }
     }

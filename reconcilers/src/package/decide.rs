@@ -221,6 +221,8 @@ impl<'a> Work<'a> {
             template: template.clone(),
             run: true,
             epoch: self.snapshot.epoch,
+            realtime: Vec::new(),
+            network: None,
         };
         let instance = Box::new(self.build(&name, spec));
         self.additions.push(Action::ApplyInstance { instance, why: "placed" });

@@ -22,6 +22,8 @@ fn instance(spec: ModelSpec) -> ModelInstance {
             template: Template { spec, ..Default::default() },
             run: true,
             epoch: 0,
+            realtime: Vec::new(),
+            network: None,
         },
     );
     instance.metadata.namespace = Some("default".into());

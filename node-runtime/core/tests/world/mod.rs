@@ -56,6 +56,8 @@ pub fn instance(name: &str, spec: ModelSpec) -> ModelInstance {
             template: Template { spec, ..Default::default() },
             run: true,
             epoch: 1,
+            realtime: Vec::new(),
+            network: None,
         },
         status: None,
     }

@@ -1,0 +1,1 @@
+//! BPF programs of the node runtime: loading, attaching, and the maps they share with it.
