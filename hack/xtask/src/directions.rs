@@ -47,6 +47,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("xtask", &["pullpiri-crds"]),
     ("demo-service", &[]),
+    ("brake-and-video", &[]),
 ];
 
 /// The binary and the tests across processes may use everything.
