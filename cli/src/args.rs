@@ -43,6 +43,8 @@ pub(crate) enum Command {
     Crds,
     /// Read or set vehicle signals
     Signal(SignalArgs),
+    /// Show real-time tasks against their proofs, and network classes against their promises
+    Top(Top),
     /// The node's image store
     Image(ImageArgs),
     /// Issue a client certificate for a node or a person, as a kubeconfig on stdout
@@ -83,6 +85,9 @@ pub(crate) struct Workloads {
     /// Stop this node's workloads on SIGTERM instead of leaving them running
     #[arg(long)]
     pub(crate) stop_workloads: bool,
+    /// Serve Prometheus metrics over plain HTTP on this address
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -107,9 +112,6 @@ pub(crate) struct Up {
     pub(crate) node: Option<String>,
     #[command(flatten)]
     pub(crate) workloads: Workloads,
-    /// Serve Prometheus metrics over plain HTTP on this address
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
 #[derive(Args, Debug)]
@@ -149,9 +151,6 @@ pub(crate) struct Node {
     pub(crate) data_dir: PathBuf,
     #[command(flatten)]
     pub(crate) workloads: Workloads,
-    /// Serve Prometheus metrics over plain HTTP on this address
-    #[arg(long, value_name = "ADDR")]
-    pub(crate) metrics_listen: Option<SocketAddr>,
 }
 
 #[derive(Args, Debug)]
@@ -208,6 +207,33 @@ pub(crate) struct Connection {
     /// Default: $KUBECONFIG or ~/.kube/config
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Rates and round trips come from the nodes' metrics (--metrics-listen), tasks from the ModelInstances' status.
+
+Examples:
+  pullpiri top
+  pullpiri top --watch -n chassis")]
+pub(crate) struct Top {
+    /// Only this namespace (default: all)
+    #[arg(short, long, value_name = "NAMESPACE")]
+    pub(crate) namespace: Option<String>,
+    /// Look again every second until Ctrl-C
+    #[arg(short, long)]
+    pub(crate) watch: bool,
+    #[arg(short, long, value_enum, default_value_t = TopOutput::Table)]
+    pub(crate) output: TopOutput,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum TopOutput {
+    Table,
+    /// One object per look
+    Json,
 }
 
 #[derive(Args, Debug)]

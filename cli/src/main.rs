@@ -15,6 +15,7 @@ mod node;
 mod out;
 mod shutdown;
 mod signal;
+mod top;
 mod up;
 mod workloads;
 
@@ -68,6 +69,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         }
         Command::Crds => print_crds()?,
         Command::Signal(arguments) => block_on(signal::run(&arguments.verb))?,
+        Command::Top(arguments) => block_on(top::run(&arguments))?,
         Command::Image(arguments) => image::run(&arguments.verb)?,
         Command::Kubeconfig(arguments) => kubeconfig::run(&arguments)?,
         Command::Completion { shell } => {

@@ -18,6 +18,6 @@ pub(crate) async fn run(arguments: &Node, zygote: Zygote) -> Result<(), Failure>
     let agent =
         workloads::agent(&arguments.name, &arguments.data_dir, &arguments.workloads, zygote, client, &mut registry)
             .await?;
-    metrics::serve(arguments.metrics_listen, Sources::new(registry, None), stop.clone()).await?;
+    metrics::serve(arguments.workloads.metrics_listen, Sources::new(registry, None), stop.clone()).await?;
     agent.run(stop).await.map_err(Failure::from)
 }

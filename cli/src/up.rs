@@ -37,7 +37,7 @@ pub(crate) async fn run(arguments: &Up, zygote: Zygote) -> Result<(), Failure> {
     let data_dir = &arguments.serving.data_dir;
     let agent =
         workloads::agent(&node, data_dir, &arguments.workloads, zygote, server.client(user), &mut registry).await?;
-    metrics::serve(arguments.metrics_listen, Sources::new(registry, Some(server)), stop.clone()).await?;
+    metrics::serve(arguments.workloads.metrics_listen, Sources::new(registry, Some(server)), stop.clone()).await?;
 
     let controllers = tokio::spawn(controllers);
     let ended = agent.run(stop.clone()).await;

@@ -28,6 +28,9 @@ pub(crate) async fn agent(
     let podman: Arc<dyn Runtime> = Arc::new(PodmanRuntime::new(&workloads.podman_socket, &data_dir));
     check(workloads.runtime, &oci, &podman).await?;
     let mut config = Config::new(name, data_dir);
+    // Nobody can ask an unspecified address.
+    config.metrics_address =
+        workloads.metrics_listen.filter(|address| !address.ip().is_unspecified()).map(|address| address.to_string());
     config.stop_workloads = workloads.stop_workloads;
     config.default_adapter = match workloads.runtime {
         RuntimeChoice::Auto => None,

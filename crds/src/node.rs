@@ -81,6 +81,10 @@ pub struct NodeRuntimeStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub cgroups: Option<String>,
+    /// Where its Prometheus metrics are: `host:port`, path `/metrics`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 255))]
+    pub metrics_address: Option<String>,
     /// What it can do in real time; absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub realtime: Option<NodeRealtime>,

@@ -26,6 +26,8 @@ pub struct Config {
     pub labels: BTreeMap<String, String>,
     pub backoff: Backoff,
     pub heartbeat: Heartbeat,
+    /// Where this process serves its metrics, if it does: `host:port`. Told to others as it is.
+    pub metrics_address: Option<String>,
 }
 
 /// How often a node renews its Lease, and for how long that holds. Four renewals may fail before a node is given up.
@@ -52,6 +54,7 @@ impl Config {
             labels: BTreeMap::new(),
             backoff: Backoff::default(),
             heartbeat: Heartbeat::default(),
+            metrics_address: None,
         }
     }
 

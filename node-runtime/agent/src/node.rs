@@ -105,7 +105,8 @@ pub(crate) async fn run(
     let stop = CancellationToken::new();
     let _stop_tasks = stop.clone().drop_guard();
     let (sender, mut messages) = mpsc::channel(MESSAGES);
-    let (facts, facts_receiver) = watch::channel(Facts::default());
+    let (facts, facts_receiver) =
+        watch::channel(Facts { metrics_address: config.metrics_address.clone(), ..Facts::default() });
     let (ledger_failure, mut ledger_failures) = watch::channel(None);
     for runtime in &runtimes {
         tokio::spawn(pods::listen(Arc::clone(runtime), sender.clone(), stop.clone()));

@@ -35,6 +35,8 @@ pub(crate) struct Facts {
     pub default_runtime: Option<Adapter>,
     /// Why the ledger can't be written.
     pub ledger_failure: Option<String>,
+    /// Where this node's metrics are.
+    pub metrics_address: Option<String>,
 }
 
 #[derive(Clone, Debug)]
@@ -167,6 +169,7 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
     };
     NodeRuntimeStatus {
         capacity,
+        metrics_address: facts.metrics_address.clone(),
         realtime: None,
         network: None,
         runtimes: facts.runtimes.clone(),
