@@ -152,6 +152,7 @@ impl View {
 
     fn json(&self) -> Value {
         json!({
+            "time": jiff::Timestamp::now().to_string(),
             "tasks": self.tasks.iter().map(TaskRow::json).collect::<Vec<_>>(),
             "classes": self.classes.iter().map(ClassRow::json).collect::<Vec<_>>(),
         })
