@@ -11,6 +11,7 @@ pub mod clock;
 pub mod files;
 pub mod limits;
 pub mod mount;
+pub mod net;
 pub mod netns;
 pub mod process;
 pub mod signals;
