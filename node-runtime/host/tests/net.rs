@@ -1,5 +1,7 @@
 //! Netlink against the kernel, in network namespaces of the tests' own.
 
+#![allow(clippy::unwrap_used)]
+
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
