@@ -20,6 +20,7 @@ mod ledger;
 mod metrics;
 mod node;
 mod pods;
+mod realtime;
 mod references;
 mod register;
 mod report;

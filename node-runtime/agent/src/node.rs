@@ -32,7 +32,7 @@ use crate::references::References;
 use crate::register::{Facts, Identity};
 use crate::report::{Reporter, Wish, is_older};
 use crate::tell::Teller;
-use crate::{AgentError, Config, heartbeat, host, instances, ledger, pods, register};
+use crate::{AgentError, Config, heartbeat, host, instances, ledger, pods, realtime, register};
 
 /// Messages that may wait before those who send them wait too.
 const MESSAGES: usize = 1024;
@@ -113,6 +113,12 @@ pub(crate) async fn run(
     }
     tokio::spawn(instances::watch(client.clone(), name.clone(), sender.clone(), metrics.clone(), stop.clone()));
     tokio::spawn(heartbeat::beat(client.clone(), name.clone(), config.heartbeat, metrics.clone(), stop.clone()));
+
+    let realtime_facts = facts.clone();
+    tokio::spawn(async move {
+        let found = realtime::probe().await;
+        realtime_facts.send_modify(|facts| facts.realtime = Some(found));
+    });
 
     let volumes = config.data_dir.join("volumes");
     let mut node = Node {

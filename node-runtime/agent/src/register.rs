@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::FIELD_MANAGER;
+use crate::realtime::Capability;
 use crate::retry::{Retry, Verdict, judge};
 
 /// A controller that took the node for lost has just heard its heartbeat again.
@@ -37,6 +38,8 @@ pub(crate) struct Facts {
     pub ledger_failure: Option<String>,
     /// Where this node's metrics are.
     pub metrics_address: Option<String>,
+    /// `None` until it was probed.
+    pub realtime: Option<Capability>,
 }
 
 #[derive(Clone, Debug)]
@@ -167,10 +170,15 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
         Some(failure) => (true, reason::RUNTIME_ERROR, failure.clone()),
         None => (false, reason::AS_DECLARED, "the ledger is written".to_owned()),
     };
+    let mut conditions = vec![condition(kind::READY, ready, known), condition(kind::DEGRADED, degraded, known)];
+    if let Some(Capability { condition: fact, .. }) = &facts.realtime {
+        let holds = fact.status == pullpiri_node_core::realtime::Status::True;
+        conditions.push(condition(kind::REALTIME, (holds, fact.reason, fact.message.clone()), known));
+    }
     NodeRuntimeStatus {
         capacity,
         metrics_address: facts.metrics_address.clone(),
-        realtime: None,
+        realtime: facts.realtime.as_ref().and_then(|realtime| realtime.status.clone()),
         network: None,
         runtimes: facts.runtimes.clone(),
         default_runtime: facts.default_runtime,
@@ -178,7 +186,7 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
         architecture: Some(std::env::consts::ARCH.to_owned()),
         version: Some(env!("CARGO_PKG_VERSION").to_owned()),
         cgroups: Some(cgroups(Path::new("/sys/fs/cgroup")).to_owned()),
-        conditions: vec![condition(kind::READY, ready, known), condition(kind::DEGRADED, degraded, known)],
+        conditions,
     }
 }
 

@@ -6,13 +6,14 @@
 //! * [`snapshot`]: what the agent knows · [`memory`]: what it keeps on disk · [`plan`]: what is to be done
 //! * [`mod@decide`]: from the one to the other · [`status`]: what the API server is told
 //! * [`resolve`]: from a ModelInstance to a [`runtime::PodSpec`] · [`quantity`], [`expand`]: the texts in it
-//! * [`restart`]: restart policy and backoff
+//! * [`restart`]: restart policy and backoff · [`realtime`]: how threads are to be scheduled
 
 pub mod decide;
 pub mod expand;
 pub mod memory;
 pub mod plan;
 pub mod quantity;
+pub mod realtime;
 pub mod resolve;
 pub mod restart;
 pub mod runtime;

@@ -14,6 +14,7 @@ pub mod mount;
 pub mod net;
 pub mod netns;
 pub mod process;
+pub mod sched;
 pub mod signals;
 pub mod socket;
 

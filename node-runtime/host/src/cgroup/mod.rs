@@ -260,7 +260,7 @@ fn make(group: &Path) -> Result<()> {
 }
 
 /// Kernel files are neither made nor truncated.
-fn write(file: &Path, value: &str) -> Result<()> {
+pub(crate) fn write(file: &Path, value: &str) -> Result<()> {
     std::fs::OpenOptions::new()
         .write(true)
         .open(file)
@@ -268,7 +268,7 @@ fn write(file: &Path, value: &str) -> Result<()> {
         .map_err(|e| SysError::io(format!("writing {value:?} to {}", file.display()), e))
 }
 
-fn collect(group: &Path, into: &mut BTreeSet<i32>) -> Result<()> {
+pub(crate) fn collect(group: &Path, into: &mut BTreeSet<i32>) -> Result<()> {
     let attempted = || format!("listing the processes of cgroup {}", group.display());
     match std::fs::read_to_string(group.join("cgroup.procs")) {
         Ok(text) => into.extend(text.lines().filter_map(|l| l.trim().parse::<i32>().ok()).filter(|p| *p > 0)),
@@ -301,7 +301,7 @@ fn remove_tree(group: &Path) -> Result<()> {
     }
 }
 
-fn children(group: &Path) -> std::io::Result<Vec<PathBuf>> {
+pub(crate) fn children(group: &Path) -> std::io::Result<Vec<PathBuf>> {
     let entries = match std::fs::read_dir(group) {
         Ok(entries) => entries,
         Err(e) if is_gone(&e) => return Ok(Vec::new()),
@@ -317,7 +317,7 @@ fn children(group: &Path) -> std::io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-fn is_gone(error: &std::io::Error) -> bool {
+pub(crate) fn is_gone(error: &std::io::Error) -> bool {
     error.kind() == std::io::ErrorKind::NotFound || error.raw_os_error() == Some(libc::ENODEV)
 }
 

@@ -1,0 +1,5 @@
+//! Real time: what this node can do, and the threads that it schedules.
+
+mod capabilities;
+
+pub(crate) use capabilities::{Capability, probe};

@@ -1,0 +1,18 @@
+//! The scheduler, for real-time tasks: policies, affinities, the groups' real-time budgets, exclusive cpusets, memory-locking limits.
+//!
+//! Everything that is written can be read back by a function beside it; what decides what to write is `node-runtime/core::realtime`.
+//! Roots (cgroups, /proc, /sys) are parameters wherever files are written, so that each layout is tested on a directory.
+
+mod affinity;
+mod attributes;
+mod memlock;
+mod probe;
+mod rt_group;
+mod threads;
+
+pub use affinity::{affinity, online_cpus, set_affinity};
+pub use attributes::{set_settings, settings};
+pub use memlock::{MemoryLock, memory_lock, set_memory_lock};
+pub use probe::probe;
+pub use rt_group::RtGroups;
+pub use threads::{Thread, group_of, processes_of, thread, threads_of};
