@@ -95,6 +95,7 @@ pub mod reason {
     pub const SUBNET_OVERLAPS: &str = "SubnetOverlaps";
     pub const POOL_EXHAUSTED: &str = "PoolExhausted";
     pub const GUARANTEE_EXCEEDS_LINK: &str = "GuaranteeExceedsLink";
+    pub const HOST_PORT_TAKEN: &str = "HostPortTaken";
     pub const SELECTOR_UNKNOWN: &str = "SelectorUnknown";
     pub const NETWORK_INVALID: &str = "NetworkInvalid";
     pub const NO_NETWORKING: &str = "NoNetworking";

@@ -85,6 +85,10 @@ pub struct SliceNetwork {
     #[schemars(length(max = 2), inner(length(max = 45)))]
     pub gateways: Vec<String>,
     pub internal: Verdict,
+    /// Whether its models may open connections to addresses outside of all networks.
+    #[serde(default)]
+    pub egress: bool,
+    /// Whether what leaves the node then gets the node's address.
     pub masquerade: bool,
 }
 
