@@ -3,7 +3,8 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/tools.sh
-need_apt gcc:gcc podman:podman runc:runc catatonit:catatonit iptables:iptables /usr/lib/cni/bridge:containernetworking-plugins
+need_apt gcc:gcc podman:podman runc:runc catatonit:catatonit iptables:iptables /usr/lib/cni/bridge:containernetworking-plugins \
+    clang:clang llvm-strip:llvm /usr/include/bpf/bpf_helpers.h:libbpf-dev
 step "building (release)"
 cargo build --quiet --release --package pullpiri --package pullpiri-e2e
 cargo build --quiet --release --package pullpiri-store --example powercut

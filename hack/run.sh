@@ -28,7 +28,7 @@ cleanup() {
 }
 
 build() {
-    need_apt gcc:gcc ip:iproute2 nsenter:util-linux
+    need_apt gcc:gcc ip:iproute2 nsenter:util-linux clang:clang llvm-strip:llvm /usr/include/bpf/bpf_helpers.h:libbpf-dev
     need_kubectl
     step "building pullpiri (release)"
     cargo build --quiet --release --package pullpiri

@@ -15,11 +15,11 @@ fail() {
     exit 1
 }
 
-# need_apt COMMAND:PACKAGE…: installs the packages of the commands that aren't there.
+# need_apt COMMAND:PACKAGE… (or FILE:PACKAGE): installs the packages of the commands and files that aren't there.
 need_apt() {
     local missing=() pair
     for pair in "$@"; do
-        command -v "${pair%%:*}" > /dev/null 2>&1 || missing+=("${pair#*:}")
+        { [[ ${pair} = /* ]] && [ -e "${pair%%:*}" ]; } || command -v "${pair%%:*}" > /dev/null 2>&1 || missing+=("${pair#*:}")
     done
     [ ${#missing[@]} -eq 0 ] && return 0
     [ "$(id -u)" = 0 ] || fail "missing: ${missing[*]}; run as root, or install them first"

@@ -1,1 +1,3 @@
 //! BPF programs of the node runtime: loading, attaching, and the maps they share with it.
+
+pub mod object;
