@@ -11,6 +11,7 @@
 //! Invariants:
 //! * Nothing is decided before every cache has seen a whole list: an object that wasn't listed yet isn't one that doesn't exist.
 //! * The answer to a write enters the cache before the next decision on the same object, so no decision is made on what we overwrote.
+//! * What packages share is given out one plan at a time.
 //! * One object is reconciled by one task at a time; failures come back with a jittered, growing delay of their own.
 //! * Nothing is written that is written already, and there is no periodic resync.
 //!
@@ -23,6 +24,7 @@ mod events;
 mod execute;
 mod metrics;
 mod queue;
+mod sharing;
 pub mod signal;
 mod watch;
 mod world;

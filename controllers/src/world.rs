@@ -2,14 +2,16 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Client, Resource};
 use pullpiri_crds::names::{node_lease, rfc1123};
-use pullpiri_crds::{Claim, Model, ModelInstance, Network, NodeRuntime, Package, Scenario, Volume};
+use pullpiri_crds::node::NodeRealtime;
+use pullpiri_crds::{Claim, Model, ModelInstance, Network, NodeRuntime, Package, Scenario, Schedule, Volume};
 use pullpiri_reconcilers::node::{DEFAULT_LEASE, Heartbeat, Pulse, Snapshot as NodeSnapshot};
+use pullpiri_reconcilers::package::unusable;
 use pullpiri_reconcilers::placement::{NodeView, Readiness, Schedulability};
 
 use crate::Config;
@@ -17,6 +19,7 @@ use crate::cache::{Cache, Change, Key};
 use crate::events::Events;
 use crate::metrics::{ByController, Metrics, Name};
 use crate::queue::Queue;
+use crate::sharing::Sharing;
 use crate::signal::Hub;
 
 /// What of a node matters to placement.
@@ -25,6 +28,7 @@ struct Standing {
     labels: Option<BTreeMap<String, String>>,
     schedulability: Schedulability,
     readiness: Readiness,
+    realtime: Option<NodeRealtime>,
 }
 
 /// The state of the shell.
@@ -40,6 +44,7 @@ pub(crate) struct World {
     pub models: Cache<Model>,
     pub volumes: Cache<Volume>,
     pub networks: Cache<Network>,
+    pub schedules: Cache<Schedule>,
     pub claims: Cache<Claim>,
     pub instances: Cache<ModelInstance>,
     pub nodes: Cache<NodeRuntime>,
@@ -49,6 +54,7 @@ pub(crate) struct World {
     pub package_queue: Queue,
     pub node_queue: Queue,
 
+    pub sharing: Sharing,
     /// What the API server said when it refused instances, by package and by instance.
     refusals: Mutex<HashMap<Key, BTreeMap<String, String>>>,
     following: AtomicBool,
@@ -66,14 +72,33 @@ pub(crate) fn on_node(node: &str) -> String {
     format!("node/{}", rfc1123(node).unwrap_or_default())
 }
 
+/// The term under which everything of a kind in one namespace is filed.
+pub(crate) fn all_of(kind: &str, namespace: Option<&str>) -> String {
+    term(kind, namespace, "")
+}
+
+/// The term under which instances with real-time tasks are filed.
+pub(crate) const TIMED: &str = "timed";
+
+fn instance_terms(instance: &ModelInstance) -> Vec<String> {
+    let namespace = instance.metadata.namespace.as_deref();
+    let spec = &instance.spec;
+    let mut terms = vec![term("package", namespace, &spec.package), on_node(&spec.node_name)];
+    if !spec.realtime.is_empty() {
+        terms.push(TIMED.to_owned());
+    }
+    terms.extend(spec.network.as_ref().map(|network| term("joined", namespace, &network.name)));
+    terms
+}
+
 fn package_terms(package: &Package) -> Vec<String> {
     let namespace = package.metadata.namespace.as_deref();
-    let mut terms = Vec::new();
+    let mut terms = vec![all_of("packages", namespace)];
+    terms.extend(package.spec.schedule.iter().map(|name| term("schedule", namespace, name)));
     for entry in &package.spec.models {
         terms.push(term("model", namespace, &entry.name));
         if let Some(resources) = &entry.resources {
             terms.extend(resources.volume.iter().map(|name| term("volume", namespace, name)));
-            terms.extend(resources.network.iter().map(|name| term("network", namespace, name)));
         }
     }
     terms
@@ -97,16 +122,16 @@ impl World {
             packages: Cache::new(package_terms),
             models: Cache::new(|_| Vec::new()),
             volumes: Cache::new(|_| Vec::new()),
-            networks: Cache::new(|_| Vec::new()),
+            networks: Cache::new(|n| vec![all_of("networks", n.metadata.namespace.as_deref())]),
+            schedules: Cache::new(|_| Vec::new()),
             claims: Cache::new(|c| vec![term("package", c.metadata.namespace.as_deref(), &c.spec.package)]),
-            instances: Cache::new(|i| {
-                vec![term("package", i.metadata.namespace.as_deref(), &i.spec.package), on_node(&i.spec.node_name)]
-            }),
+            instances: Cache::new(instance_terms),
             nodes: Cache::new(|_| Vec::new()),
             leases: Cache::new(|_| Vec::new()),
             scenario_queue: queue(Name::scenario),
             package_queue: queue(Name::package),
             node_queue: queue(Name::node),
+            sharing: Sharing::default(),
             refusals: Mutex::default(),
             following: AtomicBool::new(false),
             heartbeats: Mutex::default(),
@@ -122,6 +147,7 @@ impl World {
             && self.models.synced()
             && self.volumes.synced()
             && self.networks.synced()
+            && self.schedules.synced()
             && self.claims.synced()
             && self.instances.synced()
             && self.nodes.synced()
@@ -181,6 +207,7 @@ impl World {
                     readiness: NodeSnapshot::readiness(&node, self.pulse(&node, now)),
                     schedulability: schedulability(&node),
                     load: self.instances.count(&on_node(&name)),
+                    realtime: realtime(&node),
                     name,
                 }
             })
@@ -215,6 +242,7 @@ impl World {
             labels: node.metadata.labels.clone(),
             schedulability: schedulability(&node),
             readiness: NodeSnapshot::readiness(&node, self.pulse(&node, now)),
+            realtime: realtime(&node),
         });
         let mut standings = lock(&self.standings);
         let changed = standings.get(name) != standing.as_ref();
@@ -242,6 +270,10 @@ impl World {
             self.scenario_queue.add(key);
         }
     }
+}
+
+fn realtime(node: &NodeRuntime) -> Option<NodeRealtime> {
+    node.status.as_ref().and_then(|status| status.realtime.clone())
 }
 
 fn schedulability(node: &NodeRuntime) -> Schedulability {
@@ -283,8 +315,19 @@ impl Observed for Package {
             world.wake_scenarios_of(Some(&key.namespace), &key.name);
             if change.after.is_none() {
                 lock(&world.refusals).remove(&key);
+                world.sharing.forget(&key);
             }
             world.package_queue.add(key);
+        }
+        // Another one may have to write what was proven of their Schedule.
+        let named = |package: &Option<Arc<Self>>| package.as_ref().and_then(|p| p.spec.schedule.clone());
+        if named(&change.before) != named(&change.after) {
+            for package in change.both() {
+                let namespace = package.metadata.namespace.as_deref();
+                if let Some(schedule) = &package.spec.schedule {
+                    world.wake_packages(&term("schedule", namespace, schedule));
+                }
+            }
         }
     }
 }
@@ -321,9 +364,25 @@ impl Observed for Network {
     }
 
     fn changed(world: &World, change: &Change<Self>) {
-        for network in change.both().take(1) {
-            let key = Key::of(&**network);
-            world.wake_packages(&term("network", Some(&key.namespace), &key.name));
+        // Any model may join it by its labels. How many have is nobody's business here.
+        let matters = |network: &Option<Arc<Self>>| network.as_ref().map(|n| (n.spec.clone(), unusable(n)));
+        if matters(&change.before) != matters(&change.after) {
+            for network in change.both().take(1) {
+                world.wake_packages(&all_of("packages", network.metadata.namespace.as_deref()));
+            }
+        }
+    }
+}
+
+impl Observed for Schedule {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.schedules
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for schedule in change.both().take(1) {
+            let key = Key::of(&**schedule);
+            world.wake_packages(&term("schedule", Some(&key.namespace), &key.name));
         }
     }
 }
@@ -353,6 +412,9 @@ impl Observed for ModelInstance {
         for instance in change.both().take(1) {
             let namespace = instance.metadata.namespace.clone().unwrap_or_default();
             world.package_queue.add(Key::new(namespace, instance.spec.package.clone()));
+        }
+        for key in world.sharing.concerned(change) {
+            world.package_queue.add(key);
         }
         // Nobody else lets go of what leaves a node that isn't there any more.
         if let Some(instance) = &change.after

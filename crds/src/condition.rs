@@ -52,7 +52,6 @@ pub mod reason {
     pub const NODE_NOT_FOUND: &str = "NodeNotFound";
     pub const NODE_NOT_READY: &str = "NodeNotReady";
     pub const NO_NODE_MATCHES: &str = "NoNodeMatches";
-    pub const SCHEDULE_UNSUPPORTED: &str = "ScheduleUnsupported";
     pub const POLICY_UNSUPPORTED: &str = "PolicyUnsupported";
     pub const NO_CLAIM: &str = "NoClaim";
     pub const ALL_RESOLVED: &str = "AllResolved";

@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pullpiri_crds::condition::reason;
 use pullpiri_crds::names::same_node;
+use pullpiri_crds::node::NodeRealtime;
 use pullpiri_crds::package::PackageModel;
 
 /// Whether a node's runtime answers.
@@ -41,6 +42,14 @@ pub struct NodeView {
     pub schedulability: Schedulability,
     /// Instances bound to it, of all packages.
     pub load: usize,
+    /// What its kernel admits of real-time work; `None`: nothing.
+    pub realtime: Option<NodeRealtime>,
+}
+
+impl NodeView {
+    const fn usable(&self) -> bool {
+        matches!((self.readiness, self.schedulability), (Readiness::Ready, Schedulability::Open))
+    }
 }
 
 /// Why a model has no place.
@@ -89,6 +98,17 @@ pub enum Place {
     /// A new instance may be bound here.
     Free(String),
     Refused(Refusal),
+}
+
+impl Place {
+    /// The node that is meant, whether it can be had now or not.
+    #[must_use]
+    pub fn node(&self) -> Option<&str> {
+        match self {
+            Self::Bound(node) | Self::Free(node) => Some(node),
+            Self::Refused(refusal) => refusal.node(),
+        }
+    }
 }
 
 /// How many instances each node has, while models of one package are placed one after the other.
@@ -146,7 +166,6 @@ fn at(model: &str, node: &NodeView, bound: &BTreeSet<String>) -> Place {
 }
 
 fn anywhere(model: &str, nodes: &[NodeView], bound: &BTreeSet<String>, loads: &Loads) -> Place {
-    let usable = |node: &&NodeView| node.readiness == Readiness::Ready && node.schedulability == Schedulability::Open;
     // Of several (it was placed by a selector before) one that answers stays.
     let stays = nodes
         .iter()
@@ -155,13 +174,17 @@ fn anywhere(model: &str, nodes: &[NodeView], bound: &BTreeSet<String>, loads: &L
     if let Some(node) = stays {
         return Place::Bound(node.name.clone());
     }
-    let least = nodes
-        .iter()
-        .filter(usable)
-        .min_by_key(|node| (loads.get(&node.name).copied().unwrap_or(node.load), node.name.clone()));
-    match least {
-        Some(node) => Place::Free(node.name.clone()),
+    match candidates(nodes, loads).into_iter().next() {
+        Some(node) => Place::Free(node),
         None if nodes.is_empty() => Place::Refused(Refusal::NoNodes { model: model.to_owned() }),
         None => Place::Refused(Refusal::NoneFree { model: model.to_owned(), nodes: nodes.len() }),
     }
+}
+
+/// The nodes that a model without a node of its own may be bound to, in the order in which they are tried.
+#[must_use]
+pub fn candidates(nodes: &[NodeView], loads: &Loads) -> Vec<String> {
+    let mut usable: Vec<&NodeView> = nodes.iter().filter(|node| node.usable()).collect();
+    usable.sort_by_key(|node| (loads.get(&node.name).copied().unwrap_or(node.load), node.name.clone()));
+    usable.into_iter().map(|node| node.name.clone()).collect()
 }

@@ -7,22 +7,29 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
 use kube::Resource;
-use pullpiri_crds::{ModelInstance, Package};
+use pullpiri_crds::{ModelInstance, Network, Package};
 use pullpiri_reconcilers::field_manager;
-use pullpiri_reconcilers::package::{Action, Snapshot, decide};
+use pullpiri_reconcilers::package::{Action, Plan, Snapshot, decide};
 
 use super::Done;
 use crate::cache::{Cache, Key};
 use crate::execute::{self, Deleted};
-use crate::world::{World, term};
+use crate::world::{TIMED, World, all_of, term};
 use crate::{Class, Error};
 
 pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
     let now = Timestamp::now();
-    let Some(snapshot) = observe(world, &key, now) else {
+    let Some((mut snapshot, mut plan)) = look(world, &key, now) else {
         return Ok(Done::Unchanged);
     };
-    let plan = decide(&snapshot, now);
+    // What others could take at the same time is decided again, and carried out, in turn.
+    let turn = if plan.takes_shared() { Some(world.sharing.turn().await) } else { None };
+    if turn.is_some() {
+        match look(world, &key, now) {
+            Some(again) => (snapshot, plan) = again,
+            None => return Ok(Done::Unchanged),
+        }
+    }
     if let Some(theirs) = plan.superseded_by {
         return Err(Error::Superseded { name: key.to_string(), theirs, ours: world.epoch });
     }
@@ -32,14 +39,29 @@ pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
     let removed = carry_out(world, &key, removals).await;
     // A model that moves must not run in two places because the first couldn't be told.
     let added = if removed.is_ok() { carry_out(world, &key, additions).await } else { Ok(()) };
+    if added.is_ok() {
+        world.sharing.answered(&key);
+    }
+    drop(turn);
     if let Some(status) = plan.status {
         let written =
             execute::apply_status(&world.client, &*snapshot.package, &*status, field_manager::PACKAGE).await?;
         world.observe(written);
     }
+    if let Some((schedule, status)) = snapshot.schedule.as_ref().zip(plan.schedule) {
+        let written = execute::apply_status(&world.client, &**schedule, &*status, field_manager::PACKAGE).await?;
+        world.observe(written);
+    }
     world.events.publish(field_manager::PACKAGE, &*snapshot.package, plan.notices);
     removed.and(added).inspect_err(|error| refuse(world, &snapshot.package, error))?;
     Ok(done)
+}
+
+fn look(world: &World, key: &Key, now: Timestamp) -> Option<(Snapshot, Plan)> {
+    let snapshot = observe(world, key, now)?;
+    let plan = decide(&snapshot, now);
+    world.sharing.decided(key, &plan.starved);
+    Some((snapshot, plan))
 }
 
 /// Carries out independent actions side by side, so that they share the store's commits. Each is tried; the first error counts.
@@ -71,6 +93,9 @@ async fn execute(world: &World, package: &Key, action: Action) -> Result<(), Err
                 Ok(_) | Err(_) => None,
             };
             world.refused(package, key.name, said);
+            if applied.as_ref().is_err_and(|error| error.class() == Class::Transient) {
+                world.sharing.unanswered(package, *instance);
+            }
             let written = applied?;
             tracing::info!(instance = %Key::of(&written), node = written.spec.node_name, run = written.spec.run, why, "applied");
             world.observe(written);
@@ -89,19 +114,56 @@ fn observe(world: &World, key: &Key, now: Timestamp) -> Option<Snapshot> {
     let package = world.packages.get(key)?;
     let namespace = key.namespace.as_str();
     let about = term("package", Some(namespace), &key.name);
-    let models = package.spec.models.iter().map(|entry| &entry.name);
-    let given = || package.spec.models.iter().filter_map(|entry| entry.resources.as_ref());
+    let models = named(&world.models, namespace, package.spec.models.iter().map(|entry| &entry.name));
+    let volumes = package.spec.models.iter().filter_map(|entry| entry.resources.as_ref()?.volume.as_ref());
+    let has_tasks = package.spec.schedule.is_some() || models.values().any(|model| model.spec.realtime.is_some());
+    world.sharing.looks(key, has_tasks);
+    let schedule = package.spec.schedule.as_ref();
+    let networks: BTreeMap<String, Arc<Network>> = world
+        .networks
+        .under(&all_of("networks", Some(namespace)))
+        .into_iter()
+        .filter_map(|network| Some((network.metadata.name.clone()?, network)))
+        .collect();
     Some(Snapshot {
         claims: world.claims.under(&about),
-        models: named(&world.models, namespace, models),
-        volumes: named(&world.volumes, namespace, given().filter_map(|r| r.volume.as_ref())),
-        networks: named(&world.networks, namespace, given().filter_map(|r| r.network.as_ref())),
+        volumes: named(&world.volumes, namespace, volumes),
+        schedule: schedule.and_then(|name| world.schedules.get(&Key::new(namespace, name.clone()))),
+        sharers: schedule.map(|name| sharers(world, key, name)).unwrap_or_default(),
+        neighbours: neighbours(world, key, has_tasks, &networks),
         nodes: world.node_views(now),
         instances: world.instances.under(&about),
         refused: world.refusals(key),
         epoch: world.epoch,
+        models,
+        networks,
         package,
     })
+}
+
+/// The other packages that name the same Schedule.
+fn sharers(world: &World, key: &Key, schedule: &str) -> Vec<String> {
+    let keys = world.packages.keys_under(&term("schedule", Some(&key.namespace), schedule));
+    keys.into_iter().map(|other| other.name).filter(|name| *name != key.name).collect()
+}
+
+/// Instances of other packages that hold something which this one might want.
+fn neighbours(
+    world: &World,
+    key: &Key,
+    has_tasks: bool,
+    networks: &BTreeMap<String, Arc<Network>>,
+) -> Vec<Arc<ModelInstance>> {
+    let timed = if has_tasks { world.instances.under(TIMED) } else { Vec::new() };
+    let joined = networks.keys().flat_map(|name| world.instances.under(&term("joined", Some(&key.namespace), name)));
+    let mut found: BTreeMap<Key, Arc<ModelInstance>> = BTreeMap::new();
+    for instance in timed.into_iter().chain(joined) {
+        let other = Key::of(&*instance);
+        if other.namespace != key.namespace || instance.spec.package != key.name {
+            found.insert(other, instance);
+        }
+    }
+    found.into_values().chain(world.sharing.unknown_to(key)).collect()
 }
 
 fn named<'a, K: Resource>(

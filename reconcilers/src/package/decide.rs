@@ -10,17 +10,22 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use pullpiri_crds::condition::reason;
-use pullpiri_crds::instance::{ModelInstance, ModelInstanceSpec, Phase, Template};
+use pullpiri_crds::instance::{InstanceNetwork, InstanceTask, ModelInstance, ModelInstanceSpec, Phase, Template};
 use pullpiri_crds::names::{LABEL_MODEL, LABEL_NODE, LABEL_PACKAGE, same_node};
 use pullpiri_crds::package::{DesiredRun, DesiredState, PackageModel};
 
+use super::address::{Addresses, Objection};
+use super::admission::{Admission, admission};
 use super::plan::{Action, Plan};
+use super::proof;
+use super::seat::{Instances, Seat, holds, seats};
 use super::snapshot::Snapshot;
 use super::status::{self, Account, Slot, Standing};
-use super::template::{Unresolved, resolve};
+use super::template::Unresolved;
 use crate::claims;
+use crate::conditions::{MESSAGE_LENGTH, Verdict, bounded};
 use crate::naming::{instance_name, label_value};
-use crate::ownership::{self, Ownership};
+use crate::ownership;
 use crate::placement::{self, Place, Readiness};
 
 /// Whether the package should run, and who says so.
@@ -46,15 +51,21 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
         return Plan { superseded_by: Some(epoch), ..Plan::default() };
     }
     let desire = desire(snapshot);
-    let mut work = Work::new(snapshot, &desire);
+    let instances = Instances::of(snapshot);
     let mut loads = placement::loads(&snapshot.nodes);
-    for entry in &package.spec.models {
-        work.model(entry, &mut loads);
+    let mut seats = seats(snapshot, &instances.mine, &mut loads);
+    let admission = admission(snapshot, &mut seats, &instances, &mut loads);
+    let mut work = Work::new(snapshot, &desire, &instances, &admission);
+    for seat in &seats {
+        work.model(seat);
     }
     work.sweep();
-    let Work { removals, additions, account, .. } = work;
+    work.judge();
+    let Work { removals, additions, account, addresses, .. } = work;
     let mut plan = Plan { actions: removals, ..Plan::default() };
     plan.actions.extend(additions);
+    plan.starved = addresses.exhausted;
+    plan.schedule = proof::status(snapshot, &admission, now).map(Box::new);
     let (next, notices) = status::compute(snapshot, &desire, &account, now);
     if package.status.as_ref().is_none_or(|on_record| !status::same(on_record, &next)) {
         plan.status = Some(Box::new(next));
@@ -79,14 +90,8 @@ fn desire(snapshot: &Snapshot) -> Desire {
 }
 
 /// Why a package isn't placed at all, whatever its models are.
-fn unsupported(snapshot: &Snapshot) -> Option<(&'static str, String)> {
-    let spec = &snapshot.package.spec;
-    if let Some(schedule) = &spec.schedule {
-        let message =
-            format!("spec.schedule names {schedule}, but Schedules aren't supported by this release: not placed");
-        return Some((reason::SCHEDULE_UNSUPPORTED, message));
-    }
-    let policy = spec.policy.as_ref()?;
+fn unsupported(snapshot: &Snapshot) -> Option<Objection> {
+    let policy = snapshot.package.spec.policy.as_ref()?;
     let message = format!("spec.policy names {policy}, but Policies aren't supported by this release: not placed");
     Some((reason::POLICY_UNSUPPORTED, message))
 }
@@ -95,10 +100,12 @@ fn unsupported(snapshot: &Snapshot) -> Option<(&'static str, String)> {
 struct Work<'a> {
     snapshot: &'a Snapshot,
     desire: &'a Desire,
-    unsupported: Option<(&'static str, String)>,
+    instances: &'a Instances<'a>,
+    admission: &'a Admission,
+    /// Why nothing new is placed or started.
+    refusal: Option<Objection>,
+    addresses: Addresses<'a>,
     ready: BTreeMap<&'a str, Readiness>,
-    mine: Vec<&'a ModelInstance>,
-    predecessors: Vec<&'a ModelInstance>,
     /// Names of instances that have a slot.
     kept: BTreeSet<&'a str>,
     removals: Vec<Action>,
@@ -107,24 +114,19 @@ struct Work<'a> {
 }
 
 impl<'a> Work<'a> {
-    fn new(snapshot: &'a Snapshot, desire: &'a Desire) -> Self {
-        let (mut mine, mut predecessors) = (Vec::new(), Vec::new());
-        for instance in &snapshot.instances {
-            match ownership::of(&instance.metadata, &*snapshot.package) {
-                Ownership::Mine => mine.push(&**instance),
-                Ownership::Predecessor => predecessors.push(&**instance),
-                Ownership::Foreign => {}
-            }
-        }
-        mine.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
-        predecessors.sort_by(|a, b| a.metadata.name.cmp(&b.metadata.name));
+    fn new(snapshot: &'a Snapshot, desire: &'a Desire, instances: &'a Instances<'a>, admission: &'a Admission) -> Self {
+        let refused = match admission {
+            Admission::Refused { reason, message, .. } => Some((*reason, message.clone())),
+            Admission::Nothing | Admission::Proven { .. } => None,
+        };
         Self {
             snapshot,
             desire,
-            unsupported: unsupported(snapshot),
+            instances,
+            admission,
+            refusal: unsupported(snapshot).or(refused),
+            addresses: Addresses::new(snapshot),
             ready: snapshot.nodes.iter().map(|n| (n.name.as_str(), n.readiness)).collect(),
-            mine,
-            predecessors,
             kept: BTreeSet::new(),
             removals: Vec::new(),
             additions: Vec::new(),
@@ -132,39 +134,29 @@ impl<'a> Work<'a> {
         }
     }
 
-    /// Places one model and accounts for each of its slots.
-    fn model(&mut self, entry: &PackageModel, loads: &mut placement::Loads) {
-        let resolved = resolve(entry, self.snapshot);
-        if let Err(missing) = &resolved {
+    /// Accounts for each of a model's slots.
+    fn model(&mut self, seat: &Seat<'_>) {
+        let entry = seat.entry;
+        if let Err(missing) = &seat.resolved {
             self.account.unresolved.extend(missing.iter().map(|m| (m.reason(), m.to_string())));
         }
-        if let Some(refusal) = &self.unsupported
-            && self.account.unplaced.is_empty()
-        {
-            self.account.unplaced.push(refusal.clone());
-        }
-        let bound: BTreeSet<String> = self
-            .mine
-            .iter()
-            .filter(|i| i.spec.model == entry.name)
-            .filter_map(|i| self.snapshot.nodes.iter().find(|n| same_node(&n.name, &i.spec.node_name)))
-            .map(|node| node.name.clone())
-            .collect();
-        for place in placement::place(entry, &self.snapshot.nodes, &bound, loads) {
-            let slot = match (place, &resolved, &self.unsupported) {
-                (Place::Bound(node), Ok(template), None) => self.slot(entry, &node, template),
-                (Place::Free(node), Ok(template), None) => self.slot(entry, &node, template),
+        for place in &seat.places {
+            let slot = match (place, &seat.resolved, &self.refusal) {
+                (Place::Bound(node) | Place::Free(node), Ok(template), None) => self.slot(seat, node, template),
                 (Place::Bound(node), Err(missing), None) => {
                     let problem = missing.first().map(|m| (m.reason(), join(missing)));
-                    self.keep(entry, &node, problem)
+                    self.keep(entry, node, problem)
                 }
-                (Place::Bound(node), _, Some(refusal)) => self.keep(entry, &node, Some(refusal.clone())),
+                (Place::Bound(node), _, Some(refusal)) => {
+                    let refusal = refusal.clone();
+                    self.keep(entry, node, Some(refusal))
+                }
                 (Place::Free(node), Err(missing), None) => {
                     let reason = missing.first().map_or(reason::MODEL_NOT_FOUND, Unresolved::reason);
-                    Slot::refused(&entry.name, Some(node), reason, join(missing))
+                    Slot::refused(&entry.name, Some(node.clone()), reason, join(missing))
                 }
                 (Place::Free(node), _, Some((reason, message))) => {
-                    Slot::refused(&entry.name, Some(node), reason, message.clone())
+                    Slot::refused(&entry.name, Some(node.clone()), reason, message.clone())
                 }
                 (Place::Refused(refusal), _, _) => {
                     let (reason, message) = (refusal.reason(), refusal.to_string());
@@ -176,8 +168,29 @@ impl<'a> Work<'a> {
         }
     }
 
+    /// What refusals of the whole package come to: what has its place already is placed, whatever became of the proof.
+    fn judge(&mut self) {
+        let in_vain = |slot: &Slot| matches!(slot.standing, Standing::Refused(_));
+        if let Some(refusal) = &self.refusal
+            && (refusal.0 == reason::POLICY_UNSUPPORTED || self.account.slots.iter().any(in_vain))
+        {
+            self.account.unplaced.insert(0, refusal.clone());
+        }
+        self.account.proof = match self.admission {
+            Admission::Nothing => None,
+            Admission::Proven { message, .. } => Some((Verdict::True, reason::PROVEN, message.clone())),
+            Admission::Refused { reason, message, .. } => {
+                let runs = self.instances.mine.iter().any(|i| i.spec.run && !i.spec.realtime.is_empty());
+                let kept = if runs { "; what runs keeps its settings" } else { "" };
+                let room = MESSAGE_LENGTH.saturating_sub(kept.len());
+                Some((Verdict::False, reason, format!("{}{kept}", bounded(message, room))))
+            }
+        };
+    }
+
     /// A slot whose template is known: one instance of that template, or none while an older one is in the way.
-    fn slot(&mut self, entry: &PackageModel, node: &str, template: &Template) -> Slot {
+    fn slot(&mut self, seat: &Seat<'_>, node: &str, template: &Template) -> Slot {
+        let entry = seat.entry;
         let package = self.snapshot.package.metadata.name.clone().unwrap_or_default();
         let name = match instance_name(&package, &entry.name, node, template) {
             Ok(name) => name,
@@ -187,13 +200,13 @@ impl<'a> Work<'a> {
             }
         };
         let here = |i: &&&'a ModelInstance| i.spec.model == entry.name && same_node(&i.spec.node_name, node);
-        let occupants: Vec<&'a ModelInstance> = self.mine.iter().filter(here).copied().collect();
-        let in_the_way = self.predecessors.iter().any(|i| here(&i));
+        let occupants: Vec<&'a ModelInstance> = self.instances.mine.iter().filter(here).copied().collect();
+        let in_the_way = self.instances.predecessors.iter().any(|i| here(&i));
         let (current, outdated): (Vec<_>, Vec<_>) =
             occupants.into_iter().partition(|i| i.metadata.name.as_deref() == Some(name.as_str()) && !leaving(i));
         // An outdated instance has no slot: the sweep removes it.
         if let Some(current) = current.first().copied() {
-            return self.keep_instance(entry, node, current, None);
+            return self.current(seat, node, current);
         }
         if in_the_way || !outdated.is_empty() {
             let (name, reason) = match self.desire.run {
@@ -211,9 +224,12 @@ impl<'a> Work<'a> {
         if taken {
             let message =
                 format!("model {}: instance {name} exists and isn't this package's; it is left alone", entry.name);
-            self.account.unplaced.push((reason::NAME_TAKEN, message.clone()));
-            return Slot::refused(&entry.name, Some(node.to_owned()), reason::NAME_TAKEN, message);
+            return self.refuse(entry, node, (reason::NAME_TAKEN, message));
         }
+        let network = match self.addresses.join(entry, seat.model, None) {
+            Ok(network) => network,
+            Err(objection) => return self.refuse(entry, node, objection),
+        };
         let spec = ModelInstanceSpec {
             package,
             model: entry.name.clone(),
@@ -221,30 +237,64 @@ impl<'a> Work<'a> {
             template: template.clone(),
             run: true,
             epoch: self.snapshot.epoch,
-            realtime: Vec::new(),
-            network: None,
+            realtime: self.admission.settings(&entry.name, node).unwrap_or_default(),
+            network,
         };
         let instance = Box::new(self.build(&name, spec));
         self.additions.push(Action::ApplyInstance { instance, why: "placed" });
         // It is tried again, but until it is accepted this is how things stand.
         if let Some(said) = self.snapshot.refused.get(&name) {
             let message = format!("model {}: the API server refuses instance {name}: {said}", entry.name);
-            self.account.unplaced.push((reason::INSTANCE_REFUSED, message.clone()));
-            return Slot::refused(&entry.name, Some(node.to_owned()), reason::INSTANCE_REFUSED, message);
+            return self.refuse(entry, node, (reason::INSTANCE_REFUSED, message));
         }
         Slot::coming(&entry.name, node, &name, reason::STARTING, "")
     }
 
+    fn refuse(&mut self, entry: &PackageModel, node: &str, (reason, message): Objection) -> Slot {
+        self.account.unplaced.push((reason, message.clone()));
+        Slot::refused(&entry.name, Some(node.to_owned()), reason, message)
+    }
+
+    /// A slot whose instance has the right template: its settings follow in place, its addresses only while it doesn't run.
+    fn current(&mut self, seat: &Seat<'_>, node: &str, instance: &'a ModelInstance) -> Slot {
+        let entry = seat.entry;
+        let mut change = Change { realtime: instance.spec.realtime.clone(), network: instance.spec.network.clone() };
+        if self.desire.run == DesiredRun::Stopped {
+            return self.keep_instance(entry, node, instance, &change, None);
+        }
+        if let Some(realtime) = self.admission.settings(&entry.name, node) {
+            change.realtime = realtime;
+        }
+        match self.addresses.join(entry, seat.model, Some(instance)) {
+            Ok(network) if network == instance.spec.network => {}
+            Ok(network) if !holds(instance) => change.network = network,
+            // What runs has all it needs: it isn't disturbed for a Network that it lost.
+            Ok(None) => {}
+            // To join a Network it has to be made anew; the sweep removes it.
+            Ok(Some(_)) => {
+                let name = instance.metadata.name.as_deref().unwrap_or_default();
+                return Slot::coming(&entry.name, node, name, reason::REPLACING, "it is made anew to join its network");
+            }
+            Err(objection) => return self.keep_instance(entry, node, instance, &change, Some(objection)),
+        }
+        self.keep_instance(entry, node, instance, &change, None)
+    }
+
     /// A slot that has to make do with the instance it has.
-    fn keep(&mut self, entry: &PackageModel, node: &str, problem: Option<(&'static str, String)>) -> Slot {
+    fn keep(&mut self, entry: &PackageModel, node: &str, problem: Option<Objection>) -> Slot {
         let occupant = self
+            .instances
             .mine
             .iter()
             .copied()
             .filter(|i| i.spec.model == entry.name && same_node(&i.spec.node_name, node))
             .min_by_key(|i| leaving(i));
         match (occupant, problem) {
-            (Some(occupant), problem) => self.keep_instance(entry, node, occupant, problem),
+            (Some(occupant), problem) => {
+                let spec = &occupant.spec;
+                let change = Change { realtime: spec.realtime.clone(), network: spec.network.clone() };
+                self.keep_instance(entry, node, occupant, &change, problem)
+            }
             (None, Some((reason, message))) => Slot::refused(&entry.name, Some(node.to_owned()), reason, message),
             (None, None) => Slot::absent(&entry.name, Some(node.to_owned())),
         }
@@ -256,7 +306,8 @@ impl<'a> Work<'a> {
         entry: &PackageModel,
         node: &str,
         instance: &'a ModelInstance,
-        problem: Option<(&'static str, String)>,
+        change: &Change,
+        problem: Option<Objection>,
     ) -> Slot {
         let name = instance.metadata.name.as_deref().unwrap_or_default();
         self.kept.insert(name);
@@ -267,7 +318,9 @@ impl<'a> Work<'a> {
             DesiredRun::Running => problem.is_none() || instance.spec.run,
             DesiredRun::Stopped => false,
         };
-        let spec = ModelInstanceSpec { run, epoch: self.snapshot.epoch, ..instance.spec.clone() };
+        let Change { realtime, network } = change.clone();
+        let changed = realtime != instance.spec.realtime || network != instance.spec.network;
+        let spec = ModelInstanceSpec { run, epoch: self.snapshot.epoch, realtime, network, ..instance.spec.clone() };
         let wanted = self.build(name, spec);
         let ready = self.ready.get(node).copied().unwrap_or(Readiness::Silent);
         let mut slot = Slot::standing(&entry.name, node, instance, ready);
@@ -276,6 +329,8 @@ impl<'a> Work<'a> {
             self.additions.push(Action::ApplyInstance { instance: Box::new(wanted), why });
             slot.standing = Standing::Coming(reason);
             slot.message = None;
+        } else if changed {
+            self.additions.push(Action::ApplyInstance { instance: Box::new(wanted), why: "settings" });
         } else if !ownership::carries(&instance.metadata, &wanted.metadata) {
             self.additions.push(Action::ApplyInstance { instance: Box::new(wanted), why: "labels and owner" });
         }
@@ -290,13 +345,13 @@ impl<'a> Work<'a> {
 
     /// Removes what has no slot.
     fn sweep(&mut self) {
-        for instance in &self.mine {
+        for instance in &self.instances.mine {
             let name = instance.metadata.name.as_deref().unwrap_or_default();
             if !self.kept.contains(name) && !leaving(instance) {
                 self.removals.push(delete(instance, "outdated or no longer asked for"));
             }
         }
-        for instance in self.predecessors.iter().filter(|i| !leaving(i)) {
+        for instance in self.instances.predecessors.iter().filter(|i| !leaving(i)) {
             self.removals.push(delete(instance, "left by an earlier package of this name"));
         }
     }
@@ -315,6 +370,13 @@ impl<'a> Work<'a> {
         };
         instance
     }
+}
+
+/// What may change of an instance in place.
+#[derive(Clone, Debug)]
+struct Change {
+    realtime: Vec<InstanceTask>,
+    network: Option<InstanceNetwork>,
 }
 
 fn leaving(instance: &ModelInstance) -> bool {

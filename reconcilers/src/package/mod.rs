@@ -1,12 +1,19 @@
 //! Package: claims and spec add up to a desired run state; every model gets its nodes; every model on a node gets one ModelInstance.
 
+mod address;
+mod admission;
 mod decide;
 mod plan;
+mod proof;
+mod seat;
 mod snapshot;
 mod status;
+mod tasks;
 mod template;
 
+pub use address::unusable;
 pub use decide::decide;
 pub use plan::{Action, Plan};
+pub use seat::holds;
 pub use snapshot::Snapshot;
 pub use template::{Unresolved, resolve};

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pullpiri_crds::{Claim, Model, ModelInstance, Network, Package, Volume};
+use pullpiri_crds::{Claim, Model, ModelInstance, Network, Package, Schedule, Volume};
 
 use crate::placement::NodeView;
 
@@ -16,11 +16,17 @@ pub struct Snapshot {
     /// What it names and what exists, by name.
     pub models: BTreeMap<String, Arc<Model>>,
     pub volumes: BTreeMap<String, Arc<Volume>>,
+    pub schedule: Option<Arc<Schedule>>,
+    /// The other packages of the namespace that name the same Schedule.
+    pub sharers: Vec<String>,
+    /// Every Network of the namespace, by name.
     pub networks: BTreeMap<String, Arc<Network>>,
     /// Every node.
     pub nodes: Vec<NodeView>,
     /// Every instance whose `spec.package` is its name, whoever owns it.
     pub instances: Vec<Arc<ModelInstance>>,
+    /// Instances of other packages that have real-time tasks, or an address of a Network of the namespace.
+    pub neighbours: Vec<Arc<ModelInstance>>,
     /// What the API server said of instances that it refused when they were last applied, by name.
     pub refused: BTreeMap<String, String>,
     /// The epoch of the leader who decides.

@@ -1,10 +1,11 @@
 //! The status of a package: a function of what each slot amounts to.
 
 use jiff::Timestamp;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use pullpiri_crds::condition::{kind, reason};
 use pullpiri_crds::instance::{ModelInstance, Phase};
 use pullpiri_crds::package::{DesiredRun, ModelStatus, PackageState, PackageStatus};
-use pullpiri_state::{Notice, PackageMachine, Progress, package_path};
+use pullpiri_state::{Notice, PackageMachine, Progress, Severity, package_path};
 
 use super::decide::{Desire, phase};
 use super::snapshot::Snapshot;
@@ -129,6 +130,8 @@ pub(super) struct Account {
     /// Reason and message of each.
     pub unresolved: Vec<(&'static str, String)>,
     pub unplaced: Vec<(&'static str, String)>,
+    /// What real-time admission came to, if there are tasks.
+    pub proof: Option<(Verdict, &'static str, String)>,
 }
 
 impl Account {
@@ -171,7 +174,8 @@ pub(super) fn compute(
         // The path consists of legal events.
         let _ = progress.fire(*event, &at, reason, &note);
     }
-    let (state, history, notices) = progress.finish();
+    let (state, history, mut notices) = progress.finish();
+    notices.extend(disproven(account, &before.conditions));
     let status = PackageStatus {
         observed_generation: generation,
         state,
@@ -188,6 +192,14 @@ pub(super) fn compute(
         ready: Some(ready),
     };
     (status, notices)
+}
+
+/// That a proof doesn't hold is told once, and again when the reason changes.
+fn disproven(account: &Account, on_record: &[Condition]) -> Option<Notice> {
+    let (verdict, reason, message) = account.proof.as_ref()?;
+    let told = conditions::find(on_record, kind::SCHEDULABLE)
+        .is_some_and(|before| before.status == verdict.as_str() && before.reason == *reason);
+    (*verdict == Verdict::False && !told).then(|| Notice { severity: Severity::Warning, reason, note: message.clone() })
 }
 
 /// Whether what is on record is what we would write; what others added to it is left out.
@@ -305,7 +317,7 @@ fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static
         PackageState::Degraded | PackageState::Error => (String::new(), note.clone()),
         PackageState::Idle | PackageState::Running | PackageState::Paused | PackageState::Exited => Default::default(),
     };
-    vec![
+    let mut wanted = vec![
         Wanted::new(kind::READY, verdict(state == PackageState::Running), why, note),
         Wanted::new(
             kind::PROGRESSING,
@@ -316,7 +328,11 @@ fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static
         Wanted::new(kind::DEGRADED, verdict(troubled), if troubled { why } else { reason::AS_DECLARED }, trouble_note),
         summed(kind::RESOLVED, reason::ALL_RESOLVED, &account.unresolved),
         summed(kind::PLACED, reason::ALL_PLACED, &account.unplaced),
-    ]
+    ];
+    if let Some((verdict, reason, message)) = &account.proof {
+        wanted.push(Wanted::new(kind::SCHEDULABLE, *verdict, reason, message.clone()));
+    }
+    wanted
 }
 
 /// A condition that holds if there is nothing against it.

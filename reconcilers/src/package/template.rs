@@ -67,6 +67,8 @@ pub fn resolve(entry: &PackageModel, snapshot: &Snapshot) -> Result<Template, Ve
         return Err(missing);
     };
     let mut spec = model.spec.clone();
+    // Its settings change in place: they are no part of what an instance is.
+    spec.realtime = None;
     if let Some((name, _)) = volume
         && spec.volumes.iter().any(|v| &v.name == name)
     {

@@ -530,9 +530,12 @@ impl Simulation {
             claims: self.caches.claims.values().cloned().collect(),
             models: self.caches.models.clone(),
             volumes: BTreeMap::new(),
+            schedule: None,
+            sharers: Vec::new(),
             networks: BTreeMap::new(),
             nodes,
             instances: self.caches.instances.values().cloned().collect(),
+            neighbours: Vec::new(),
             refused: BTreeMap::new(),
             epoch: 1,
         })

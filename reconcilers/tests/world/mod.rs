@@ -6,11 +6,14 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use pullpiri_crds::Network;
 use pullpiri_crds::claim::{Claim, ClaimSpec};
 use pullpiri_crds::instance::{ModelInstanceStatus, Phase};
 use pullpiri_crds::model::{Container, Model, ModelSpec};
+use pullpiri_crds::node::NodeRealtime;
 use pullpiri_crds::package::{DesiredState, ModelResources, Package, PackageModel, PackageSpec};
 use pullpiri_crds::scenario::{Action, Express, Operands, Scenario, ScenarioCondition, ScenarioSpec, Term};
+use pullpiri_crds::schedule::{Schedule, SchedulingPolicy};
 use pullpiri_reconcilers::placement::{NodeView, Readiness, Schedulability};
 use pullpiri_reconcilers::{package, scenario};
 
@@ -119,6 +122,7 @@ pub fn node(name: &str) -> NodeView {
         readiness: Readiness::Ready,
         schedulability: Schedulability::Open,
         load: 0,
+        realtime: None,
     }
 }
 
@@ -128,12 +132,46 @@ pub fn package_snapshot(package: Package, models: &[Model], nodes: &[NodeView]) 
         claims: Vec::new(),
         models: models.iter().map(|m| (m.metadata.name.clone().unwrap(), Arc::new(m.clone()))).collect(),
         volumes: BTreeMap::new(),
+        schedule: None,
+        sharers: Vec::new(),
         networks: BTreeMap::new(),
         nodes: nodes.to_vec(),
         instances: Vec::new(),
+        neighbours: Vec::new(),
         refused: BTreeMap::new(),
         epoch: 1,
     }
+}
+
+/// A node whose kernel gives containers FIFO, RR and DEADLINE on these CPUs, with 95 % of each.
+pub fn timed(name: &str, cpus: &str) -> NodeView {
+    let realtime = NodeRealtime {
+        cpus: cpus.to_owned(),
+        policies: vec![SchedulingPolicy::Fifo, SchedulingPolicy::RoundRobin, SchedulingPolicy::Deadline],
+        fixed_priority_ppm: 950_000,
+        fixed_priority_window_ns: 1_000_000_000,
+        group_ppm: None,
+        deadline_ppm: 900_000,
+        exclusive_cpusets: true,
+        monitor: true,
+    };
+    NodeView { realtime: Some(realtime), ..node(name) }
+}
+
+/// A Schedule as its manifest is written.
+pub fn schedule(name: &str, spec: serde_json::Value) -> Schedule {
+    let mut schedule = Schedule::new(name, serde_json::from_value(spec).unwrap());
+    schedule.metadata.namespace = Some(NS.to_owned());
+    schedule.metadata.uid = Some(format!("uid-schedule-{name}"));
+    schedule.metadata.generation = Some(1);
+    schedule
+}
+
+pub fn network(name: &str, spec: serde_json::Value) -> Network {
+    let mut network = Network::new(name, serde_json::from_value(spec).unwrap());
+    network.metadata.namespace = Some(NS.to_owned());
+    network.metadata.generation = Some(1);
+    network
 }
 
 pub fn scenario_snapshot(scenario: Scenario, target: Option<Package>) -> scenario::Snapshot {
@@ -168,6 +206,11 @@ pub fn apply_package(snapshot: &mut package::Snapshot, plan: &package::Plan) {
                 }
             }
         }
+    }
+    if let Some((schedule, status)) = snapshot.schedule.as_mut().zip(plan.schedule.as_ref()) {
+        let mut next = (**schedule).clone();
+        next.status = Some((**status).clone());
+        *schedule = Arc::new(next);
     }
     if let Some(status) = &plan.status {
         let mut package = (*snapshot.package).clone();
