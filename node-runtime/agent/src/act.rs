@@ -4,17 +4,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pullpiri_crds::model::Adapter;
 use pullpiri_node_adapters::{Runtime, RuntimeError};
 use pullpiri_node_core::Action;
 use pullpiri_node_core::memory::{Failure, FailureKind};
 use pullpiri_node_core::plan::HostStep;
-use pullpiri_node_core::runtime::{ContainerObserved, PodId, PodObserved};
+use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, PodId, PodObserved};
+use pullpiri_node_host::{SysError, process};
 
 use crate::host;
 use crate::metrics::Metrics;
+
+/// How often, and how long apart, a runtime is asked whether it knows that a process has ended.
+const LOOKS: u32 = 400;
+const LOOK: Duration = Duration::from_millis(5);
 
 /// What was done and how it is now.
 #[derive(Debug)]
@@ -90,6 +95,14 @@ impl Executor {
                     }
                 }
             }
+            Action::EndContainer { pod, adapter, container, pid, grace } => {
+                let runtime = self.get(*adapter)?;
+                let (pid, grace) = (*pid, *grace);
+                let failed = |error: SysError| Failure { kind: FailureKind::Failed, message: error.to_string() };
+                blocking(move || process::end(pid, grace).map_err(failed)).await?;
+                self.until_ended(runtime, pod, container, pid, effects).await;
+                Ok(())
+            }
             Action::StartContainer { pod, adapter, container, attempt } => {
                 let runtime = self.get(*adapter)?;
                 match runtime.start_container(pod, container, *attempt).await {
@@ -128,6 +141,32 @@ impl Executor {
             kind: FailureKind::RuntimeMissing,
             message: format!("this node has no adapter {}", adapter.as_str()),
         })
+    }
+
+    /// Looks until the runtime knows that the container's process has ended, which is a moment after the kernel does.
+    async fn until_ended(
+        &self,
+        runtime: &Arc<dyn Runtime>,
+        id: &PodId,
+        container: &str,
+        pid: u32,
+        effects: &mut Vec<Effect>,
+    ) {
+        for _ in 0..LOOKS {
+            let Ok(pods) = runtime.list().await else { return };
+            let pod = pods.into_iter().find(|pod| pod.id == *id);
+            let runs = pod.as_ref().is_some_and(|pod| {
+                pod.containers.iter().any(|known| {
+                    known.name == container
+                        && matches!(known.state, ContainerStateObserved::Running { pid: now, .. } if now == pid)
+                })
+            });
+            if !runs {
+                effects.push(Effect::Pod(runtime.adapter(), pod));
+                return;
+            }
+            tokio::time::sleep(LOOK).await;
+        }
     }
 
     /// How the pod is now. If the runtime doesn't say, what was known stays.

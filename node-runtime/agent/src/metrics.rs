@@ -22,6 +22,7 @@ pub struct Metrics {
     pub(crate) connected: Gauge,
     pub(crate) events_dropped: Counter,
     pub(crate) ledger_failures: Counter,
+    pub(crate) realtime: crate::realtime::Metrics,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -64,7 +65,9 @@ impl Metrics {
         let start = Histogram::new(exponential_buckets(0.002, 2.0, 14));
         // Microseconds: a pass only computes.
         let pass = Histogram::new(exponential_buckets(0.000_01, 4.0, 8));
+        let node = registry.sub_registry_with_prefix("pullpiri_node");
         let metrics = Self {
+            realtime: crate::realtime::Metrics::register(node),
             instances: Family::default(),
             starts: Counter::default(),
             restarts: Counter::default(),
@@ -76,7 +79,6 @@ impl Metrics {
             events_dropped: Counter::default(),
             ledger_failures: Counter::default(),
         };
-        let node = registry.sub_registry_with_prefix("pullpiri_node");
         node.register("instances", "ModelInstances of this node by phase", metrics.instances.clone());
         node.register("pod_starts", "Pods that were started", metrics.starts.clone());
         node.register("container_restarts", "Containers that were started again", metrics.restarts.clone());

@@ -28,11 +28,12 @@ use crate::act::{Acted, Effect, Executor};
 use crate::instances::Told;
 use crate::metrics::Metrics;
 use crate::pods::{Listed, fold, fold_container};
+use crate::realtime::{self, Realtime};
 use crate::references::References;
 use crate::register::{Facts, Identity};
 use crate::report::{Reporter, Wish, is_older};
 use crate::tell::Teller;
-use crate::{AgentError, Config, heartbeat, host, instances, ledger, pods, realtime, register};
+use crate::{AgentError, Config, heartbeat, host, instances, ledger, pods, register};
 
 /// Messages that may wait before those who send them wait too.
 const MESSAGES: usize = 1024;
@@ -53,6 +54,7 @@ pub(crate) enum Message {
     Acted(PodId, Acted),
     /// As a write of ours left it.
     Written(Box<ModelInstance>),
+    Realtime(realtime::News),
 }
 
 pub(crate) struct Node {
@@ -65,6 +67,7 @@ pub(crate) struct Node {
     messages: mpsc::Sender<Message>,
     teller: Teller,
     references: References,
+    realtime: Realtime,
     facts: watch::Sender<Facts>,
     /// Adapters that haven't answered yet, one way or the other: nothing is decided before.
     unlisted: BTreeSet<Adapter>,
@@ -114,12 +117,6 @@ pub(crate) async fn run(
     tokio::spawn(instances::watch(client.clone(), name.clone(), sender.clone(), metrics.clone(), stop.clone()));
     tokio::spawn(heartbeat::beat(client.clone(), name.clone(), config.heartbeat, metrics.clone(), stop.clone()));
 
-    let realtime_facts = facts.clone();
-    tokio::spawn(async move {
-        let found = realtime::probe().await;
-        realtime_facts.send_modify(|facts| facts.realtime = Some(found));
-    });
-
     let volumes = config.data_dir.join("volumes");
     let mut node = Node {
         snapshot: first_snapshot(&config, &name, &volumes, memories, &runtimes),
@@ -128,6 +125,13 @@ pub(crate) async fn run(
         reporter: Reporter::start(client.clone(), sender.clone(), metrics.clone()),
         teller: Teller::start(client.clone(), name.clone(), metrics.clone()),
         references: References::new(client.clone(), sender.clone()),
+        realtime: Realtime::start(
+            &config.data_dir,
+            sender.clone(),
+            facts.clone(),
+            metrics.realtime.clone(),
+            stop.clone(),
+        ),
         metrics,
         unlisted: runtimes.iter().map(|runtime| runtime.adapter()).collect(),
         runtimes,
@@ -182,7 +186,7 @@ fn first_snapshot(
 ) -> Snapshot {
     let unasked = || AdapterState::Unavailable { message: "it hasn't answered yet".to_owned() };
     let first = runtimes.first().map_or(Adapter::Oci, |runtime| runtime.adapter());
-    let instances = memories.into_iter().map(|(id, memory)| (id, Instance { object: None, memory }));
+    let instances = memories.into_iter().map(|(id, memory)| (id, Instance { object: None, memory, realtime: None }));
     Snapshot {
         now: now(),
         node: NodeFacts {
@@ -245,6 +249,20 @@ impl Node {
                     self.upsert(object, false);
                 }
             }
+            Message::Realtime(news) => self.hear_of_threads(news),
+        }
+    }
+
+    fn hear_of_threads(&mut self, news: realtime::News) {
+        let Some(instance) = self.snapshot.instances.get_mut(&news.id) else { return };
+        if let Some(about) = instance.object.clone().or_else(|| instance.memory.accepted.clone().map(Arc::new)) {
+            for event in &news.events {
+                self.teller.tell(&about, event);
+            }
+        }
+        if news.report.is_some() {
+            instance.realtime = news.report;
+            self.dirty.insert(news.id);
         }
     }
 
@@ -513,6 +531,11 @@ impl Node {
             let plan = decide_one(&self.snapshot, &id);
             self.metrics.pass.observe(began.elapsed().as_secs_f64());
             self.carry_out(&id, plan);
+            self.want_of_threads(&id);
+        }
+        if self.snapshot.synced {
+            let instances = &self.snapshot.instances;
+            self.realtime.retain(|id| instances.contains_key(id));
         }
         if std::mem::take(&mut self.sweep) {
             for action in decide_unknown(&self.snapshot).actions {
@@ -524,6 +547,17 @@ impl Node {
             }
         }
         self.metrics.phases(self.snapshot.instances.values().map(|instance| instance.memory.status.phase));
+    }
+
+    fn want_of_threads(&mut self, id: &PodId) {
+        let wanted = realtime::wanted(&self.snapshot, id);
+        if wanted.is_none()
+            && let Some(instance) = self.snapshot.instances.get_mut(id)
+        {
+            instance.realtime = None;
+        }
+        let known = self.snapshot.instances.get(id).map(|instance| &instance.memory.status.realtime[..]);
+        self.realtime.want(id, wanted, known.unwrap_or_default());
     }
 
     fn carry_out(&mut self, id: &PodId, mut plan: Plan) {
@@ -648,7 +682,9 @@ impl Node {
             // Only what is to be told: nothing is started any more.
             plan.actions.clear();
             self.carry_out(&id, plan);
+            self.want_of_threads(&id);
         }
+        let _ = tokio::time::timeout(Duration::from_secs(2), self.realtime.settled()).await;
     }
 }
 

@@ -9,6 +9,8 @@
 //! * a pod that runs as declared is never touched;
 //! * nothing is removed because of what isn't known (an API server not yet heard, a runtime that doesn't answer).
 
+mod realtime;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -103,6 +105,7 @@ fn desired(snapshot: &Snapshot, instance: &Instance, accepted: Option<&ModelInst
         (Some(object), _) if deleting(object) => Desired::Gone,
         (_, None) => Desired::Gone,
         (_, Some(accepted)) if deleting(accepted) => Desired::Gone,
+        (_, Some(accepted)) if realtime::is_terminated(&instance.memory, accepted) => Desired::Stop,
         (_, Some(accepted)) if accepted.spec.run => Desired::Run,
         (_, Some(_)) => Desired::Stop,
     }
@@ -137,7 +140,8 @@ fn trimmed(object: &ModelInstance) -> ModelInstance {
 
 /// Whether a container ended and its policy doesn't want it back.
 pub(crate) fn is_finished(container: &ContainerMemory, policy: RestartPolicy) -> bool {
-    let exit = container.run.as_ref().and_then(|run| run.exit.as_ref());
+    let run = container.run.as_ref().filter(|run| !run.ended_to_restart);
+    let exit = run.and_then(|run| run.exit.as_ref());
     exit.is_some_and(|exit| !restart::wanted(policy, exit))
 }
 
@@ -177,8 +181,11 @@ impl<'a> Pass<'a> {
 
     fn run(mut self) -> Plan {
         let (accepted, stale) = accept(self.instance);
-        let desired = desired(self.snapshot, self.instance, accepted.as_deref());
+        let mut desired = desired(self.snapshot, self.instance, accepted.as_deref());
         let Some(accepted) = accepted else { return self.leave() };
+        if desired != Desired::Gone {
+            desired = self.decide_termination(desired, &accepted);
+        }
         let uncertain = self.uncertain();
         if desired == Desired::Gone && self.pods().next().is_none() && uncertain.is_none() {
             return self.leave();
@@ -193,7 +200,7 @@ impl<'a> Pass<'a> {
                 Some(blocked) => self.blocked = Some(blocked),
                 None => self.decide_run(&accepted),
             },
-            Desired::Stop => self.decide_removal(&accepted, StopReason::NotWanted, uncertain),
+            Desired::Stop => self.decide_removal(&accepted, self.why_stopped(), uncertain),
             Desired::Gone => self.decide_removal(&accepted, StopReason::Deleted, uncertain),
         }
         self.finish(desired, stale, &accepted)
@@ -364,6 +371,9 @@ impl<'a> Pass<'a> {
             }
             Some(pod) => {
                 self.decide_projection(&resolved);
+                if self.decide_ends(pod, accepted) {
+                    return;
+                }
                 self.decide_restarts(pod, resolved, policy);
             }
         }
@@ -497,6 +507,7 @@ impl<'a> Pass<'a> {
             blocked: self.blocked.as_ref(),
             degraded: &self.degraded,
             backoff,
+            realtime: self.instance.realtime.as_ref(),
         };
         let status = status::compute(&facts, &self.memory);
         for (reason, warning, note) in status::transitions(&self.memory.status, &status) {

@@ -35,8 +35,19 @@ pub struct Memory {
     pub failures: BTreeMap<String, FailureMemory>,
     /// What was written into each projected volume, as a hash.
     pub projected: BTreeMap<String, String>,
+    /// It was stopped because a real-time task missed more deadlines than it may.
+    pub terminated: Option<Terminated>,
     /// As last computed.
     pub status: ModelInstanceStatus,
+}
+
+/// Why an instance is stopped until its spec changes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Terminated {
+    /// Of the spec that it ran under, without the epoch: another leader is no reason to run again.
+    pub spec_hash: String,
+    pub message: String,
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +76,8 @@ pub struct Run {
     pub exit: Option<Exit>,
     /// Its pod isn't there any more: whatever is seen next is another run.
     pub gone: bool,
+    /// It was ended to be started again, whatever its restart policy and its exit code say.
+    pub ended_to_restart: bool,
 }
 
 /// What went wrong with an operation, by what can be done about it.
@@ -181,6 +194,7 @@ fn observe_container(
             pid,
             exit: None,
             gone: false,
+            ended_to_restart: false,
         });
         changes.push(Change::Started {
             container: observed.name.clone(),
@@ -253,6 +267,7 @@ impl Memory {
         let key = match action {
             Action::StartContainer { container, .. } => container.name.clone(),
             Action::StopPod { .. }
+            | Action::EndContainer { .. }
             | Action::RemovePod { .. }
             | Action::RemoveFiles { .. }
             | Action::ProjectFiles { .. }

@@ -78,6 +78,14 @@ pub enum Action {
         spec: Box<PodSpec>,
         steps: Vec<HostStep>,
     },
+    /// SIGTERM to a container's first process, SIGKILL after `grace`, so that it is started again as one that ended by itself is.
+    EndContainer {
+        pod: PodId,
+        adapter: Adapter,
+        container: String,
+        pid: u32,
+        grace: Duration,
+    },
     /// Starts one container of an existing sandbox again.
     StartContainer {
         pod: PodId,
@@ -95,6 +103,7 @@ impl Action {
             | Self::RemovePod { pod, .. }
             | Self::RemoveFiles { pod }
             | Self::ProjectFiles { pod, .. }
+            | Self::EndContainer { pod, .. }
             | Self::StartContainer { pod, .. } => pod,
             Self::RunPod { spec, .. } => &spec.id,
         }
@@ -104,7 +113,9 @@ impl Action {
     #[must_use]
     pub fn removes(&self) -> bool {
         match self {
-            Self::StopPod { .. } | Self::RemovePod { .. } | Self::RemoveFiles { .. } => true,
+            Self::StopPod { .. } | Self::RemovePod { .. } | Self::RemoveFiles { .. } | Self::EndContainer { .. } => {
+                true
+            }
             Self::ProjectFiles { .. } | Self::RunPod { .. } | Self::StartContainer { .. } => false,
         }
     }
@@ -125,6 +136,8 @@ pub enum StopReason {
     Broken,
     /// The instance's pod is on another adapter.
     Duplicate,
+    /// A real-time task of it missed more deadlines than it may.
+    DeadlinesMissed,
 }
 
 impl fmt::Display for StopReason {
@@ -136,6 +149,7 @@ impl fmt::Display for StopReason {
             Self::Outdated => "made from another template",
             Self::Broken => "sandbox lost",
             Self::Duplicate => "also on another adapter",
+            Self::DeadlinesMissed => "a real-time task missed more deadlines than it may",
         })
     }
 }
@@ -275,6 +289,9 @@ impl fmt::Display for Action {
                     write!(f, " [{} {}]", container.name, container.image)?;
                 }
                 write_steps(f, steps)
+            }
+            Self::EndContainer { pod, adapter, container, pid, grace } => {
+                write!(f, "end     {pod} {} {container} pid {pid} grace {} s", adapter.as_str(), grace.as_secs())
             }
             Self::StartContainer { pod, adapter, container, attempt } => {
                 write!(f, "start   {pod} {} {} attempt {attempt}", adapter.as_str(), container.name)

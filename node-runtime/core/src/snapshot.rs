@@ -14,6 +14,7 @@ use pullpiri_crds::model::Adapter;
 use serde::{Deserialize, Serialize};
 
 use crate::memory::Memory;
+use crate::realtime::Report;
 use crate::restart::Backoff;
 use crate::runtime::{PodId, PodObserved, Timestamp};
 
@@ -75,6 +76,8 @@ pub struct Instance {
     pub object: Option<Arc<ModelInstance>>,
     /// What this node remembers of it; the ledger's content.
     pub memory: Memory,
+    /// How its real-time tasks stand; `None` until somebody looked.
+    pub realtime: Option<Report>,
 }
 
 /// A ConfigMap or Secret. As text: `configmap/<namespace>/<name>`.

@@ -5,13 +5,14 @@
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use pullpiri_crds::condition::{kind, reason};
-use pullpiri_crds::instance::{ContainerState, ContainerStatus, Phase};
+use pullpiri_crds::instance::{ContainerState, ContainerStatus, Phase, TaskStatus};
 use pullpiri_crds::model::RestartPolicy;
 use pullpiri_crds::scenario::Transition;
 use pullpiri_crds::{ModelInstance, ModelInstanceStatus};
 
 use crate::decide::{Desired, is_finished};
 use crate::memory::{ContainerMemory, FailureKind, FailureMemory, Memory, Run};
+use crate::realtime::{Fact, Report};
 use crate::restart::{Backoff, wanted};
 use crate::runtime::{ContainerStateObserved, PodObserved, Timestamp};
 
@@ -40,6 +41,7 @@ pub(crate) struct Facts<'a> {
     pub blocked: Option<&'a Blocked>,
     pub degraded: &'a [String],
     pub backoff: &'a Backoff,
+    pub realtime: Option<&'a Report>,
 }
 
 /// The reason that stands on conditions and Events for a failed operation.
@@ -116,7 +118,7 @@ impl Computation<'_> {
             started_at: started_at.map(Timestamp::micro_time),
             containers,
             history,
-            realtime: previous.realtime.clone(),
+            realtime: self.realtime_tasks(),
             conditions,
         }
     }
@@ -208,16 +210,68 @@ impl Computation<'_> {
 
     fn conditions(&self, phase: Phase) -> Vec<Condition> {
         let ready = self.ready(phase);
-        vec![
+        [
             self.condition(kind::ACCEPTED, self.accepted()),
             self.condition(kind::READY, ready),
             self.condition(kind::PROGRESSING, self.progressing()),
             self.condition(kind::DEGRADED, self.degraded()),
         ]
+        .into_iter()
+        .chain(self.realtime_conditions())
+        .collect()
+    }
+
+    /// What is measured; until somebody has looked, what was known of the tasks that there are.
+    fn realtime_tasks(&self) -> Vec<TaskStatus> {
+        let declared = &self.facts.accepted.spec.realtime;
+        let is_declared = |status: &&TaskStatus| declared.iter().any(|task| task.name == status.name);
+        let known = self.facts.realtime.map_or(&self.memory.status.realtime, |report| &report.tasks);
+        known.iter().filter(is_declared).cloned().collect()
+    }
+
+    /// Those of real time: none for an instance without tasks.
+    fn realtime_conditions(&self) -> Vec<Condition> {
+        if self.facts.accepted.spec.realtime.is_empty() {
+            return Vec::new();
+        }
+        if self.facts.desired != Desired::Run {
+            let stopped = Fact::no(reason::STOPPED, "its containers are stopped");
+            let mut conditions = vec![self.fact(kind::REALTIME, &stopped)];
+            if let Some(terminated) = &self.memory.terminated {
+                let message = format!("{}: stopped until its spec changes", terminated.message);
+                conditions.push(self.fact(kind::DEADLINES_MET, &Fact::no(reason::MISS_BUDGET_SPENT, message)));
+            }
+            return conditions;
+        }
+        if let Some(report) = self.facts.realtime {
+            let facts = [
+                (kind::REALTIME, &report.realtime),
+                (kind::DEADLINES_MET, &report.deadlines),
+                (kind::WITHIN_WCET, &report.wcet),
+            ];
+            return facts.into_iter().map(|(type_, fact)| self.fact(type_, fact)).collect();
+        }
+        // Before its first look at what it finds running, an agent has nothing to add.
+        let known = &self.memory.status.conditions;
+        let is_known = |known: &&Condition| {
+            [kind::REALTIME, kind::DEADLINES_MET, kind::WITHIN_WCET].contains(&known.type_.as_str())
+        };
+        let known: Vec<Condition> = known.iter().filter(is_known).cloned().collect();
+        if !known.is_empty() && self.stands().any(|(_, stand)| stand == Stand::Runs) {
+            return known;
+        }
+        vec![self.fact(kind::REALTIME, &Fact::no(reason::STARTING, "its threads haven't been looked at yet"))]
+    }
+
+    fn fact(&self, type_: &str, fact: &Fact) -> Condition {
+        self.stated(type_, fact.status.as_str(), fact.reason, &fact.message)
     }
 
     fn condition(&self, type_: &str, (holds, reason, message): (bool, &str, String)) -> Condition {
-        let status = if holds { "True" } else { "False" };
+        self.stated(type_, if holds { "True" } else { "False" }, reason, &message)
+    }
+
+    fn stated(&self, type_: &str, status: &str, reason: &str, message: &str) -> Condition {
         let previous = self.memory.status.conditions.iter().find(|condition| condition.type_ == type_);
         let since = previous.filter(|previous| previous.status == status).map(|p| p.last_transition_time.clone());
         let observed = self.facts.object.unwrap_or(self.facts.accepted);
@@ -225,7 +279,7 @@ impl Computation<'_> {
             type_: type_.to_owned(),
             status: status.to_owned(),
             reason: reason.to_owned(),
-            message: cut(&message),
+            message: cut(message),
             observed_generation: observed.metadata.generation,
             last_transition_time: since.unwrap_or_else(|| self.facts.now.time()),
         }
@@ -255,7 +309,7 @@ impl Computation<'_> {
             (Desired::Stop | Desired::Gone, None) => {
                 return match self.facts.blocked {
                     Some(blocked) => (false, blocked.reason, blocked.message.clone()),
-                    None => (false, reason::STOPPED, "run is false".to_owned()),
+                    None => self.stopped(),
                 };
             }
         }
@@ -286,6 +340,13 @@ impl Computation<'_> {
         (false, reason::STARTING, "its containers are being started".to_owned())
     }
 
+    fn stopped(&self) -> (bool, &'static str, String) {
+        match &self.memory.terminated {
+            Some(terminated) => (false, reason::MISS_BUDGET_SPENT, terminated.message.clone()),
+            None => (false, reason::STOPPED, "run is false".to_owned()),
+        }
+    }
+
     /// The containers that stand so, with their exit codes.
     fn describe(&self, which: Stand) -> String {
         let line = |(name, _): (&str, Stand)| {
@@ -302,7 +363,7 @@ impl Computation<'_> {
             (Desired::Stop | Desired::Gone, Some(_)) => {
                 return (true, reason::STOPPING, "its containers are being stopped".to_owned());
             }
-            (Desired::Stop | Desired::Gone, None) => return (false, reason::STOPPED, "run is false".to_owned()),
+            (Desired::Stop | Desired::Gone, None) => return self.stopped(),
             (Desired::Run, _) => {}
         }
         if let Some(blocked) = self.facts.blocked {
@@ -372,11 +433,17 @@ pub(crate) fn transitions(
         let condition = status.conditions.iter().find(|condition| condition.type_ == type_)?;
         Some((condition.status.clone(), condition.reason.clone(), condition.message.clone()))
     };
-    for (type_, bad, reason) in [(kind::ACCEPTED, "False", "Refused"), (kind::DEGRADED, "True", "Degraded")] {
+    let watched = [
+        (kind::ACCEPTED, "False", "Refused", None),
+        (kind::DEGRADED, "True", "Degraded", Some(reason::CANNOT_HONOUR)),
+        (kind::REALTIME, "False", reason::NO_REAL_TIME, Some(reason::NO_REAL_TIME)),
+        (kind::WITHIN_WCET, "False", reason::WCET_EXCEEDED, Some(reason::WCET_EXCEEDED)),
+    ];
+    for (type_, bad, reason, only) in watched {
         let (was, is) = (of(before, type_), of(after, type_));
         if let Some((status, why, message)) = is
             && status == bad
-            && (type_ == kind::ACCEPTED || why == reason::CANNOT_HONOUR)
+            && only.is_none_or(|only| why == only)
             && was.is_none_or(|(status, before, _)| (status.as_str(), &before) != (bad, &why))
         {
             told.push((reason, true, format!("{why}: {message}")));

@@ -3,6 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -141,6 +142,25 @@ impl AsRawFd for Pidfd {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+/// SIGTERM, and SIGKILL after `grace`; waits until the process is gone. One that is gone already is no error.
+///
+/// # Errors
+/// ETIMEDOUT: it is stuck in the kernel.
+pub fn end(pid: u32, grace: Duration) -> Result<()> {
+    /// SIGKILL takes no longer, unless the process is stuck in the kernel.
+    const LAST_WAIT: Duration = Duration::from_secs(10);
+    let Some(process) = i32::try_from(pid).ok().and_then(|pid| Pidfd::open(Pid::from_raw(pid)).ok()) else {
+        return Ok(());
+    };
+    for (signal, wait) in [(Signal::SIGTERM, grace), (Signal::SIGKILL, LAST_WAIT)] {
+        process.send_signal(signal)?;
+        if process.wait_ended(u16::try_from(wait.as_millis()).unwrap_or(u16::MAX))? {
+            return Ok(());
+        }
+    }
+    Err(SysError::errno(format!("ending process {pid}"), nix::errno::Errno::ETIMEDOUT))
 }
 
 /// When a process started, in clock ticks since boot: with its id, it names one process of this boot.
@@ -330,6 +350,19 @@ mod tests {
         assert!(pidfd.wait_ended(10_000).unwrap());
         child.wait().unwrap();
         pidfd.send_signal(Signal::SIGKILL).unwrap();
+    }
+
+    #[test]
+    fn a_process_that_ignores_sigterm_is_ended() {
+        for grace in [Duration::ZERO, Duration::from_millis(20)] {
+            let mut child = std::process::Command::new("sh")
+                .args(["-c", "trap '' TERM; while :; do sleep 1; done"])
+                .spawn()
+                .unwrap();
+            end(child.id(), grace).unwrap();
+            assert!(!child.wait().unwrap().success());
+            end(child.id(), grace).unwrap();
+        }
     }
 
     #[test]

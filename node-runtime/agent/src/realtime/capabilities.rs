@@ -4,7 +4,7 @@ use std::path::Path;
 
 use pullpiri_crds::condition::reason;
 use pullpiri_crds::node::NodeRealtime;
-use pullpiri_node_core::realtime::Fact;
+use pullpiri_node_core::realtime::{Cpus, Fact};
 use pullpiri_node_host::cgroup::{Cgroups, DEFAULT_ROOT};
 use pullpiri_node_host::sched;
 
@@ -15,21 +15,33 @@ pub(crate) struct Capability {
     pub condition: Fact,
 }
 
+/// What the kernel side needs to know.
+#[derive(Clone, Debug)]
+pub(crate) struct Found {
+    pub cgroups: Option<Cgroups>,
+    /// Online, and in this process' affinity.
+    pub cpus: Cpus,
+    /// Why deadlines aren't watched.
+    pub monitor: Result<(), String>,
+}
+
 /// Tries everything; some milliseconds of system calls.
-pub(crate) async fn probe() -> Capability {
+pub(crate) async fn probe() -> (Found, Capability) {
     let found = tokio::task::spawn_blocking(|| {
         let cgroups = Cgroups::probe(Path::new(DEFAULT_ROOT)).ok();
         let exclusive = Err("exclusive cpusets aren't made by this version".to_owned());
         let monitor = Err("this version has no monitor".to_owned());
-        sched::probe(cgroups.as_ref(), Path::new("/proc"), Path::new("/sys"), exclusive, monitor)
+        let found = sched::probe(cgroups.as_ref(), Path::new("/proc"), Path::new("/sys"), exclusive, monitor.clone());
+        found.map(|found| (Found { cgroups, cpus: found.cpus.clone(), monitor }, found))
     });
     let why = match found.await {
-        Ok(Ok(found)) => {
-            let (status, condition) = found.node();
-            return Capability { status, condition };
+        Ok(Ok((found, capabilities))) => {
+            let (status, condition) = capabilities.node();
+            return (found, Capability { status, condition });
         }
         Ok(Err(error)) => error.to_string(),
         Err(error) => error.to_string(),
     };
-    Capability { status: None, condition: Fact::no(reason::NO_REAL_TIME, why) }
+    let found = Found { cgroups: None, cpus: Cpus::default(), monitor: Err(why.clone()) };
+    (found, Capability { status: None, condition: Fact::no(reason::NO_REAL_TIME, why) })
 }

@@ -1,15 +1,22 @@
 //! Real time on a node, pure: which thread is which task, what it is to be given, what was somebody else's doing, and what is told of it.
 //!
 //! * [`settings`], [`cpus`]: how a thread is scheduled · [`capabilities`]: what a node can do
+//! * [`mod@bind`]: tasks and threads, to steps · [`mod@report`]: status and conditions
 //!
 //! Times are nanoseconds.
 
+pub mod bind;
 pub mod capabilities;
 pub mod cpus;
+pub mod report;
 pub mod settings;
+#[cfg(test)]
+mod tests;
 
+pub use bind::{Binding, Bound, Given, Held, Step, Thread, ThreadId, Why, bind, budget_ns};
 pub use capabilities::{Capabilities, Groups};
 pub use cpus::Cpus;
+pub use report::{Report, Spent, Standing, report};
 pub use settings::{Policy, Settings};
 
 /// What a condition says.

@@ -157,7 +157,7 @@ impl World {
         self.agent.instances = self
             .disk
             .iter()
-            .map(|(id, memory)| (id.clone(), Instance { object: None, memory: memory.clone() }))
+            .map(|(id, memory)| (id.clone(), Instance { object: None, memory: memory.clone(), realtime: None }))
             .collect();
         self.agent.synced = false;
         self.agent.pods.clear();
@@ -282,6 +282,11 @@ impl World {
                     containers,
                 };
                 self.pods.insert(key, pod);
+            }
+            Action::EndContainer { pod, adapter, container, .. } => {
+                let now = self.now;
+                let pod = self.pods.get_mut(&(pod.clone(), *adapter)).expect("a container is ended in a pod");
+                pod.containers.iter_mut().filter(|c| c.name == *container).for_each(|c| end(c, 143, now));
             }
             Action::StartContainer { pod, adapter, container, attempt } => {
                 let started = self.start(&container.name, *attempt);

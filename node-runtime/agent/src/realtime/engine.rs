@@ -1,0 +1,437 @@
+//! What instances want of the scheduler, held: looked at, given, read back, repaired, given back. Blocking; the task in the module above runs it.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use pullpiri_crds::condition::reason;
+use pullpiri_crds::instance::{InstanceTask, TaskStatus};
+use pullpiri_crds::schedule::SchedulingPolicy;
+use pullpiri_node_core::plan::Event;
+use pullpiri_node_core::realtime::{
+    Binding, Bound, Held, Report, Standing, Step, Thread, Why, bind, budget_ns, report,
+};
+use pullpiri_node_core::runtime::PodId;
+use tokio::time::Instant;
+use tracing::{debug, info, warn};
+
+use super::capabilities::Found;
+use super::kernel::Kernel;
+use super::metrics::{Metrics, TaskLabels};
+use super::state::{self, Holding};
+use super::{News, Order, Wanted};
+
+/// Between looks at threads that are held: somebody else's change is undone within this.
+pub(super) const DRIFT: Duration = Duration::from_millis(400);
+/// The first wait for a thread that isn't there yet; doubled up to [`DRIFT`].
+const FIRST_RESCAN: Duration = Duration::from_millis(2);
+/// Between reports in which only counts changed, and between those that tell of another miss.
+const REPORT: Duration = Duration::from_secs(1);
+const REPORT_MISSES: Duration = Duration::from_millis(200);
+/// After a failure: doubled up to the latter.
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(30);
+
+#[derive(Debug)]
+struct Failure {
+    message: String,
+    count: u32,
+    retry_at: Instant,
+}
+
+#[derive(Debug)]
+struct Instance {
+    /// `None`: everything is to be given back.
+    wanted: Option<Wanted>,
+    holding: Holding,
+    /// Since its container, whose first process it was, started.
+    measured: BTreeMap<String, (i32, TaskStatus)>,
+    bindings: Vec<(String, Binding)>,
+    failures: BTreeMap<String, Failure>,
+    /// To be looked at again.
+    due: Option<Instant>,
+    rescan: Duration,
+    told: Option<(Report, Instant)>,
+    events: Vec<Event>,
+}
+
+#[derive(Debug)]
+pub(super) struct Engine {
+    file: state::File,
+    kernel: Kernel,
+    monitor: Result<(), String>,
+    metrics: Metrics,
+    instances: BTreeMap<PodId, Instance>,
+    /// The kernel refused what this node is said to be able to do.
+    surprised: bool,
+}
+
+impl Engine {
+    pub fn new(file: state::File, found: Found, metrics: Metrics) -> Self {
+        let kernel = Kernel::new(found.cgroups, found.cpus);
+        Self { file, kernel, monitor: found.monitor, metrics, instances: BTreeMap::new(), surprised: false }
+    }
+
+    /// Probed again.
+    pub fn found(&mut self, found: Found) {
+        self.kernel = Kernel::new(found.cgroups, found.cpus);
+    }
+
+    pub fn take_surprise(&mut self) -> bool {
+        std::mem::take(&mut self.surprised)
+    }
+
+    pub fn obey(&mut self, order: Order) {
+        let Order { id, wanted, known } = order;
+        let held = self.file.instances.get(&id);
+        if wanted.is_none() && held.is_none() && !self.instances.contains_key(&id) {
+            return;
+        }
+        let instance = self.instances.entry(id).or_insert_with(|| {
+            let holding = held.cloned().unwrap_or_default();
+            let measured = adopted(&holding, wanted.as_ref(), &known);
+            if let Some(wanted) = &wanted {
+                // They were counted in an earlier life.
+                for (task, (_, status)) in &measured {
+                    let since_repair = TaskStatus { name: task.clone(), ..status.clone() };
+                    self.metrics.count(&labels(wanted, task), &since_repair, &since_repair);
+                }
+            }
+            Instance {
+                wanted: None,
+                holding,
+                measured,
+                bindings: Vec::new(),
+                failures: BTreeMap::new(),
+                due: None,
+                rescan: FIRST_RESCAN,
+                told: None,
+                events: Vec::new(),
+            }
+        });
+        if let Some(old) = &instance.wanted {
+            let goes = |task: &&InstanceTask| {
+                wanted.as_ref().is_none_or(|wanted| wanted.tasks.iter().all(|other| other.name != task.name))
+            };
+            for task in old.tasks.iter().filter(goes) {
+                self.metrics.forget(&labels(old, &task.name));
+                instance.measured.remove(&task.name);
+            }
+        }
+        // What failed may work as it is declared now.
+        instance.failures.clear();
+        instance.wanted = wanted;
+        instance.due = Some(Instant::now());
+        instance.rescan = FIRST_RESCAN;
+    }
+
+    /// When something is to be done again; `None`: nothing is, until an order comes.
+    pub fn next_wake(&self) -> Option<Instant> {
+        let due = self.instances.values().filter_map(|instance| instance.due);
+        let reports = self.instances.values().filter_map(|instance| {
+            let (told, at) = instance.told.as_ref()?;
+            let current = self.report(instance)?;
+            (current != *told).then(|| *at + interval(told, &current))
+        });
+        due.chain(reports).min()
+    }
+
+    /// Does what is due, and tells what is new.
+    pub fn pass(&mut self) -> Vec<News> {
+        let now = Instant::now();
+        let due = |instance: &Instance| instance.due.is_some_and(|due| due <= now);
+        let ids: Vec<PodId> = self.instances.iter().filter(|(_, i)| due(i)).map(|(id, _)| id.clone()).collect();
+        for id in ids {
+            if let Some(mut instance) = self.instances.remove(&id)
+                && self.look(&id, &mut instance, now)
+            {
+                self.instances.insert(id, instance);
+            }
+        }
+        self.news(now)
+    }
+
+    /// Looks at an instance's threads and does what is to be done; whether there is anything left to hold.
+    fn look(&mut self, id: &PodId, instance: &mut Instance, now: Instant) -> bool {
+        let wanted = instance.wanted.clone();
+        let (tasks, containers) = wanted.as_ref().map_or((&[][..], &[][..]), |w| (&w.tasks[..], &w.containers[..]));
+        let threads = self.threads(tasks, containers, &instance.holding.held);
+        let running: Vec<&str> = containers.iter().map(|(name, _)| name.as_str()).collect();
+        let bound = bind(tasks, &running, &threads, &instance.holding.held);
+        self.start_counting(instance, containers, &bound);
+        instance.bindings.clone_from(&bound.bindings);
+        let outcome = self.carry_out(id, instance, tasks, bound, &threads, now);
+        let missing = instance.bindings.iter().any(|(_, binding)| *binding == Binding::Missing);
+        let idle = instance.bindings.iter().all(|(_, binding)| *binding == Binding::NotRunning);
+        instance.due = if missing && instance.rescan < DRIFT {
+            let at = now + instance.rescan;
+            instance.rescan = instance.rescan.saturating_mul(2);
+            Some(at)
+        } else {
+            (!idle || !outcome).then(|| now + DRIFT)
+        };
+        wanted.is_some() || instance.holding != Holding::default()
+    }
+
+    /// The threads that are held, or all of them if those aren't all that is wanted.
+    fn threads(&self, tasks: &[InstanceTask], containers: &[(String, i32)], held: &[Held]) -> Vec<Thread> {
+        let first = |name: &str| containers.iter().find(|(other, _)| other == name).map_or(0, |(_, pid)| *pid);
+        let of_held =
+            held.iter().filter_map(|held| self.kernel.thread(&held.container, first(&held.container), held.thread));
+        let mut threads: Vec<Thread> = of_held.collect();
+        let running: Vec<&str> = containers.iter().map(|(name, _)| name.as_str()).collect();
+        let enough = bind(tasks, &running, &threads, held);
+        if enough.bindings.iter().all(|(_, binding)| *binding != Binding::Missing) {
+            return threads;
+        }
+        for (name, first) in containers {
+            match self.kernel.threads(name, *first) {
+                Ok(found) => threads.extend(found),
+                // It has just ended, or will be looked at again.
+                Err(error) => debug!(container = name, %error, "its threads can't be listed"),
+            }
+        }
+        threads.sort_by_key(|thread| thread.id);
+        threads.dedup_by_key(|thread| thread.id);
+        threads
+    }
+
+    /// A container that was started again counts from zero.
+    fn start_counting(&self, instance: &mut Instance, containers: &[(String, i32)], bound: &Bound) {
+        for (task, binding) in &bound.bindings {
+            let Binding::Thread { container, .. } = binding else { continue };
+            let pid = containers.iter().find(|(name, _)| name == container).map_or(0, |(_, pid)| *pid);
+            let entry = instance.measured.entry(task.clone()).or_default();
+            if entry.0 != pid {
+                *entry = (pid, TaskStatus { name: task.clone(), ..TaskStatus::default() });
+            }
+        }
+    }
+
+    /// Whether all of it worked.
+    fn carry_out(
+        &mut self,
+        id: &PodId,
+        instance: &mut Instance,
+        tasks: &[InstanceTask],
+        bound: Bound,
+        threads: &[Thread],
+        now: Instant,
+    ) -> bool {
+        let mut next = Holding { held: bound.held, ..Holding::default() };
+        next.budgets = if bound.steps.is_empty() && next.held == instance.holding.held {
+            instance.holding.budgets.clone()
+        } else {
+            self.budgets(tasks, &next.held, threads)
+        };
+        next.memory_locks.clone_from(&instance.holding.memory_locks);
+        next.memory_locks.retain(|pid, _| next.held.iter().any(|held| held.thread.pid == *pid));
+        if !bound.steps.is_empty() || next != instance.holding {
+            // Should this process die now, the next one knows.
+            let mut both = next.clone();
+            both.held.extend(instance.holding.held.iter().filter(|h| !next.held.contains(h)).cloned());
+            for (group, us) in &instance.holding.budgets {
+                both.budgets.entry(group.clone()).or_insert(*us);
+            }
+            both.memory_locks.extend(&instance.holding.memory_locks);
+            self.file.keep(id, &both);
+        }
+        let mut worked = true;
+        for step in &bound.steps {
+            if let Step::Restore { thread, before, .. } = step {
+                info!("{step}");
+                if let Err(error) = self.kernel.restore(*thread, before) {
+                    warn!(%id, %error, "a thread can't be given back what it had; tried again");
+                    next.held.extend(instance.holding.held.iter().find(|held| held.thread == *thread).cloned());
+                    worked = false;
+                }
+            }
+        }
+        for (pid, limits) in
+            instance.holding.memory_locks.iter().filter(|(pid, _)| !next.memory_locks.contains_key(pid))
+        {
+            if threads.iter().any(|thread| thread.id.pid == *pid) {
+                self.kernel.restore_memory(*pid, *limits);
+            }
+        }
+        let budgets = self.kernel.set_budgets(&instance.holding.budgets, &next.budgets);
+        if let Err(error) = &budgets {
+            debug!(%id, %error, "a group's real-time budget can't be set");
+            worked = false;
+            for (group, us) in &instance.holding.budgets {
+                next.budgets.entry(group.clone()).or_insert(*us);
+            }
+        }
+        let mut locks = BTreeMap::new();
+        for held in &next.held {
+            let pid = held.thread.pid;
+            if !next.memory_locks.contains_key(&pid) && !locks.contains_key(&pid) {
+                locks.extend(self.kernel.unlock_memory(pid).map(|before| (pid, before)));
+            }
+        }
+        next.memory_locks.append(&mut locks);
+        for step in bound.steps {
+            if let Step::Give { .. } = &step {
+                let refused = budgets.as_ref().err().map(ToString::to_string);
+                worked &= self.give(id, instance, step, &mut next.held, refused, now);
+            }
+        }
+        self.file.keep(id, &next);
+        instance.holding = next;
+        worked
+    }
+
+    /// What each group needs of the processes' groups of `held`.
+    fn budgets(&self, tasks: &[InstanceTask], held: &[Held], threads: &[Thread]) -> BTreeMap<String, u64> {
+        let mut groups: BTreeMap<String, Vec<&InstanceTask>> = BTreeMap::new();
+        for held in held.iter().filter(|held| threads.iter().any(|thread| thread.id == held.thread)) {
+            let task = tasks.iter().find(|task| task.name == held.task);
+            let task = task.filter(|task| task.policy != SchedulingPolicy::Deadline);
+            if let (Some(task), Some(group)) = (task, self.kernel.budget_group(held.thread.pid)) {
+                groups.entry(group).or_default().push(task);
+            }
+        }
+        let needed = |(group, tasks): (String, Vec<&InstanceTask>)| {
+            let window_ns = self.kernel.budget_period_us(&group).saturating_mul(1_000);
+            (group, budget_ns(tasks.into_iter(), window_ns).div_ceil(1_000))
+        };
+        groups.into_iter().map(needed).collect()
+    }
+
+    /// Gives a thread what it is to have; whether it has it.
+    fn give(
+        &mut self,
+        id: &PodId,
+        instance: &mut Instance,
+        step: Step,
+        held: &mut [Held],
+        refused: Option<String>,
+        now: Instant,
+    ) -> bool {
+        let text = step.to_string();
+        let Step::Give { task, container, thread, given, now: was, why } = step else { return true };
+        let held = held.iter_mut().find(|held| held.thread == thread);
+        let waits = instance.failures.get(&task).is_some_and(|failure| failure.retry_at > now);
+        let failed = if waits {
+            None
+        } else {
+            let given =
+                self.kernel.give(thread, &was, &given).map_err(|error| (error.raw_os_error(), error.to_string()));
+            match given {
+                Ok(()) => {
+                    info!("{text}");
+                    instance.failures.remove(&task);
+                    self.gave(id, instance, &task, &why, text);
+                    return true;
+                }
+                // It has ended meanwhile.
+                Err(_) if self.kernel.thread(&container, 0, thread).is_none() => return true,
+                Err((_, message)) => Some(match refused {
+                    Some(refused) => format!("{message}; {refused}"),
+                    None => message,
+                }),
+            }
+        };
+        if let Some(held) = held {
+            // What it has isn't what it was given: that is no drift.
+            held.given = was;
+        }
+        if let Some(message) = failed {
+            let count = instance.failures.get(&task).map_or(0, |failure| failure.count).saturating_add(1);
+            if count == 1 {
+                warn!(%id, task, error = message, "a thread can't be given what its task declares");
+                self.surprised = true;
+            }
+            let delay = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(count.saturating_sub(1))).min(MAX_RETRY);
+            instance.failures.insert(task, Failure { message, count, retry_at: now + delay });
+        }
+        false
+    }
+
+    /// Counts and tells it.
+    fn gave(&self, id: &PodId, instance: &mut Instance, task: &str, why: &Why, text: String) {
+        let drifted = matches!(why, Why::Drifted(_));
+        if drifted && let (Some(wanted), Some((_, status))) = (&instance.wanted, instance.measured.get_mut(task)) {
+            let before = status.clone();
+            status.repairs = status.repairs.saturating_add(1);
+            self.metrics.count(&labels(wanted, task), &before, status);
+        }
+        let reason = if drifted { reason::DRIFT_REPAIRED } else { reason::APPLIED };
+        let note = text.trim_start_matches("give").trim_start().to_owned();
+        instance.events.push(Event { pod: id.clone(), reason, warning: drifted, note });
+    }
+
+    fn report(&self, instance: &Instance) -> Option<Report> {
+        let wanted = instance.wanted.as_ref()?;
+        let standing = |task: &InstanceTask| Standing {
+            binding: instance
+                .bindings
+                .iter()
+                .find(|(name, _)| *name == task.name)
+                .map_or(Binding::NotRunning, |(_, binding)| binding.clone()),
+            failure: instance.failures.get(&task.name).map(|failure| failure.message.clone()),
+            measured: instance.measured.get(&task.name).map(|(_, status)| status.clone()).unwrap_or_default(),
+        };
+        let standings: Vec<Standing> = wanted.tasks.iter().map(standing).collect();
+        let containers: Vec<(&str, i32)> = wanted.containers.iter().map(|(name, pid)| (name.as_str(), *pid)).collect();
+        let monitor = self.monitor.as_ref().map(|_| ()).map_err(String::as_str);
+        Some(report(wanted.generation, &wanted.tasks, &standings, &containers, monitor))
+    }
+
+    /// What is to be told now.
+    fn news(&mut self, now: Instant) -> Vec<News> {
+        let mut news = Vec::new();
+        let ids: Vec<PodId> = self.instances.keys().cloned().collect();
+        for id in ids {
+            let Some(instance) = self.instances.get(&id) else { continue };
+            let current = self.report(instance);
+            let Some(instance) = self.instances.get_mut(&id) else { continue };
+            let is_due = match (&current, &instance.told) {
+                (None, _) => false,
+                (Some(_), None) => true,
+                (Some(current), Some((told, at))) => current != told && now >= *at + interval(told, current),
+            };
+            let report = current.filter(|_| is_due);
+            if let Some(report) = &report {
+                instance.told = Some((report.clone(), now));
+            }
+            let events = std::mem::take(&mut instance.events);
+            if report.is_some() || !events.is_empty() {
+                news.push(News { id, report, events });
+            }
+        }
+        news
+    }
+}
+
+/// How long after one report another may follow.
+fn interval(told: &Report, current: &Report) -> Duration {
+    let misses = |report: &Report| report.tasks.iter().map(|task| task.misses).sum::<i64>();
+    let counts_only = told.realtime == current.realtime
+        && told.generation == current.generation
+        && told.deadlines.status == current.deadlines.status
+        && told.wcet.status == current.wcet.status
+        && told.spent.len() == current.spent.len();
+    match (counts_only, misses(told) == misses(current)) {
+        (false, _) => Duration::ZERO,
+        (true, false) => REPORT_MISSES,
+        (true, true) => REPORT,
+    }
+}
+
+/// What was measured of the threads that an earlier life of this process held, and that are therefore still the same.
+fn adopted(holding: &Holding, wanted: Option<&Wanted>, known: &[TaskStatus]) -> BTreeMap<String, (i32, TaskStatus)> {
+    let mut measured = BTreeMap::new();
+    for held in &holding.held {
+        let containers = wanted.map(|wanted| wanted.containers.as_slice()).unwrap_or_default();
+        let pid = containers.iter().find(|(name, _)| *name == held.container).map(|(_, pid)| *pid);
+        let status = known.iter().find(|status| status.name == held.task);
+        if let (Some(pid), Some(status)) = (pid, status) {
+            measured.insert(held.task.clone(), (pid, status.clone()));
+        }
+    }
+    measured
+}
+
+pub(super) fn labels(wanted: &Wanted, task: &str) -> TaskLabels {
+    TaskLabels { namespace: wanted.namespace.clone(), instance: wanted.name.clone(), task: task.to_owned() }
+}
