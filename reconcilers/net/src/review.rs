@@ -1,0 +1,238 @@
+//! Whether Networks may be: each on its own, and among the others.
+//!
+//! A Network is applied as a whole or not at all; its last valid state isn't kept, so what a person reads is what the kernels hold. Of two that
+//! exclude each other the older one stays: what is new can't take from what runs.
+//!
+//! One thing is judged apart: guarantees that exceed a node's link. A link that negotiates down must not cut off what it carries; so then
+//! the Network's classes are applied nowhere, and its addresses and rules stay.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use pullpiri_crds::Network;
+use pullpiri_crds::condition::reason;
+use pullpiri_crds::network::NetworkMode;
+
+use crate::compile::{Inputs, MAX_CLASSES};
+use crate::declared::{self, Declared, Source, name_of};
+use crate::ipam;
+use crate::members::{Member, runtime};
+use crate::prefix::Prefix;
+use crate::{FieldError, ObjectName};
+
+/// Why something isn't as declared: a reason of `pullpiri_crds::condition` and a sentence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    pub reason: &'static str,
+    pub message: String,
+}
+
+impl Problem {
+    fn new(reason: &'static str, message: impl Into<String>) -> Self {
+        Self { reason, message: message.into() }
+    }
+}
+
+impl From<FieldError> for Problem {
+    fn from(error: FieldError) -> Self {
+        Self::new(reason::NETWORK_INVALID, error.to_string())
+    }
+}
+
+/// What is to be said of a Network.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Review {
+    pub mode: NetworkMode,
+    /// Why it isn't applied. Its models then reach nothing.
+    pub invalid: Vec<Problem>,
+    /// Why its classes aren't applied, anywhere.
+    pub unshared: Option<Problem>,
+    /// Selectors and rules that name what isn't there: they have no effect until it is.
+    pub unresolved: Vec<String>,
+    /// Published ports that lead nowhere, and addresses that can't be used.
+    pub degraded: Vec<Problem>,
+    /// Its instances by node, and their addresses.
+    pub members: BTreeMap<String, u32>,
+    pub addresses: u32,
+    /// Whether nodes have something to do for it.
+    pub enforced: bool,
+}
+
+/// The outcome of the first look: who is valid, and what is to be said.
+pub(crate) struct Reviewed {
+    pub valid: BTreeMap<ObjectName, Declared>,
+    pub reviews: BTreeMap<ObjectName, Review>,
+    /// The valid ones, oldest first.
+    pub by_age: Vec<ObjectName>,
+}
+
+pub(crate) fn review(inputs: &Inputs<'_>, members: &[Member<'_>]) -> Reviewed {
+    let mut networks: Vec<&Network> = inputs.networks.clone();
+    networks.sort_by_key(|network| (&network.metadata.creation_timestamp, name_of(network)));
+    let mut reviewed = Reviewed { valid: BTreeMap::new(), reviews: BTreeMap::new(), by_age: Vec::new() };
+    let uplinks = uplinks(inputs);
+    for network in networks {
+        let name = name_of(network);
+        let mut review = Review {
+            mode: ipam::mode(&network.spec),
+            invalid: Vec::new(),
+            unshared: None,
+            unresolved: Vec::new(),
+            degraded: Vec::new(),
+            members: BTreeMap::new(),
+            addresses: 0,
+            enforced: false,
+        };
+        for member in members.iter().filter(|member| member.network == name) {
+            *review.members.entry(member.node.clone()).or_default() += 1;
+            review.addresses += u32::try_from(member.addresses.len()).unwrap_or(0);
+        }
+        match declared::read(network) {
+            Err(errors) => review.invalid = errors.into_iter().map(Problem::from).collect(),
+            Ok(declared) => {
+                review.invalid = overlaps(&declared, &reviewed, &uplinks);
+                if review.invalid.is_empty() {
+                    review.enforced = declared.mode == NetworkMode::Bridge || !declared.classes.is_empty();
+                    reviewed.by_age.push(name.clone());
+                    reviewed.valid.insert(name.clone(), declared);
+                }
+            }
+        }
+        reviewed.reviews.insert(name, review);
+    }
+    share_links(inputs, &mut reviewed);
+    unresolved(inputs, members, &mut reviewed);
+    reviewed
+}
+
+/// The addresses that nodes have on their links.
+fn uplinks(inputs: &Inputs<'_>) -> BTreeSet<(IpAddr, String)> {
+    let mut found = BTreeSet::new();
+    for node in &inputs.nodes {
+        let name = node.metadata.name.clone().unwrap_or_default();
+        let network = node.status.as_ref().and_then(|status| status.network.as_ref());
+        for address in network.iter().flat_map(|network| &network.addresses) {
+            if let Ok(address) = address.parse() {
+                found.insert((address, name.clone()));
+            }
+        }
+    }
+    found
+}
+
+fn overlaps(declared: &Declared, older: &Reviewed, uplinks: &BTreeSet<(IpAddr, String)>) -> Vec<Problem> {
+    let Some(pool) = &declared.pool else { return Vec::new() };
+    let mut problems = Vec::new();
+    let field = |prefix: &Prefix| match prefix.family() {
+        crate::prefix::Family::V4 => "spec.subnet.v4",
+        crate::prefix::Family::V6 => "spec.subnet.v6",
+    };
+    for name in &older.by_age {
+        let theirs = older.valid.get(name).and_then(|other| other.pool.as_ref());
+        if let Some((ours, theirs)) = theirs.and_then(|theirs| ipam::overlap(pool, theirs)) {
+            let message = format!("{}: {ours} overlaps {theirs} of Network {name}, which is older", field(&ours));
+            problems.push(Problem::new(reason::SUBNET_OVERLAPS, message));
+        }
+    }
+    for (address, node) in uplinks {
+        if let Some(prefix) = pool.prefixes().iter().find(|prefix| prefix.contains(*address)) {
+            let message = format!("{}: {prefix} holds {address}, the address of node {node}", field(prefix));
+            problems.push(Problem::new(reason::SUBNET_OVERLAPS, message));
+        }
+    }
+    problems
+}
+
+/// Takes the classes from Networks whose guarantees don't fit beside those of older ones.
+fn share_links(inputs: &Inputs<'_>, reviewed: &mut Reviewed) {
+    let mut promised: BTreeMap<String, u64> = BTreeMap::new();
+    let mut classes: BTreeMap<String, usize> = BTreeMap::new();
+    for name in reviewed.by_age.clone() {
+        let (Some(declared), Some(review)) = (reviewed.valid.get_mut(&name), reviewed.reviews.get_mut(&name)) else {
+            continue;
+        };
+        if declared.classes.is_empty() {
+            continue;
+        }
+        let own = declared.classes.iter().fold(0_u64, |sum, class| sum.saturating_add(class.guarantee_bps));
+        let problem = review.members.keys().find_map(|node| {
+            let network = runtime(inputs, node)?.status.as_ref()?.network.as_ref()?;
+            let link = network.link_bps.and_then(|bps| u64::try_from(bps).ok())?;
+            let others = promised.get(node).copied().unwrap_or(0);
+            (own.saturating_add(others) > link).then(|| {
+                let message = format!(
+                    "spec.qos: guarantees of {own} bit/s and {others} bit/s of older Networks exceed the link of node {node}, which has \
+                     {link} bit/s; no class of this Network is applied"
+                );
+                Problem::new(reason::GUARANTEE_EXCEEDS_LINK, message)
+            })
+        });
+        let crowded = || {
+            review.members.keys().find_map(|node| {
+                let all = classes.get(node).copied().unwrap_or(0) + declared.classes.len();
+                (all > MAX_CLASSES).then(|| {
+                    let message = format!("spec.qos: node {node} would have {all} classes; {MAX_CLASSES} are possible");
+                    Problem::new(reason::NETWORK_INVALID, message)
+                })
+            })
+        };
+        match problem.or_else(crowded) {
+            Some(problem) => {
+                review.unshared = Some(problem);
+                review.enforced = declared.mode == NetworkMode::Bridge;
+                declared.classes.clear();
+            }
+            None => {
+                for node in review.members.keys() {
+                    let sum = promised.entry(node.clone()).or_default();
+                    *sum = sum.saturating_add(own);
+                    *classes.entry(node.clone()).or_default() += declared.classes.len();
+                }
+            }
+        }
+    }
+}
+
+/// Finds what rules and selectors name and what isn't there.
+fn unresolved(inputs: &Inputs<'_>, members: &[Member<'_>], reviewed: &mut Reviewed) {
+    let mut models: BTreeSet<(&str, &str)> =
+        inputs.models.iter().map(|name| (name.namespace.as_str(), name.name.as_str())).collect();
+    models.extend(members.iter().map(|member| (member.instance.namespace.as_str(), member.model)));
+    let reviews = &mut reviewed.reviews;
+    for (name, declared) in &reviewed.valid {
+        let unknown = |field: String, model: &Option<String>| {
+            let model = model.as_deref()?;
+            let known = models.contains(&(name.namespace.as_str(), model));
+            (!known).then(|| format!("{field}: model {model} doesn't exist"))
+        };
+        let mut found = Vec::new();
+        for rule in &declared.rules {
+            if let Source::Models { network, selector } = &rule.from {
+                found.extend(unknown(format!("rule {} from.model", rule.name), &selector.model));
+                if let Some(problem) = network.as_ref().and_then(|other| source_network(name, other, &reviewed.valid)) {
+                    found.push(format!("rule {} from.network: {problem}", rule.name));
+                }
+            }
+            found.extend(unknown(format!("rule {} to.model", rule.name), &rule.to.model));
+        }
+        for class in &declared.classes {
+            for selector in &class.selectors {
+                found.extend(unknown(format!("class {} selectors.model", class.name), &selector.sender.model));
+            }
+        }
+        if let Some(review) = reviews.get_mut(name) {
+            review.unresolved = found;
+        }
+    }
+}
+
+/// Why models of another network can't be let in by name.
+fn source_network(own: &ObjectName, other: &str, valid: &BTreeMap<ObjectName, Declared>) -> Option<String> {
+    match valid.get(&ObjectName::new(&own.namespace, other)) {
+        None => Some(format!("network {other} doesn't exist or isn't valid")),
+        Some(network) if network.mode == NetworkMode::Host => {
+            Some(format!("network {other} is the node's own: its models have no addresses to tell them by"))
+        }
+        Some(_) => None,
+    }
+}
