@@ -1,0 +1,252 @@
+//! The CPUs of a request while it is being placed: who is on them, what the analysis says with one task more, what their kernels say.
+//!
+//! A CPU has tasks of one class: FIFO and RR, or DEADLINE. On Linux the second need the CPU set apart for them.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::budget::Budget;
+use crate::edf::{self, Demand};
+use crate::fp::{self, Ranked};
+use crate::kernel;
+use crate::load::{Load, Utilisation, Wcrt};
+use crate::priorities::{Candidate, assign};
+use crate::proof::CpuTask;
+use crate::spuri;
+use crate::task::{Node, Task};
+use crate::{Policy, PriorityAssignment};
+
+/// Which of the two schedulers a CPU has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Class {
+    FixedPriority,
+    Deadline,
+}
+
+pub(crate) const fn class_of(policy: Policy) -> Class {
+    match policy {
+        Policy::Fifo | Policy::RoundRobin => Class::FixedPriority,
+        Policy::Deadline => Class::Deadline,
+    }
+}
+
+/// A task on a CPU.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Member<'a> {
+    pub(crate) who: CpuTask,
+    pub(crate) task: &'a Task,
+    /// The priority that it keeps.
+    pub(crate) fixed: Option<u8>,
+}
+
+/// One CPU of one node.
+#[derive(Clone, Debug)]
+pub(crate) struct Bin<'a> {
+    pub(crate) node: &'a Node,
+    pub(crate) cpu: u32,
+    /// False for a CPU that only existing tasks are on: the node doesn't offer it (any more).
+    pub(crate) offered: bool,
+    pub(crate) members: Vec<Member<'a>>,
+    /// What each group needs of a window here; kept for nodes that limit groups.
+    pub(crate) groups: BTreeMap<&'a str, u64>,
+}
+
+/// What the analysis says of the members of one CPU; everything is in the order of members.
+#[derive(Clone, Debug)]
+pub(crate) struct Analysis {
+    pub(crate) class: Class,
+    pub(crate) loads: Vec<Load>,
+    /// 0 under EDF.
+    pub(crate) priorities: Vec<u8>,
+    pub(crate) answers: Vec<Option<Wcrt>>,
+}
+
+impl Analysis {
+    pub(crate) fn meets(&self, members: &[Member<'_>]) -> bool {
+        self.answers.iter().zip(members).all(|(answer, member)| meets(answer.as_ref(), member.task))
+    }
+
+    /// Response times; where there is none, the longest that matters.
+    pub(crate) fn responses(&self) -> Vec<u64> {
+        self.answers.iter().map(|answer| answer.map_or(crate::load::MAX_NS, |answer| answer.response_ns)).collect()
+    }
+}
+
+pub(crate) fn meets(answer: Option<&Wcrt>, task: &Task) -> bool {
+    answer.is_some_and(|answer| answer.response_ns <= task.deadline_ns)
+}
+
+/// A kernel ceiling that a CPU's tasks exceed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct OverCeiling {
+    pub(crate) needed_ppm: u64,
+    pub(crate) limit_ppm: u64,
+    pub(crate) window_ns: Option<u64>,
+}
+
+impl<'a> Bin<'a> {
+    pub(crate) fn class(&self) -> Option<Class> {
+        self.members.first().map(|member| class_of(member.task.policy))
+    }
+
+    pub(crate) fn utilisation(&self) -> Utilisation {
+        let mut sum = Utilisation::default();
+        for member in &self.members {
+            sum.add(&member.task.load());
+        }
+        sum
+    }
+
+    /// Whether the members meet all deadlines, by the quickest test that says so.
+    pub(crate) fn all_meet(&self, how: PriorityAssignment, budget: &mut Budget) -> bool {
+        if !Utilisation::at_most_one(self.loads().iter()) {
+            return false;
+        }
+        match self.class() {
+            None => true,
+            Some(Class::FixedPriority) => fp::meets_all(&self.ranked(how, budget).0, budget),
+            Some(Class::Deadline) => {
+                let loads = self.loads();
+                match edf::check(&loads, budget) {
+                    Demand::Met => true,
+                    Demand::Exceeded { .. } if self.shortened(&loads) => self.analyse(how, budget).meets(&self.members),
+                    _ => false,
+                }
+            }
+        }
+    }
+
+    /// Whether SCHED_DEADLINE orders one of them by an earlier deadline than it has: then the demand test is stricter than it need be.
+    pub(crate) fn shortened(&self, loads: &[Load]) -> bool {
+        loads.iter().zip(&self.members).any(|(load, member)| load.deadline_ns != member.task.deadline_ns)
+    }
+
+    pub(crate) fn loads(&self) -> Vec<Load> {
+        let deadline =
+            |task: &Task| if self.node.ceilings.is_some() { kernel::deadline_load(task) } else { task.load() };
+        self.members
+            .iter()
+            .map(|member| match class_of(member.task.policy) {
+                Class::FixedPriority => member.task.load(),
+                Class::Deadline => deadline(member.task),
+            })
+            .collect()
+    }
+
+    /// Sorted by falling priority, and which member each is.
+    fn ranked(&self, how: PriorityAssignment, budget: &mut Budget) -> (Vec<Ranked>, Vec<usize>) {
+        let candidates: Vec<Candidate> =
+            self.members.iter().map(|member| Candidate { load: member.task.load(), fixed: member.fixed }).collect();
+        let numbers = assign(&candidates, how, budget);
+        let mut order: Vec<(u8, usize)> = numbers.iter().copied().zip(0..).collect();
+        order.sort_by_key(|(priority, at)| (std::cmp::Reverse(*priority), *at));
+        let ranked = order
+            .iter()
+            .filter_map(|(priority, at)| Some(Ranked { load: candidates.get(*at)?.load, priority: *priority }))
+            .collect();
+        (ranked, order.into_iter().map(|(_, at)| at).collect())
+    }
+
+    pub(crate) fn analyse(&self, how: PriorityAssignment, budget: &mut Budget) -> Analysis {
+        let loads = self.loads();
+        let count = loads.len();
+        if self.class() == Some(Class::Deadline) {
+            let answers = spuri::response_times(&loads, budget);
+            return Analysis { class: Class::Deadline, loads, priorities: vec![0; count], answers };
+        }
+        let (ranked, order) = self.ranked(how, budget);
+        let mut answers = vec![None; count];
+        let mut priorities = vec![0; count];
+        for ((at, answer), task) in order.into_iter().zip(fp::analyse(&ranked, budget)).zip(&ranked) {
+            if let (Some(slot), Some(priority)) = (answers.get_mut(at), priorities.get_mut(at)) {
+                *slot = answer;
+                *priority = task.priority;
+            }
+        }
+        Analysis { class: Class::FixedPriority, loads, priorities, answers }
+    }
+
+    /// The node's ceiling for this CPU, if the members exceed it.
+    pub(crate) fn over_ceiling(&self, analysis: &Analysis, budget: &mut Budget) -> Option<OverCeiling> {
+        let ceilings = self.node.ceilings.as_ref()?;
+        match analysis.class {
+            Class::Deadline => self.over_bandwidth(ceilings.deadline_ppm),
+            Class::FixedPriority => {
+                let window = ceilings.fixed_priority_window_ns;
+                let peak = kernel::peak_of_all_ns(&analysis.loads, &analysis.responses(), window, budget);
+                let exceeded = peak > kernel::share_ns(ceilings.fixed_priority_ppm, window);
+                exceeded.then(|| OverCeiling {
+                    needed_ppm: kernel::share_ppm(peak, window),
+                    limit_ppm: ceilings.fixed_priority_ppm.into(),
+                    window_ns: Some(window),
+                })
+            }
+        }
+    }
+
+    fn over_bandwidth(&self, limit_ppm: u32) -> Option<OverCeiling> {
+        let sum = self.members.iter().fold(0_u64, |sum, member| {
+            sum.saturating_add(kernel::to_ratio(member.task.period_ns, member.task.wcet_ns))
+        });
+        (sum > kernel::ratio_limit(limit_ppm)).then(|| OverCeiling {
+            needed_ppm: kernel::ratio_ppm(sum),
+            limit_ppm: limit_ppm.into(),
+            window_ns: None,
+        })
+    }
+
+    /// What each group needs of a window on this CPU.
+    pub(crate) fn group_needs(&self, analysis: &Analysis) -> BTreeMap<&'a str, u64> {
+        let Some(window) = self.node.ceilings.as_ref().map(|ceilings| ceilings.fixed_priority_window_ns) else {
+            return BTreeMap::new();
+        };
+        if analysis.class == Class::Deadline {
+            return BTreeMap::new();
+        }
+        let mut by_group: BTreeMap<&'a str, Vec<(Load, u64)>> = BTreeMap::new();
+        for ((member, load), response) in self.members.iter().zip(&analysis.loads).zip(analysis.responses()) {
+            by_group.entry(&member.task.group).or_default().push((*load, response));
+        }
+        by_group.into_iter().map(|(group, tasks)| (group, kernel::group_runtime_ns(&tasks, window))).collect()
+    }
+}
+
+/// What a node lacks for a task, wherever on it.
+pub(crate) fn unfit(node: &Node, task: &Task) -> Option<String> {
+    let ceilings = node.ceilings.as_ref()?;
+    if !ceilings.policies.contains(&task.policy) {
+        let policy = crate::parse::policy_name(task.policy);
+        let given: BTreeSet<&str> = ceilings.policies.iter().map(|policy| crate::parse::policy_name(*policy)).collect();
+        let given = given.into_iter().collect::<Vec<_>>().join(", ");
+        let given = if given.is_empty() { "none".to_owned() } else { given };
+        return Some(format!("its containers can't be given policy {policy} (they can be given: {given})"));
+    }
+    if task.policy == Policy::Deadline {
+        if !ceilings.exclusive_cpusets {
+            return Some(
+                "it can't set a CPU apart (no exclusive cpuset), and without one a DEADLINE task can't be pinned"
+                    .to_owned(),
+            );
+        }
+        return kernel::deadline_refusal(task);
+    }
+    None
+}
+
+/// For each group of a node the most that it needs on any CPU.
+pub(crate) fn node_groups<'a, 'b: 'a>(
+    bins: impl Iterator<Item = &'a BTreeMap<&'b str, u64>>,
+) -> BTreeMap<&'b str, u64> {
+    let mut all: BTreeMap<&'b str, u64> = BTreeMap::new();
+    for groups in bins {
+        for (group, ns) in groups {
+            let slot = all.entry(group).or_default();
+            *slot = (*slot).max(*ns);
+        }
+    }
+    all
+}
+
+/// The sum of the groups' shares in parts per million, each rounded up.
+pub(crate) fn groups_ppm(groups: &BTreeMap<&str, u64>, window_ns: u64) -> u64 {
+    groups.values().fold(0, |sum, ns| sum.saturating_add(kernel::share_ppm(*ns, window_ns)))
+}
