@@ -1,3 +1,4 @@
 //! BPF programs of the node runtime: loading, attaching, and the maps they share with it.
 
+pub mod net;
 pub mod object;

@@ -1,0 +1,259 @@
+//! Attaching to devices and cgroups, and taking over what an earlier process attached.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
+use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, LinkOrder, SchedClassifier, TcAttachType};
+
+use super::datapath::Datapath;
+use super::error::{NetError, map_error, pin_error};
+use super::layout::{HAS_MAC, HAS_V4, HAS_V6, Port, address_bytes, host_address};
+use super::pins::{Hook, LinkPin};
+
+/// A pod's end of its interface on the node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodPort {
+    /// What it may send from and receive at: one IPv4 and one IPv6 at most.
+    pub addresses: Vec<IpAddr>,
+    /// The only hardware address it may send from, if it is known.
+    pub mac: Option<[u8; 6]>,
+}
+
+impl Datapath {
+    /// Judges what a pod sends and gets from now on. `device` is the node's end of its veth, in the caller's network namespace. Repeating it changes
+    /// the addresses and nothing else; a device that was made anew under the same name is attached anew.
+    ///
+    /// # Errors
+    /// When the device isn't there, has other than one address of a family, or the kernel refuses.
+    pub fn attach_pod(&mut self, device: &str, port: &PodPort) -> Result<(), NetError> {
+        let ifindex = ifindex(device)?;
+        let entry = port_entry(device, port)?;
+        self.forget_others(device, ifindex)?;
+        self.ports.insert(ifindex, entry, 0).map_err(map_error("writing", "pharos_ports"))?;
+        self.ensure_link(device, ifindex, Hook::PodIngress, TcAttachType::Egress)?;
+        self.ensure_link(device, ifindex, Hook::PodEgress, TcAttachType::Ingress)
+    }
+
+    /// Undoes `attach_pod`, whether or not the device is still there.
+    ///
+    /// # Errors
+    /// When a pin or an entry can't be removed.
+    pub fn detach_pod(&mut self, device: &str) -> Result<(), NetError> {
+        self.forget_others(device, 0)
+    }
+
+    /// Chooses classes for what leaves by a device whose root qdisc is an HTB with this major number (`1` in `1:`).
+    ///
+    /// # Errors
+    /// When the device isn't there or the kernel refuses.
+    pub fn attach_uplink(&mut self, device: &str, htb_major: u16) -> Result<(), NetError> {
+        let ifindex = ifindex(device)?;
+        self.forget_others(device, ifindex)?;
+        self.uplinks.insert(ifindex, u32::from(htb_major), 0).map_err(map_error("writing", "pharos_uplinks"))?;
+        self.ensure_link(device, ifindex, Hook::UplinkEgress, TcAttachType::Egress)
+    }
+
+    /// Undoes `attach_uplink`.
+    ///
+    /// # Errors
+    /// When a pin or an entry can't be removed.
+    pub fn detach_uplink(&mut self, device: &str) -> Result<(), NetError> {
+        self.forget_others(device, 0)
+    }
+
+    /// Chooses classes for a workload in the node's own network: what processes in this cgroup (v2, a directory) send from now on. `uid` is its
+    /// endpoint's.
+    ///
+    /// # Errors
+    /// When there is no such cgroup or the kernel refuses.
+    pub fn attach_host(&mut self, cgroup: &Path, uid: &str) -> Result<(), NetError> {
+        let opened = std::fs::File::open(cgroup).map_err(pin_error("opening cgroup", cgroup))?;
+        let id = opened.metadata().map_err(pin_error("reading the id of cgroup", cgroup))?.ino();
+        self.hosts.insert(id, host_address(uid), 0).map_err(map_error("writing", "pharos_hosts"))?;
+        let hook = Hook::HostEgress;
+        let target = || cgroup.display().to_string();
+        let program: &mut CgroupSkb = self
+            .ebpf
+            .program_mut(hook.program())
+            .ok_or(NetError::Missing(hook.program()))?
+            .try_into()
+            .map_err(attach_error(hook, target()))?;
+        let link = program
+            .attach(&opened, CgroupSkbAttachType::Egress, CgroupAttachMode::AllowMultiple)
+            .and_then(|id| program.take_link(id))
+            .map_err(attach_error(hook, target()))?;
+        let link: FdLink = link.try_into().map_err(attach_error(hook, target()))?;
+        // The new one is there before the old one goes: both say the same.
+        let pin = LinkPin { device: id.to_string(), ifindex: 0, hook };
+        let path = self.pins.link(&pin);
+        let beside = path.with_file_name(format!("{id}~new"));
+        link.pin(&beside).map_err(attach_error(hook, target()))?;
+        std::fs::rename(&beside, &path).map_err(pin_error("pinning", path))
+    }
+
+    /// Undoes `attach_host`; `cgroup_id` is the inode of the directory, which may be gone.
+    ///
+    /// # Errors
+    /// When a pin or an entry can't be removed.
+    pub fn detach_host(&mut self, cgroup_id: u64) -> Result<(), NetError> {
+        let pin = LinkPin { device: cgroup_id.to_string(), ifindex: 0, hook: Hook::HostEgress };
+        self.pins.unpin(&pin).map_err(pin_error("removing", self.pins.link(&pin)))?;
+        absent(self.hosts.remove(&cgroup_id)).map_err(map_error("clearing", "pharos_hosts"))
+    }
+
+    /// Devices that programs are attached to, and cgroup ids, by program.
+    ///
+    /// # Errors
+    /// When the pins can't be listed.
+    pub fn attached(&self) -> Result<Vec<(Hook, String)>, NetError> {
+        Ok(self.links()?.into_iter().map(|pin| (pin.hook, pin.device)).collect())
+    }
+
+    pub(super) fn links(&self) -> Result<Vec<LinkPin>, NetError> {
+        self.pins.links().map_err(pin_error("listing the links beside", self.pins.maps()))
+    }
+
+    /// Gives every pinned link this process's programs; what belonged to devices that are gone is removed.
+    pub(super) fn adopt(&mut self) -> Result<(), NetError> {
+        for pin in self.links()? {
+            if pin.hook == Hook::HostEgress {
+                // Replaced by the next attach_host: the kernel can update such a link, aya can't.
+                continue;
+            }
+            if self.update(&pin)? == Updated::Dead {
+                self.forget(&pin)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn ensure_link(&mut self, device: &str, ifindex: u32, hook: Hook, direction: TcAttachType) -> Result<(), NetError> {
+        let pin = LinkPin { device: device.to_owned(), ifindex, hook };
+        let path = self.pins.link(&pin);
+        if path.exists() {
+            // Until there is a policy in this layout's maps, the programs of the earlier one enforce theirs.
+            if self.adopt_later || self.update(&pin)? == Updated::Alive {
+                return Ok(());
+            }
+            self.pins.unpin(&pin).map_err(pin_error("removing", &path))?;
+        }
+        let program = self.classifier(hook, device)?;
+        // First: another's program that accepts a packet would end the chain.
+        let link = program
+            .attach_with_options(device, direction, TcAttachOptions::TcxOrder(LinkOrder::first()))
+            .and_then(|id| program.take_link(id))
+            .map_err(attach_error(hook, device))?;
+        let link: FdLink = link.try_into().map_err(attach_error(hook, device))?;
+        link.pin(&path).map_err(attach_error(hook, device))?;
+        Ok(())
+    }
+
+    /// Replaces a pinned link's program by this process's, atomically.
+    fn update(&mut self, pin: &LinkPin) -> Result<Updated, NetError> {
+        let path = self.pins.link(pin);
+        let link = match PinnedLink::from_pin(&path) {
+            Ok(link) => link,
+            Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Updated::Dead);
+            }
+            Err(error) => return Err(attach_error(pin.hook, &pin.device)(error)),
+        };
+        let Ok(link) = SchedClassifierLink::try_from(FdLink::from(link)) else { return Ok(Updated::Dead) };
+        let program = self.classifier(pin.hook, &pin.device)?;
+        match program.attach_to_link(link) {
+            Ok(id) => {
+                // Closes the descriptor; the pin holds the link.
+                drop(program.take_link(id).map_err(attach_error(pin.hook, &pin.device))?);
+                Ok(Updated::Alive)
+            }
+            // ENOLINK: the device is gone, and the link with it.
+            Err(_) => Ok(Updated::Dead),
+        }
+    }
+
+    fn classifier(&mut self, hook: Hook, target: &str) -> Result<&mut SchedClassifier, NetError> {
+        self.ebpf
+            .program_mut(hook.program())
+            .ok_or(NetError::Missing(hook.program()))?
+            .try_into()
+            .map_err(attach_error(hook, target))
+    }
+
+    /// Removes what is known of a device of this name under other indices than `keep`.
+    fn forget_others(&mut self, device: &str, keep: u32) -> Result<(), NetError> {
+        for pin in self.links()? {
+            if pin.device == device && pin.ifindex != keep && pin.hook != Hook::HostEgress {
+                self.forget(&pin)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The link first: a program without an entry drops.
+    fn forget(&mut self, pin: &LinkPin) -> Result<(), NetError> {
+        self.pins.unpin(pin).map_err(pin_error("removing", self.pins.link(pin)))?;
+        match pin.hook {
+            Hook::PodEgress | Hook::PodIngress => {
+                let other = if pin.hook == Hook::PodEgress { Hook::PodIngress } else { Hook::PodEgress };
+                let other = LinkPin { hook: other, ..pin.clone() };
+                self.pins.unpin(&other).map_err(pin_error("removing", self.pins.link(&other)))?;
+                absent(self.ports.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_ports"))
+            }
+            Hook::UplinkEgress => {
+                absent(self.uplinks.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_uplinks"))
+            }
+            Hook::HostEgress => Ok(()),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Updated {
+    Alive,
+    Dead,
+}
+
+fn attach_error<E: std::error::Error + Send + Sync + 'static>(
+    hook: Hook,
+    target: impl Into<String>,
+) -> impl FnOnce(E) -> NetError {
+    let target = target.into();
+    move |source| NetError::Attach { program: hook.program(), target, source: Box::new(source) }
+}
+
+fn absent(removed: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
+    match removed {
+        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+        other => other,
+    }
+}
+
+fn ifindex(device: &str) -> Result<u32, NetError> {
+    nix::net::if_::if_nametoindex(device)
+        .map_err(|errno| NetError::Device { device: device.to_owned(), source: io::Error::from(errno) })
+}
+
+pub(super) fn port_entry(device: &str, port: &PodPort) -> Result<Port, NetError> {
+    let mut entry = Port::default();
+    for address in &port.addresses {
+        let (bytes, has) = match address {
+            IpAddr::V4(_) => (&mut entry.v4, HAS_V4),
+            IpAddr::V6(_) => (&mut entry.v6, HAS_V6),
+        };
+        if entry.has & has != 0 {
+            return Err(NetError::Addresses { device: device.to_owned(), count: port.addresses.len() });
+        }
+        *bytes = address_bytes(*address);
+        entry.has |= has;
+    }
+    if let Some(mac) = port.mac {
+        entry.mac = mac;
+        entry.has |= HAS_MAC;
+    }
+    Ok(entry)
+}
