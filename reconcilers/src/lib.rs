@@ -12,6 +12,7 @@ pub mod claims;
 pub mod conditions;
 pub mod hash;
 pub mod naming;
+pub mod network;
 pub mod node;
 pub mod ownership;
 pub mod package;
@@ -24,4 +25,5 @@ pub mod field_manager {
     pub const SCENARIO: &str = "pullpiri-scenario";
     pub const PACKAGE: &str = "pullpiri-package";
     pub const NODE: &str = "pullpiri-node";
+    pub const NETWORK: &str = "pullpiri-network";
 }
