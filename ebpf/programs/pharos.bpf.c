@@ -218,16 +218,24 @@ static __always_inline int is_scoped(const __u32 *address)
 	return (address[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) || is_link_local(address);
 }
 
+struct address {
+	__u32 words[4];
+};
+
 /* Who has an address. All zero: outside of all networks, and no rule names it. */
-static __noinline int identify(__u32 epoch, const __u32 *address, struct pharos_identity *found)
+__noinline int pharos_identify(__u32 epoch, const struct address *of, struct pharos_identity *found)
 {
 	struct pharos_key key = { .kind = PHAROS_ADDRESS };
 	struct pharos_prefix prefix = {};
 	struct pharos_identity *match;
 	union pharos_value *value;
 	__u32 slot = epoch & 1;
+	const __u32 *address;
 	void *prefixes;
 
+	if (!of || !found)
+		return 0;
+	address = of->words;
 	__builtin_memcpy(key.address, address, 16);
 	value = find(epoch, &key);
 	if (value) {
@@ -299,15 +307,17 @@ static __always_inline struct question answers(__u32 epoch, const struct packet 
 }
 
 /* By a rule between two identities. Returns 0 or a reason. */
-static __noinline int by_rule(struct question *question, const struct pharos_identity *from, const struct pharos_identity *to)
+__noinline int pharos_by_rule(struct question *question, const struct pharos_identity *from, const struct pharos_identity *to)
 {
 	struct pharos_key key = { .kind = PHAROS_PAIR };
 	union pharos_value *value;
-	__u32 slot = question->epoch & 1;
-	__u32 wanted = question->wanted;
-	__u32 first, n;
+	__u32 slot, wanted, first, n;
 	void *ranges;
 
+	if (!question || !from || !to)
+		return PHAROS_DENIED;
+	slot = question->epoch & 1;
+	wanted = question->wanted;
 	if ((from->flags & PHAROS_ENDPOINT) && from->network == to->network && (to->flags & PHAROS_INTERNAL)) {
 		question->counter = to->counter;
 		return 0;
@@ -370,7 +380,7 @@ static __noinline int may_enter(struct question *question, const struct pharos_i
 		return PHAROS_SCOPE;
 	if (from->flags & PHAROS_GATEWAY)
 		return question->echo ? 0 : by_port(question, address);
-	if (!by_rule(question, from, to))
+	if (!pharos_by_rule(question, from, to))
 		return 0;
 	return from->flags & PHAROS_ENDPOINT ? PHAROS_DENIED : by_port(question, address);
 }
@@ -379,7 +389,7 @@ static __noinline int may_enter(struct question *question, const struct pharos_i
 static __noinline int may_leave(struct question *question, const struct pharos_identity *from, const struct pharos_identity *to)
 {
 	if (to->flags & PHAROS_ENDPOINT)
-		return by_rule(question, from, to);
+		return pharos_by_rule(question, from, to);
 	if (to->flags & PHAROS_SUBNET)
 		return PHAROS_VACANT;
 	if (to->flags & PHAROS_SCOPED)
@@ -548,10 +558,12 @@ static __noinline int own_neighbour(struct __sk_buff *skb, const struct packet *
 }
 
 /* The first class whose selector matches, 0 if none does. One look-up for each shape that the network's selectors have. */
-static __noinline int classify(__u32 epoch, const struct pharos_identity *from, const struct packet *packet)
+__noinline int pharos_classify(__u32 epoch, const struct pharos_identity *from, const struct packet *packet)
 {
 	__u32 best = PHAROS_CLASS_MASK + 1;
 
+	if (!from || !packet)
+		return 0;
 	for (__u32 shape = 0; shape < 16; shape++) {
 		struct pharos_key key = { .kind = PHAROS_SELECTOR };
 		union pharos_value *value;
@@ -601,7 +613,7 @@ int pod_egress(struct __sk_buff *skb)
 	port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
 	if (!port || !epoch)
 		return drop(PHAROS_NOT_READY);
-	reason = parse(skb, &packet);
+	reason = pharos_parse(skb, &packet);
 	if (reason)
 		return drop(reason);
 	if (port->has & PHAROS_HAS_MAC)
@@ -620,8 +632,8 @@ int pod_egress(struct __sk_buff *skb)
 		if (reason)
 			return drop(reason);
 		/* Of its own link. */
-		identify(epoch, port->v6, &from);
-		identify(epoch, packet.destination, &to);
+		pharos_identify(epoch, (const struct address *)port->v6, &from);
+		pharos_identify(epoch, (const struct address *)packet.destination, &to);
 		if (!(to.flags & PHAROS_SCOPED) && (to.network != from.network || !to.network))
 			return drop(PHAROS_NEIGHBOUR);
 		stat(PHAROS_PASS);
@@ -635,7 +647,7 @@ int pod_egress(struct __sk_buff *skb)
 		if (reason)
 			return drop(reason);
 	}
-	identify(epoch, packet.source, &from);
+	pharos_identify(epoch, (const struct address *)packet.source, &from);
 	if (!(from.flags & PHAROS_ENDPOINT))
 		return drop(PHAROS_NOT_READY);
 	if (packet.is & IS_ICMP_ERROR) {
@@ -657,7 +669,7 @@ int pod_egress(struct __sk_buff *skb)
 			touch(connection, &packet, end, now);
 			goto pass;
 		}
-		identify(epoch, packet.destination, &to);
+		pharos_identify(epoch, (const struct address *)packet.destination, &to);
 		/* An answer, and the policy is new: is what it answers still allowed? */
 		question = answers(epoch, &packet);
 		if (theirs->ingress_epoch && !may_enter(&question, &to, &from, packet.source)) {
@@ -671,7 +683,7 @@ int pod_egress(struct __sk_buff *skb)
 		if (theirs->ingress_epoch && !mine->egress_epoch && packet.protocol == PROTO_TCP && packet.tcp_flags & TCP_ACK)
 			return drop(PHAROS_DENIED);
 	} else {
-		identify(epoch, packet.destination, &to);
+		pharos_identify(epoch, (const struct address *)packet.destination, &to);
 	}
 	question = asks(epoch, &packet);
 	reason = may_leave(&question, &from, &to);
@@ -695,7 +707,7 @@ pass:
 	if (packet.is & IS_FIRST_FRAGMENT)
 		remember_fragment(&packet);
 	/* Masquerading hides the sender from the uplink, forwarding overwrites the priority: the class travels in tc_index. */
-	skb->tc_index = PHAROS_STAMP | (from.shapes ? classify(epoch, &from, &packet) & PHAROS_CLASS_MASK : 0);
+	skb->tc_index = PHAROS_STAMP | (from.shapes ? pharos_classify(epoch, &from, &packet) & PHAROS_CLASS_MASK : 0);
 	stat(PHAROS_PASS);
 	return NEXT;
 }
@@ -720,7 +732,7 @@ int pod_ingress(struct __sk_buff *skb)
 	port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
 	if (!port || !epoch)
 		return drop(PHAROS_NOT_READY);
-	reason = parse(skb, &packet);
+	reason = pharos_parse(skb, &packet);
 	if (reason)
 		return drop(reason);
 	if (packet.is & IS_ARP) {
@@ -770,8 +782,8 @@ int pod_ingress(struct __sk_buff *skb)
 		}
 		/* An answer, and the policy is new: may the pod still talk to whoever answers? */
 		if (mine->egress_epoch) {
-			identify(epoch, own, &to);
-			identify(epoch, packet.source, &from);
+			pharos_identify(epoch, (const struct address *)own, &to);
+			pharos_identify(epoch, (const struct address *)packet.source, &from);
 			question = answers(epoch, &packet);
 			if (to.flags & PHAROS_ENDPOINT && !may_leave(&question, &to, &from)) {
 				stat(PHAROS_REEVALUATED);
@@ -781,10 +793,10 @@ int pod_ingress(struct __sk_buff *skb)
 			}
 		}
 	}
-	identify(epoch, own, &to);
+	pharos_identify(epoch, (const struct address *)own, &to);
 	if (!(to.flags & PHAROS_ENDPOINT))
 		return drop(PHAROS_NOT_READY);
-	identify(epoch, packet.source, &from);
+	pharos_identify(epoch, (const struct address *)packet.source, &from);
 	question = asks(epoch, &packet);
 	reason = may_enter(&question, &from, &to, own);
 	if (reason)
@@ -857,13 +869,13 @@ int uplink_egress(struct __sk_buff *skb)
 	} else if ((skb->tc_index & PHAROS_STAMP_MASK) == PHAROS_STAMP) {
 		id = skb->tc_index & PHAROS_CLASS_MASK;
 	} else {
-		parsed = parse(skb, &packet);
+		parsed = pharos_parse(skb, &packet);
 		if (!parsed && !(packet.is & IS_ARP)) {
 			if (packet.is & IS_LATER_FRAGMENT)
 				fragment_ports(&packet);
-			identify(epoch, packet.source, &from);
+			pharos_identify(epoch, (const struct address *)packet.source, &from);
 			if (from.flags & PHAROS_ENDPOINT && from.shapes)
-				id = classify(epoch, &from, &packet);
+				id = pharos_classify(epoch, &from, &packet);
 		}
 	}
 	if (id) {
@@ -876,7 +888,7 @@ int uplink_egress(struct __sk_buff *skb)
 				__u32 dscp = class->class.dscp & 63;
 
 				if (parsed < 0)
-					parsed = parse(skb, &packet);
+					parsed = pharos_parse(skb, &packet);
 				if (!parsed && !(packet.is & IS_ARP))
 					mark_dscp(skb, &packet, dscp);
 			}
@@ -925,7 +937,7 @@ int host_egress(struct __sk_buff *skb)
 		return 1;
 	if (packet.is & IS_FIRST_FRAGMENT)
 		remember_fragment(&packet);
-	id = classify(epoch, &value->identity, &packet) & PHAROS_CLASS_MASK;
+	id = pharos_classify(epoch, &value->identity, &packet) & PHAROS_CLASS_MASK;
 	if (id)
 		skb->priority = PHAROS_PRIORITY | id;
 	return 1;

@@ -345,10 +345,13 @@ static __always_inline int parse_arp(struct __sk_buff *skb, struct packet *packe
 }
 
 /* Returns 0 or a reason to drop. */
-static __noinline int parse(struct __sk_buff *skb, struct packet *packet)
+__noinline int pharos_parse(struct __sk_buff *skb, struct packet *packet)
 {
 	__u8 ethernet[ETHERNET_BYTES];
 	__u32 at = ETHERNET_BYTES;
+
+	if (!packet)
+		return PHAROS_MALFORMED;
 
 	if (bpf_skb_load_bytes(skb, 0, ethernet, sizeof(ethernet)) < 0)
 		return PHAROS_TRUNCATED;

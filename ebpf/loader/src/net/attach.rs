@@ -9,7 +9,7 @@ use aya::programs::links::{FdLink, LinkError, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, LinkOrder, SchedClassifier, TcAttachType};
 
-use super::datapath::Datapath;
+use super::datapath::{Datapath, absent};
 use super::error::{NetError, map_error, pin_error};
 use super::layout::{HAS_MAC, HAS_V4, HAS_V6, Port, address_bytes, host_address};
 use super::pins::{Hook, LinkPin};
@@ -223,14 +223,6 @@ fn attach_error<E: std::error::Error + Send + Sync + 'static>(
 ) -> impl FnOnce(E) -> NetError {
     let target = target.into();
     move |source| NetError::Attach { program: hook.program(), target, source: Box::new(source) }
-}
-
-fn absent(removed: Result<(), aya::maps::MapError>) -> Result<(), aya::maps::MapError> {
-    match removed {
-        Err(aya::maps::MapError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => Ok(()),
-        Err(aya::maps::MapError::KeyNotFound) => Ok(()),
-        other => other,
-    }
 }
 
 fn ifindex(device: &str) -> Result<u32, NetError> {

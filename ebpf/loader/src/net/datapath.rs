@@ -43,6 +43,7 @@ const INNER_MAP: u32 = 1 << 12;
 type Exact = HashMap<MapData, Key, Value>;
 type Prefixes = LpmTrie<MapData, PrefixBody, Identity>;
 type Ranges = Array<MapData, Range>;
+type Filled = (Exact, Prefixes, Ranges);
 
 /// The network programs of one node.
 pub struct Datapath {
@@ -144,10 +145,8 @@ impl Datapath {
             self.counts.set(*place, clone_values(&zero)?, 0).map_err(map_error("clearing", "pharos_counts"))?;
             self.names.insert(name, place, 0).map_err(map_error("writing", "pharos_names"))?;
         }
-        let (exact, prefixes, ranges) = fill(&tables)?;
-        self.tables.set(slot, &exact, 0).map_err(map_error("writing", "pharos_tables"))?;
-        self.prefixes.set(slot, &prefixes, 0).map_err(map_error("writing", "pharos_prefixes"))?;
-        self.ranges.set(slot, &ranges, 0).map_err(map_error("writing", "pharos_ranges"))?;
+        let filled = fill(&tables)?;
+        self.put(slot, &filled, "writing")?;
         let config = Config { generation: policy.generation, epoch, layout: LAYOUT };
         self.config.set(0, config, 0).map_err(map_error("switching", "pharos_config"))?;
         if self.adopt_later {
@@ -159,8 +158,9 @@ impl Datapath {
         }
         // An update of a map of maps returns when every program that ran before it is done (maybe_wait_bpf_programs in kernel/bpf/syscall.c):
         // writing the same entry again is the grace period of the switch.
-        self.tables.set(slot, &exact, 0).map_err(map_error("waiting for", "pharos_tables"))?;
-        self.free(slot ^ 1)?;
+        self.tables.set(slot, &filled.0, 0).map_err(map_error("waiting for", "pharos_tables"))?;
+        // A map of maps keeps what it holds: empty ones free the old.
+        self.put(slot ^ 1, &fill(&Tables::default())?, "clearing")?;
         self.forget_names(&places)?;
         self.counted = places;
         Ok(())
@@ -194,6 +194,19 @@ impl Datapath {
     #[must_use]
     pub fn connections(&self) -> usize {
         self.connections.keys().filter(Result::is_ok).count()
+    }
+
+    /// Forgets every connection: the next packet of each is its first. What is on its way under a policy that still allows it goes on; answers to
+    /// what was asked before don't.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn forget_connections(&mut self) -> Result<(), NetError> {
+        let keys: Result<Vec<ConnectionKey>, MapError> = self.connections.keys().collect();
+        for key in keys.map_err(map_error("reading", "pharos_conns"))? {
+            absent(self.connections.remove(&key)).map_err(map_error("clearing", "pharos_conns"))?;
+        }
+        Ok(())
     }
 
     /// Instructions that the verifier walked for each program.
@@ -276,12 +289,26 @@ impl Datapath {
         Ok(())
     }
 
-    /// Replaces a slot's tables by empty ones: a map of maps keeps what it holds.
-    fn free(&mut self, slot: u32) -> Result<(), NetError> {
-        let (exact, prefixes, ranges) = fill(&Tables::default())?;
-        self.tables.set(slot, &exact, 0).map_err(map_error("clearing", "pharos_tables"))?;
-        self.prefixes.set(slot, &prefixes, 0).map_err(map_error("clearing", "pharos_prefixes"))?;
-        self.ranges.set(slot, &ranges, 0).map_err(map_error("clearing", "pharos_ranges"))
+    /// Puts tables into a slot that no packet reads. Each update waits until running programs are done: together they wait once.
+    fn put(&mut self, slot: u32, (exact, prefixes, ranges): &Filled, doing: &'static str) -> Result<(), NetError> {
+        let (into_tables, into_prefixes, into_ranges) = (&mut self.tables, &mut self.prefixes, &mut self.ranges);
+        std::thread::scope(|scope| {
+            let tables = scope.spawn(move || into_tables.set(slot, exact, 0));
+            let prefixes = scope.spawn(move || into_prefixes.set(slot, prefixes, 0));
+            into_ranges.set(slot, ranges, 0).map_err(map_error(doing, "pharos_ranges"))?;
+            let panicked = |_| Err(MapError::IoError(std::io::Error::other("a thread panicked")));
+            prefixes.join().unwrap_or_else(panicked).map_err(map_error(doing, "pharos_prefixes"))?;
+            tables.join().unwrap_or_else(panicked).map_err(map_error(doing, "pharos_tables"))
+        })
+    }
+}
+
+/// Removing what is gone is done.
+pub(super) fn absent(removed: Result<(), MapError>) -> Result<(), MapError> {
+    match removed {
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(MapError::KeyNotFound) => Ok(()),
+        other => other,
     }
 }
 
@@ -308,7 +335,7 @@ fn clone_values(values: &PerCpuValues<Counter>) -> Result<PerCpuValues<Counter>,
 }
 
 /// New maps with these entries.
-fn fill(tables: &Tables) -> Result<(Exact, Prefixes, Ranges), NetError> {
+fn fill(tables: &Tables) -> Result<Filled, NetError> {
     let entries = |n: usize| u32::try_from(n.max(1)).unwrap_or(u32::MAX);
     let mut exact = Exact::create(entries(tables.exact.len()), 0).map_err(map_error("making", "pharos_tables"))?;
     for (key, value) in &tables.exact {
