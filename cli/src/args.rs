@@ -45,6 +45,8 @@ pub(crate) enum Command {
     Signal(SignalArgs),
     /// Show real-time tasks against their proofs, and network classes against their promises
     Top(Top),
+    /// Prove real-time task sets
+    Schedule(ScheduleArgs),
     /// The node's image store
     Image(ImageArgs),
     /// Issue a client certificate for a node or a person, as a kubeconfig on stdout
@@ -234,6 +236,45 @@ pub(crate) enum TopOutput {
     Table,
     /// One object per look
     Json,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ScheduleArgs {
+    #[command(subcommand)]
+    pub(crate) verb: ScheduleVerb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum ScheduleVerb {
+    /// Prove that every task of a Schedule meets its deadline, without a cluster
+    #[command(after_help = "\
+The pure analysis, unless --node brings a node's CPUs and what its kernel admits. Exit status: 0 schedulable, 1 not, 2 bad input.
+
+Examples:
+  pullpiri schedule check -f schedule.yaml --node-cpus 2
+  kubectl get noderuntime zone -o yaml > zone.yaml && pullpiri schedule check -f schedule.yaml --node zone.yaml
+  pullpiri schedule check -f schedule.yaml -o svg > critical-instant.svg")]
+    Check {
+        /// A file with one Schedule, other documents beside it allowed; - is stdin
+        #[arg(short, long, value_name = "FILE")]
+        file: PathBuf,
+        /// How many CPUs each node has (default: as many as the tasks name, at least 1)
+        #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=4096))]
+        node_cpus: Option<u32>,
+        /// A NodeRuntime as YAML, for its CPUs and kernel ceilings; may be repeated
+        #[arg(long = "node", value_name = "FILE", conflicts_with = "node_cpus")]
+        nodes: Vec<PathBuf>,
+        #[arg(short, long, value_enum, default_value_t = ScheduleOutput::Table)]
+        output: ScheduleOutput,
+    },
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum ScheduleOutput {
+    Table,
+    Json,
+    /// A Gantt chart of the critical instant
+    Svg,
 }
 
 #[derive(Args, Debug)]

@@ -13,6 +13,7 @@ mod logging;
 mod metrics;
 mod node;
 mod out;
+mod schedule;
 mod shutdown;
 mod signal;
 mod top;
@@ -70,6 +71,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Crds => print_crds()?,
         Command::Signal(arguments) => block_on(signal::run(&arguments.verb))?,
         Command::Top(arguments) => block_on(top::run(&arguments))?,
+        Command::Schedule(arguments) => return schedule::run(&arguments.verb),
         Command::Image(arguments) => image::run(&arguments.verb)?,
         Command::Kubeconfig(arguments) => kubeconfig::run(&arguments)?,
         Command::Completion { shell } => {
