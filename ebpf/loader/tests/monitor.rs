@@ -1,0 +1,324 @@
+//! The deadline monitor against real threads: what was injected is reported, once, and nothing else is.
+
+mod monitor_support;
+
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
+
+use monitor_support::*;
+use pullpiri_ebpf::monitor::{Event, Watch, WatchError, upper_bound_ns};
+
+/// Misses of one thread.
+fn misses(seen: &[Event], pid: u32) -> Vec<pullpiri_ebpf::monitor::JobReport> {
+    seen.iter()
+        .filter_map(|event| match event {
+            Event::Miss(report) if report.pid == pid => Some(*report),
+            _ => None,
+        })
+        .collect()
+}
+
+#[test]
+fn injected_misses_are_reported_once_and_no_others() {
+    let Some((mut monitor, mut events)) = monitor(8) else { return };
+    let worker = Worker::start("periodic");
+    if !make_fifo(worker.tid, 80) {
+        println!("skipped: SCHED_FIFO isn't allowed here");
+        return;
+    }
+    worker.asleep();
+    let deadline_ns = 5 * MS;
+    let wcet_ns = 2 * MS;
+    monitor
+        .watch(worker.tid, Watch { deadline_ns, wcet_ns, period_ns: 10 * MS, min_interarrival_ns: 5 * MS, cookie: 77 })
+        .unwrap();
+    let task = Periodic {
+        start_ns: now_ns() + 50 * MS,
+        period_ns: 10 * MS,
+        jobs: 150,
+        normal_ns: MS / 5,
+        long_ns: 6 * MS,
+        injected: |index| index % 13 == 5,
+    };
+    let (tell, records) = channel();
+    worker.order(move || tell.send(task.run()).unwrap());
+    worker.wait();
+    let records = records.recv().unwrap();
+    worker.asleep();
+
+    let seen = events.drain(usize::MAX);
+    let mut reported = vec![0; records.len()];
+    for miss in misses(&seen, worker.tid) {
+        assert_eq!(miss.cookie, 77);
+        assert_eq!(miss.due_ns, Some(miss.release_ns + deadline_ns));
+        assert!(miss.reported_ns >= miss.release_ns + deadline_ns, "reported before its deadline: {miss:?}");
+        // Before the first release it was only given its order.
+        if let Some(index) = index_of(&records, miss.release_ns) {
+            reported[index] += 1;
+        }
+    }
+    let mut natural = 0;
+    for (index, record) in records.iter().enumerate() {
+        let late = record.end_ns - record.nominal_ns + MS / 2 > deadline_ns;
+        match (record.injected && record.slept, late) {
+            (true, _) => assert_eq!(reported[index], 1, "job {index} was to miss: {record:?}"),
+            (false, false) => assert_eq!(reported[index], 0, "job {index} was in time: {record:?}"),
+            // The machine stood still: as the kernel saw it.
+            (false, true) => natural += reported[index],
+        }
+    }
+    let injected = records.iter().filter(|record| record.injected && record.slept).count();
+    assert!(injected > 0);
+    let counters = monitor.read(worker.tid).unwrap();
+    println!("{injected} injected misses, {natural} by the machine; {} jobs", counters.jobs);
+    assert_eq!(usize::try_from(counters.misses).unwrap(), misses(&seen, worker.tid).len());
+    let slept = records.iter().filter(|record| record.slept).count();
+    assert!(usize::try_from(counters.jobs).unwrap() >= slept, "{counters:?}");
+    assert_eq!(counters.responses.count(), counters.jobs);
+    assert!(usize::try_from(counters.overruns).unwrap() >= injected);
+    assert_eq!(counters.active, None);
+    assert!(counters.max_exec_ns >= 6 * MS && counters.max_response_ns >= counters.max_exec_ns, "{counters:?}");
+    let highest = counters.responses.buckets().last().unwrap().0;
+    assert!(counters.max_response_ns < highest && counters.max_response_ns * 9 / 8 + 256 >= highest - highest / 8);
+    let overruns =
+        seen.iter().filter(|event| matches!(event, Event::Overrun(report) if report.pid == worker.tid)).count();
+    assert_eq!(usize::try_from(counters.overruns).unwrap(), overruns);
+}
+
+#[test]
+fn a_hung_job_is_reported_while_it_hangs_and_only_once() {
+    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let worker = Worker::start("hung");
+    worker.asleep();
+    monitor.watch(worker.tid, Watch { deadline_ns: 10 * MS, wcet_ns: MS, cookie: 1, ..Watch::default() }).unwrap();
+    let release = Arc::new(AtomicBool::new(false));
+    let released = Arc::clone(&release);
+    worker.order(move || while !released.load(Ordering::Acquire) {});
+    let mut seen = Vec::new();
+    let pid = worker.tid;
+    wait_for(&mut events, &mut seen, "a miss", |event| matches!(event, Event::Miss(report) if report.pid == pid));
+    let hung = monitor.read(pid).unwrap();
+    assert_eq!((hung.misses, hung.overruns), (1, 1), "it still hangs: {hung:?}");
+    let job = hung.active.unwrap();
+    assert!(job.number == hung.jobs + 1 && job.missed && job.overran, "{hung:?}");
+    release.store(true, Ordering::Release);
+    worker.wait();
+    worker.asleep();
+    let ended = monitor.read(pid).unwrap();
+    assert_eq!((ended.misses, ended.overruns), (1, 1), "{ended:?}");
+    assert!(ended.jobs > hung.jobs && ended.max_response_ns > 10 * MS && ended.max_exec_ns > MS, "{ended:?}");
+    seen.extend(events.drain(usize::MAX));
+    let reports = misses(&seen, pid);
+    assert_eq!(reports.len(), 1, "{reports:?}");
+    assert!(reports[0].running && reports[0].exec_ns > MS && reports[0].job == job.number);
+
+    // The next job is in time: the old one's mark is gone.
+    worker.order(|| ());
+    worker.wait();
+    worker.asleep();
+    let next = monitor.read(pid).unwrap();
+    assert!(next.jobs > ended.jobs && next.active.is_none(), "{next:?}");
+}
+
+#[test]
+fn waiting_inside_a_job_continues_it() {
+    let Some((mut monitor, _events)) = monitor(2) else { return };
+    let (continuing, releasing) = (Worker::start("continuing"), Worker::start("releasing"));
+    for (worker, min_interarrival_ns) in [(&continuing, 20_000 * MS), (&releasing, 0)] {
+        worker.asleep();
+        monitor.watch(worker.tid, Watch { min_interarrival_ns, ..Watch::default() }).unwrap();
+        worker.order(|| {
+            for _ in 0..3 {
+                sleep_until(now_ns() + 2 * MS);
+            }
+        });
+        worker.wait();
+        worker.asleep();
+    }
+    let continued = monitor.read(continuing.tid).unwrap();
+    // At least: the runtime may wait for a lock of its own.
+    assert!(continued.jobs == 1 && continued.continued >= 3, "{continued:?}");
+    assert_eq!(continued.responses.count(), 1);
+    assert!(continued.last_response_ns >= 6 * MS, "the response spans the waits: {continued:?}");
+    let released = monitor.read(releasing.tid).unwrap();
+    assert!(released.jobs >= 4 && released.continued == 0, "{released:?}");
+    assert_eq!(released.responses.count(), released.jobs);
+}
+
+#[test]
+fn a_job_that_runs_through_releases_counts_the_periods_it_skipped() {
+    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let worker = Worker::start("late");
+    worker.asleep();
+    let period_ns = 5 * MS;
+    monitor.watch(worker.tid, Watch { deadline_ns: period_ns, period_ns, ..Watch::default() }).unwrap();
+    worker.order(move || {
+        let start_ns = now_ns();
+        execute_ns(3 * period_ns + period_ns / 2);
+        // Three releases are past: the thread doesn't sleep for them, or hardly.
+        for index in 1..=3 {
+            sleep_until(start_ns + index * period_ns);
+        }
+    });
+    worker.wait();
+    worker.asleep();
+    let counters = monitor.read(worker.tid).unwrap();
+    assert!(counters.skipped_periods >= 3, "{counters:?}");
+    assert!(counters.misses >= 1 && counters.max_response_ns >= 3 * period_ns, "{counters:?}");
+    assert_eq!(usize::try_from(counters.misses).unwrap(), misses(&events.drain(usize::MAX), worker.tid).len());
+}
+
+#[test]
+fn new_threads_names_programs_and_ends_are_told() {
+    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let me = std::process::id();
+    monitor.follow(me, 5).unwrap();
+    let worker = Worker::start("told-thread");
+    let (tid, mut seen) = (worker.tid, Vec::new());
+    let is_rename =
+        |event: &Event| matches!(event, Event::Rename(thread) if thread.pid == tid && thread.name == "told-thread");
+    if monitor.features().renames {
+        wait_for(&mut events, &mut seen, "the thread's name", is_rename);
+    }
+    drop(worker);
+    wait_for(
+        &mut events,
+        &mut seen,
+        "the thread's end",
+        |event| matches!(event, Event::Exit { thread, process: false } if thread.pid == tid && thread.cookie == 5),
+    );
+    assert!(seen.iter().any(
+        |event| matches!(event, Event::Fork { thread, parent_tgid } if thread.pid == tid && thread.tgid == me && *parent_tgid == me)
+    ));
+
+    // A child's child too, without asking for it.
+    let mut child = Command::new("sh").args(["-c", "sleep 0; sleep 0; true"]).spawn().unwrap();
+    let pid = child.id();
+    assert!(child.wait().unwrap().success());
+    wait_for(
+        &mut events,
+        &mut seen,
+        "the child's end",
+        |event| matches!(event, Event::Exit { thread, process: true } if thread.pid == pid),
+    );
+    assert!(
+        seen.iter().any(|event| matches!(event, Event::Fork { thread, .. } if thread.pid == pid && thread.tgid == pid))
+    );
+    assert!(seen.iter().any(|event| matches!(event, Event::Exec(thread) if thread.pid == pid && thread.name == "sh")));
+    let grandchildren: Vec<u32> = seen
+        .iter()
+        .filter_map(|event| match event {
+            Event::Fork { thread, parent_tgid } if *parent_tgid == pid => Some(thread.pid),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(grandchildren.len(), 2, "{seen:?}");
+    for pid in grandchildren {
+        assert!(
+            seen.iter()
+                .any(|event| matches!(event, Event::Exec(thread) if thread.pid == pid && thread.name == "sleep"))
+        );
+    }
+    assert_eq!(monitor.lost().unwrap().follows, 0);
+
+    monitor.unfollow(me).unwrap();
+    monitor.unfollow(me).unwrap();
+    let silent = Worker::start("silent");
+    let tid = silent.tid;
+    drop(silent);
+    let told =
+        |event: &Event| matches!(event, Event::Fork { thread, .. } | Event::Exit { thread, .. } if thread.pid == tid);
+    assert!(!events.drain(usize::MAX).iter().any(told));
+}
+
+#[test]
+fn a_watched_thread_that_ends_keeps_its_counters_until_it_is_given_up() {
+    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let worker = Worker::start("ends");
+    let pid = worker.tid;
+    worker.asleep();
+    monitor.watch(pid, Watch { cookie: 9, ..Watch::default() }).unwrap();
+    let other = Worker::start("other");
+    assert!(matches!(monitor.watch(other.tid, Watch::default()), Err(WatchError::Full { capacity: 1, .. })));
+    worker.order(|| ());
+    worker.wait();
+    drop(worker);
+    let mut seen = Vec::new();
+    wait_for(
+        &mut events,
+        &mut seen,
+        "the end of the watched thread",
+        |event| matches!(event, Event::Exit { thread, .. } if thread.pid == pid && thread.cookie == 9),
+    );
+    let counters = monitor.read(pid).unwrap();
+    assert!(counters.jobs >= 2 && counters.active.is_none(), "its order and its end: {counters:?}");
+    assert!(matches!(monitor.watch(pid, Watch::default()), Err(WatchError::NoThread { .. })));
+    monitor.unwatch(pid).unwrap();
+    assert!(matches!(monitor.read(pid), Err(WatchError::NotWatched { .. })));
+    other.asleep();
+    monitor.watch(other.tid, Watch::default()).unwrap();
+    assert_eq!(monitor.read(other.tid).unwrap().jobs, 0, "the place is as new");
+    assert_eq!(monitor.watched().collect::<Vec<_>>(), [other.tid]);
+}
+
+#[test]
+fn what_is_no_thread_of_a_user_is_refused() {
+    let Some((mut monitor, _events)) = monitor(4) else { return };
+    assert!(matches!(monitor.watch(u32::MAX, Watch::default()), Err(WatchError::NoThread { .. })));
+    // kthreadd; a test in a PID namespace of its own has somebody else there.
+    if std::fs::read_to_string("/proc/2/comm").is_ok_and(|name| name == "kthreadd\n") {
+        assert!(matches!(monitor.watch(2, Watch::default()), Err(WatchError::KernelThread { .. })));
+    }
+    let me = gettid();
+    monitor.watch(me, Watch::default()).unwrap();
+    assert!(matches!(monitor.watch(me, Watch::default()), Err(WatchError::Watched { .. })));
+    monitor.unwatch(me).unwrap();
+    assert!(matches!(monitor.unwatch(me), Err(WatchError::NotWatched { .. })));
+    assert!(matches!(monitor.update(me, Watch::default()), Err(WatchError::NotWatched { .. })));
+}
+
+#[test]
+fn a_promise_changes_with_the_next_release() {
+    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let worker = Worker::start("updated");
+    worker.asleep();
+    monitor.watch(worker.tid, Watch { deadline_ns: 60_000 * MS, ..Watch::default() }).unwrap();
+    let job = || {
+        worker.order(|| execute_ns(MS));
+        worker.wait();
+        worker.asleep();
+    };
+    job();
+    assert_eq!(monitor.read(worker.tid).unwrap().misses, 0);
+    monitor.update(worker.tid, Watch { deadline_ns: MS / 2, ..Watch::default() }).unwrap();
+    job();
+    let counters = monitor.read(worker.tid).unwrap();
+    assert!(counters.jobs >= 2 && counters.misses == 1, "{counters:?}");
+    assert_eq!(misses(&events.drain(usize::MAX), worker.tid).len(), 1);
+}
+
+#[test]
+fn events_that_find_no_room_are_counted_and_so_are_their_misses() {
+    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let worker = Worker::start("flood");
+    worker.asleep();
+    // No job can be that quick: each is a miss.
+    monitor.watch(worker.tid, Watch { deadline_ns: 1, ..Watch::default() }).unwrap();
+    let jobs = 4_000;
+    worker.order(move || {
+        for _ in 0..jobs {
+            sleep_until(now_ns() + 10_000);
+        }
+    });
+    worker.wait();
+    worker.asleep();
+    let counters = monitor.read(worker.tid).unwrap();
+    let lost = monitor.lost().unwrap().events;
+    let told = u64::try_from(misses(&events.drain(usize::MAX), worker.tid).len()).unwrap();
+    assert!(lost > 0 && told > 0, "{lost} lost, {told} told");
+    assert_eq!(counters.misses, counters.jobs);
+    assert_eq!(lost + told, counters.misses);
+    assert!(upper_bound_ns(0) > 1);
+}
