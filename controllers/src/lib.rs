@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! SignalSource → SignalSink (bounded) → Hub: evaluates each sample in order → queue of scenarios
-//! API watches  → Cache (one per kind; also fed by the answers to our own writes) → queues of scenarios, packages, nodes
+//! API watches  → Cache (one per kind; also fed by the answers to our own writes) → queues of scenarios, packages, nodes, networks
 //! queue → observe (from the caches) → decide (pure) → execute (server-side apply) → back into the caches
 //! ```
 //!
@@ -57,7 +57,7 @@ impl Config {
     }
 }
 
-/// The controllers of Scenarios, Packages and NodeRuntimes.
+/// The controllers of Scenarios, Packages, Networks and NodeRuntimes.
 #[derive(Debug)]
 pub struct Controllers;
 

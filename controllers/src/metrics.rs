@@ -19,6 +19,8 @@ pub(crate) enum Name {
     package,
     #[allow(non_camel_case_types, reason = "the spelling of the label's value")]
     node,
+    #[allow(non_camel_case_types, reason = "the spelling of the label's value")]
+    network,
 }
 
 impl Name {
@@ -27,6 +29,7 @@ impl Name {
             Self::scenario => "scenario",
             Self::package => "package",
             Self::node => "node",
+            Self::network => "network",
         }
     }
 }

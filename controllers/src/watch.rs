@@ -8,7 +8,9 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 use pullpiri_crds::names::NODE_LEASE_NAMESPACE;
-use pullpiri_crds::{Claim, Model, ModelInstance, Network, NodeRuntime, Package, Scenario, Schedule, Volume};
+use pullpiri_crds::{
+    Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Scenario, Schedule, Volume,
+};
 use tokio_util::sync::CancellationToken;
 
 use crate::cache::Key;
@@ -29,6 +31,7 @@ pub(crate) async fn run(world: &Arc<World>, shutdown: &CancellationToken) {
         watch::<Model>(world, Api::all(client()), shutdown),
         watch::<Volume>(world, Api::all(client()), shutdown),
         watch::<Network>(world, Api::all(client()), shutdown),
+        watch::<NetworkSlice>(world, Api::all(client()), shutdown),
         watch::<Schedule>(world, Api::all(client()), shutdown),
         watch::<Claim>(world, Api::all(client()), shutdown),
         watch::<ModelInstance>(world, Api::all(client()), shutdown),

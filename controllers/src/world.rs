@@ -9,13 +9,16 @@ use k8s_openapi::api::coordination::v1::Lease;
 use kube::{Client, Resource};
 use pullpiri_crds::names::{node_lease, rfc1123};
 use pullpiri_crds::node::NodeRealtime;
-use pullpiri_crds::{Claim, Model, ModelInstance, Network, NodeRuntime, Package, Scenario, Schedule, Volume};
+use pullpiri_crds::{
+    Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Scenario, Schedule, Volume,
+};
 use pullpiri_reconcilers::node::{DEFAULT_LEASE, Heartbeat, Pulse, Snapshot as NodeSnapshot};
 use pullpiri_reconcilers::package::unusable;
 use pullpiri_reconcilers::placement::{NodeView, Readiness, Schedulability};
 
 use crate::Config;
 use crate::cache::{Cache, Change, Key};
+use crate::control::network::{self, Pace};
 use crate::events::Events;
 use crate::metrics::{ByController, Metrics, Name};
 use crate::queue::Queue;
@@ -44,6 +47,7 @@ pub(crate) struct World {
     pub models: Cache<Model>,
     pub volumes: Cache<Volume>,
     pub networks: Cache<Network>,
+    pub slices: Cache<NetworkSlice>,
     pub schedules: Cache<Schedule>,
     pub claims: Cache<Claim>,
     pub instances: Cache<ModelInstance>,
@@ -53,6 +57,7 @@ pub(crate) struct World {
     pub scenario_queue: Queue,
     pub package_queue: Queue,
     pub node_queue: Queue,
+    pub network_queue: Queue,
 
     pub sharing: Sharing,
     /// What the API server said when it refused instances, by package and by instance.
@@ -60,6 +65,7 @@ pub(crate) struct World {
     following: AtomicBool,
     heartbeats: Mutex<HashMap<String, Heartbeat>>,
     standings: Mutex<HashMap<String, Standing>>,
+    network_pace: Mutex<Pace>,
 }
 
 /// The term under which things about a named object are filed.
@@ -123,6 +129,7 @@ impl World {
             models: Cache::new(|_| Vec::new()),
             volumes: Cache::new(|_| Vec::new()),
             networks: Cache::new(|n| vec![all_of("networks", n.metadata.namespace.as_deref())]),
+            slices: Cache::new(|_| Vec::new()),
             schedules: Cache::new(|_| Vec::new()),
             claims: Cache::new(|c| vec![term("package", c.metadata.namespace.as_deref(), &c.spec.package)]),
             instances: Cache::new(instance_terms),
@@ -131,6 +138,8 @@ impl World {
             scenario_queue: queue(Name::scenario),
             package_queue: queue(Name::package),
             node_queue: queue(Name::node),
+            network_queue: queue(Name::network),
+            network_pace: Mutex::default(),
             sharing: Sharing::default(),
             refusals: Mutex::default(),
             following: AtomicBool::new(false),
@@ -147,6 +156,7 @@ impl World {
             && self.models.synced()
             && self.volumes.synced()
             && self.networks.synced()
+            && self.slices.synced()
             && self.schedules.synced()
             && self.claims.synced()
             && self.instances.synced()
@@ -259,6 +269,19 @@ impl World {
         }
     }
 
+    /// Looks at, or sets, when slices may be written next.
+    pub fn network_pace<T>(&self, look: impl FnOnce(&mut Pace) -> T) -> T {
+        look(&mut lock(&self.network_pace))
+    }
+
+    /// Networks look if something that matters to them changed.
+    fn wake_networks<K, T: PartialEq>(&self, change: &Change<K>, matters: impl Fn(&K) -> T) {
+        let of = |object: &Option<Arc<K>>| object.as_deref().map(&matters);
+        if of(&change.before) != of(&change.after) {
+            self.network_queue.add(network::key());
+        }
+    }
+
     fn wake_packages(&self, term: &str) {
         for key in self.packages.keys_under(term) {
             self.package_queue.add(key);
@@ -310,6 +333,7 @@ impl Observed for Package {
     }
 
     fn changed(world: &World, change: &Change<Self>) {
+        world.wake_networks(change, |package| package.spec.models.clone());
         for package in change.both().take(1) {
             let key = Key::of(&**package);
             world.wake_scenarios_of(Some(&key.namespace), &key.name);
@@ -338,6 +362,7 @@ impl Observed for Model {
     }
 
     fn changed(world: &World, change: &Change<Self>) {
+        world.wake_networks(change, |_| ());
         for model in change.both().take(1) {
             let key = Key::of(&**model);
             world.wake_packages(&term("model", Some(&key.namespace), &key.name));
@@ -364,6 +389,9 @@ impl Observed for Network {
     }
 
     fn changed(world: &World, change: &Change<Self>) {
+        world.wake_networks(change, |network| {
+            (network.metadata.uid.clone(), network.spec.clone(), network.status.clone())
+        });
         // Any model may join it by its labels. How many have is nobody's business here.
         let matters = |network: &Option<Arc<Self>>| network.as_ref().map(|n| (n.spec.clone(), unusable(n)));
         if matters(&change.before) != matters(&change.after) {
@@ -371,6 +399,18 @@ impl Observed for Network {
                 world.wake_packages(&all_of("packages", network.metadata.namespace.as_deref()));
             }
         }
+    }
+}
+
+impl Observed for NetworkSlice {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.slices
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        world.wake_networks(change, |slice| {
+            (slice.metadata.uid.clone(), slice.metadata.labels.clone(), slice.spec.clone())
+        });
     }
 }
 
@@ -409,6 +449,7 @@ impl Observed for ModelInstance {
     }
 
     fn changed(world: &World, change: &Change<Self>) {
+        world.wake_networks(change, |instance| (instance.metadata.uid.clone(), instance.spec.network.clone()));
         for instance in change.both().take(1) {
             let namespace = instance.metadata.namespace.clone().unwrap_or_default();
             world.package_queue.add(Key::new(namespace, instance.spec.package.clone()));
@@ -433,6 +474,8 @@ impl Observed for NodeRuntime {
     }
 
     fn changed(world: &World, change: &Change<Self>) {
+        world
+            .wake_networks(change, |node| (node.metadata.uid.clone(), node.status.as_ref().map(|s| s.network.clone())));
         for node in change.both().take(1) {
             let key = Key::of(&**node);
             if change.after.is_none() {

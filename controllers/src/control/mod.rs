@@ -1,5 +1,6 @@
 //! The loops that take objects off their queues. What they do with one is in the module of its kind.
 
+pub(crate) mod network;
 mod node;
 mod package;
 mod scenario;
@@ -50,6 +51,7 @@ pub(crate) async fn run(world: &Arc<World>, shutdown: &CancellationToken) {
         work(world, Name::scenario, &world.scenario_queue, shutdown, |key| scenario::reconcile(world, key)),
         work(world, Name::package, &world.package_queue, shutdown, |key| package::reconcile(world, key)),
         work(world, Name::node, &world.node_queue, shutdown, |key| node::reconcile(world, key)),
+        work(world, Name::network, &world.network_queue, shutdown, |key| network::reconcile(world, key)),
     );
 }
 

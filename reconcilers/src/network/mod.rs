@@ -8,5 +8,8 @@ mod snapshot;
 mod status;
 
 pub use decide::{MANAGED_BY, decide, slice_name};
+/// The name of an object, as compilations use it.
+pub use pullpiri_net::ObjectName;
+
 pub use plan::{Action, Plan, StatusWrite};
 pub use snapshot::Snapshot;
