@@ -16,16 +16,23 @@ const STEPS: usize = 160;
 #[test]
 fn many_seeds_keep_the_invariants_and_settle() {
     let mut outcomes = std::collections::BTreeMap::new();
-    for seed in 0..400 {
+    let mut refusals = std::collections::BTreeMap::new();
+    for seed in 0..300 {
         let mut simulation = Simulation::new(seed);
         for _ in 0..STEPS {
             simulation.step();
         }
         *outcomes.entry(simulation.settle()).or_insert(0) += 1;
+        for reason in simulation.refusals() {
+            *refusals.entry(reason).or_insert(0) += 1;
+        }
     }
     // The runs end in every way there is, or they would prove little.
     for state in [PackageState::Idle, PackageState::Running, PackageState::Paused] {
         assert!(outcomes.get(&Some(state)).is_some_and(|&n| n > 10), "{outcomes:?}");
+    }
+    for reason in ["NotSchedulable", "PoolExhausted"] {
+        assert!(refusals.get(reason).is_some_and(|&n| n > 10), "{refusals:?}");
     }
 }
 

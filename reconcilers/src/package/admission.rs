@@ -1,10 +1,6 @@
 //! Admission: a package whose real-time tasks can't be proven to meet their deadlines isn't placed, none of it.
 //!
-//! Each node is proven by itself, with the exact tests of `pullpiri-rt`: the package's tasks there, and what instances of others hold there. A
-//! proof is sought in three steps, so that what runs is left as it is whenever that can be proven:
-//! 1. tasks that haven't changed keep their CPU and their priority,
-//! 2. tasks keep their CPU,
-//! 3. every task may go anywhere on its node.
+//! Each node is proven by itself: the package's tasks there, and what instances of others hold there.
 //!
 //! A model without a node of its own goes to the first node (in placement's order) where the tasks can be proven. Models are seated one
 //! after the other and none is seated again for a later one: that is first fit, not a search.
@@ -15,17 +11,15 @@ use pullpiri_crds::condition::reason;
 use pullpiri_crds::duration::format_ns;
 use pullpiri_crds::instance::{InstanceTask, ModelInstance};
 use pullpiri_crds::names::{rfc1123, same_node};
-use pullpiri_crds::schedule::{PriorityAssignment, TaskProof};
-use pullpiri_rt::{CpuSet, Node, Placed, Policy, Reason, Request, TaskVerdict, admit};
+use pullpiri_crds::schedule::TaskProof;
+use pullpiri_rt::{Placed, TaskVerdict};
 
 use super::address::Objection;
 use super::seat::{Instances, Seat, holds};
+use super::seek::{Attempt, Seeker, group_of, lacks, named, site};
 use super::snapshot::Snapshot;
 use super::tasks::{Declaration, Declared, declared};
 use crate::placement::{self, Loads, NodeView, Place};
-
-/// How many tasks a message names before it counts the rest.
-const NAMED: usize = 3;
 
 /// The settings of each instance's tasks, by model and node.
 pub(super) type Settings = BTreeMap<(String, String), Vec<InstanceTask>>;
@@ -120,21 +114,6 @@ impl Here {
             self.0.entry(node.to_owned()).or_default().insert(seat.entry.name.clone());
         }
     }
-}
-
-/// What one node says to the package's tasks there.
-#[derive(Debug, Default)]
-struct Attempt {
-    /// Indices into the declaration.
-    verdicts: Vec<(usize, TaskVerdict)>,
-    objections: Vec<Objection>,
-}
-
-/// A task of the package that has its place already.
-#[derive(Clone, Copy, Debug)]
-struct Before<'a> {
-    index: usize,
-    task: &'a InstanceTask,
 }
 
 /// What is where before anything is decided.
@@ -323,7 +302,10 @@ impl<'a> Ground<'a> {
         };
         let site = match site {
             Ok(site) => site,
-            Err(objection) => return refuse(vec![objection]),
+            Err((reason, said)) => {
+                let tasks: Vec<&str> = tasks.iter().map(|&at| self.declaration.tasks[at].task.name.as_str()).collect();
+                return refuse(vec![(reason, format!("{}: {said}", named(&tasks)))]);
+            }
         };
         let mut lacking: BTreeMap<Objection, Vec<&str>> = BTreeMap::new();
         for &at in &tasks {
@@ -342,199 +324,13 @@ impl<'a> Ground<'a> {
             Some(Ok(others)) => others.clone(),
             None => Vec::new(),
         };
-        self.seek(&site, others, &tasks)
-    }
-
-    /// Seeks a proof, changing as little as possible.
-    fn seek(&self, site: &Site, others: Vec<Placed>, tasks: &[usize]) -> Attempt {
-        let before = self.before(&site.view, tasks);
-        let unchanged: Vec<Before<'a>> = before
-            .iter()
-            .filter(|b| self.declaration.tasks[b.index].is_as(b.task, self.declaration.assignment))
-            .copied()
-            .collect();
-        if !unchanged.is_empty() && in_order(&unchanged, self.declaration.assignment) {
-            let attempt = self.attempt(site, others.clone(), tasks, &unchanged, &[]);
-            if attempt.objections.is_empty() {
-                return attempt;
-            }
-        }
-        if !before.is_empty() {
-            let attempt = self.attempt(site, others.clone(), tasks, &[], &before);
-            if attempt.objections.is_empty() {
-                return attempt;
-            }
-        }
-        self.attempt(site, others, tasks, &[], &[])
-    }
-
-    /// What the package's own instances on a node have of these tasks.
-    fn before(&self, node: &str, tasks: &[usize]) -> Vec<Before<'a>> {
-        let mut found: BTreeMap<usize, Before<'a>> = BTreeMap::new();
-        for instance in self.mine.iter().filter(|i| same_node(&i.spec.node_name, node)) {
-            for task in &instance.spec.realtime {
-                let index = tasks.iter().copied().find(|&at| self.declaration.tasks[at].task.name == task.name);
-                if let Some(index) = index {
-                    found.entry(index).or_insert(Before { index, task });
-                }
-            }
-        }
-        found.into_values().collect()
-    }
-
-    /// One question to the analysis: `fixed` tasks have their CPU and priority, `pinned` ones their CPU.
-    fn attempt(
-        &self,
-        site: &Site,
-        others: Vec<Placed>,
-        tasks: &[usize],
-        fixed: &[Before<'_>],
-        pinned: &[Before<'_>],
-    ) -> Attempt {
-        let node = &site.node.name;
-        let mut existing = others;
-        let strangers = existing.len();
-        let mut fixed_at = Vec::new();
-        let mut asked_at = Vec::new();
-        let mut asked = Vec::new();
-        for &at in tasks {
-            let declared = &self.declaration.tasks[at];
-            let mut task = declared.task.clone();
-            task.node = Some(node.clone());
-            task.group = group_of(&self.package, declared.model.as_deref(), declared.container.as_deref());
-            let cpu = |befores: &[Before<'_>]| {
-                befores
-                    .iter()
-                    .find(|b| b.index == at)
-                    .and_then(|b| Some((u32::try_from(b.task.cpu).ok()?, b.task.priority)))
-            };
-            if let Some((cpu, priority)) = cpu(fixed).filter(|(cpu, _)| site.node.cpus.contains(*cpu)) {
-                task.priority = priority.and_then(|priority| u8::try_from(priority).ok());
-                task.affinity = Some(CpuSet::from_iter([cpu]));
-                existing.push(Placed { task, node: node.clone(), cpu });
-                fixed_at.push(at);
-                continue;
-            }
-            if let Some((cpu, _)) = cpu(pinned)
-                && site.node.cpus.contains(cpu)
-                && task.affinity.as_ref().is_none_or(|set| set.contains(cpu))
-            {
-                task.affinity = Some(CpuSet::from_iter([cpu]));
-            }
-            asked.push(task);
-            asked_at.push(at);
-        }
-        let proof = admit(&Request {
-            tasks: asked,
-            priority_assignment: self.declaration.assignment,
-            placement: self.declaration.placement,
-            nodes: vec![site.node.clone()],
-            existing,
-        });
-        let mut objections: Vec<Objection> =
-            proof.reasons.iter().map(|reason| (class(reason), reason.to_string())).collect();
-        if !proof.schedulable && objections.is_empty() {
-            objections.push((reason::NOT_SCHEDULABLE, format!("node {node}: the tasks can't be proven")));
-        }
-        let kept = fixed_at.into_iter().zip(proof.existing.into_iter().skip(strangers));
-        Attempt { verdicts: asked_at.into_iter().zip(proof.tasks).chain(kept).collect(), objections }
-    }
-}
-
-/// A node that can hold real-time tasks.
-struct Site {
-    view: String,
-    node: Node,
-    policies: Vec<Policy>,
-}
-
-fn site(view: &NodeView) -> Result<Site, Objection> {
-    let name = &view.name;
-    let realtime = view
-        .realtime
-        .as_ref()
-        .ok_or_else(|| (reason::NO_REAL_TIME, format!("node {name} says of no CPU that it can run real-time tasks")))?;
-    let node = Node::from_runtime(name.clone(), realtime).map_err(|wrong| {
-        let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
-        (reason::NO_REAL_TIME, format!("node {name}: status.realtime: {}", wrong.join(", ")))
-    })?;
-    Ok(Site { view: name.clone(), node, policies: realtime.policies.clone() })
-}
-
-/// What a node lacks for a task, whatever else is there.
-fn lacks(site: &Site, declared: &Declared) -> Result<(), Objection> {
-    let (name, has) = (&site.node.name, &site.node.cpus);
-    if let Some(wanted) = &declared.task.affinity
-        && wanted.intersection(has).is_empty()
-    {
-        return Err((reason::CPU_MISSING, format!("node {name} lacks CPU {wanted}; for real-time tasks it has {has}")));
-    }
-    let policy = declared.task.policy;
-    if site.policies.contains(&policy) {
-        return Ok(());
-    }
-    let known: Vec<&str> = site.policies.iter().copied().map(policy_name).collect();
-    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
-    let said =
-        format!("node {name} can't give a container's threads policy {}; it can give {known}", policy_name(policy));
-    Err((reason::NO_REAL_TIME, said))
-}
-
-const fn policy_name(policy: Policy) -> &'static str {
-    match policy {
-        Policy::Fifo => "FIFO",
-        Policy::RoundRobin => "RR",
-        Policy::Deadline => "DEADLINE",
-    }
-}
-
-/// Whether priorities that were given before are in the order that the assignment asks for.
-fn in_order(tasks: &[Before<'_>], assignment: PriorityAssignment) -> bool {
-    let key = |task: &InstanceTask| match assignment {
-        PriorityAssignment::RateMonotonic => Some(task.period_ns),
-        PriorityAssignment::DeadlineMonotonic => Some(task.deadline_ns),
-        PriorityAssignment::Explicit | PriorityAssignment::Optimal => None,
-    };
-    tasks.iter().all(|a| {
-        tasks.iter().all(|b| {
-            let same_cpu = a.task.cpu == b.task.cpu && a.task.priority.is_some() && b.task.priority.is_some();
-            let before = key(a.task).zip(key(b.task)).is_some_and(|(a, b)| a < b);
-            !(same_cpu && before) || a.task.priority > b.task.priority
-        })
-    })
-}
-
-/// The condition's reason for a reason of the analysis.
-fn class(why: &Reason) -> &'static str {
-    match why {
-        Reason::CpuCeiling { .. } | Reason::GroupCeiling { .. } | Reason::Unfit { .. } => reason::KERNEL_CEILING,
-        Reason::Unplaced { best: Some(why), .. } | Reason::Evicts { because: why, .. } => class(why),
-        Reason::NoNode { .. } => reason::NODE_NOT_FOUND,
-        Reason::Unplaced { best: None, .. }
-        | Reason::Miss { .. }
-        | Reason::Demand { .. }
-        | Reason::Overload { .. }
-        | Reason::Undecided { .. }
-        | Reason::Priorities { .. } => reason::NOT_SCHEDULABLE,
-    }
-}
-
-/// `task a`, or `tasks a, b, c and 2 more`.
-fn named(tasks: &[&str]) -> String {
-    match tasks {
-        [one] => format!("task {one}"),
-        many if many.len() <= NAMED => format!("tasks {}", many.join(", ")),
-        many => format!("tasks {} and {} more", many[..NAMED].join(", "), many.len() - NAMED),
+        let seeker = Seeker { declaration: self.declaration, package: &self.package, mine: self.mine };
+        seeker.seek(&site, others, &tasks)
     }
 }
 
 fn owner(instance: &ModelInstance) -> String {
     format!("{}/{}", instance.metadata.namespace.as_deref().unwrap_or_default(), instance.spec.package)
-}
-
-/// The cgroup of a task's threads: its container's; a task that may be in several has one of its own.
-fn group_of(owner: &str, model: Option<&str>, container: Option<&str>) -> String {
-    format!("{owner}/{}/{}", model.unwrap_or("*"), container.unwrap_or("*"))
 }
 
 fn group(owner: &str, model: &str, task: &InstanceTask) -> String {

@@ -6,6 +6,7 @@ mod decide;
 mod plan;
 mod proof;
 mod seat;
+mod seek;
 mod snapshot;
 mod status;
 mod tasks;

@@ -175,7 +175,9 @@ pub(super) fn compute(
         let _ = progress.fire(*event, &at, reason, &note);
     }
     let (state, history, mut notices) = progress.finish();
-    notices.extend(disproven(account, &before.conditions));
+    let told: Vec<&str> = notices.iter().map(|notice| notice.note.as_str()).collect();
+    let disproven = disproven(account, &before.conditions).filter(|n| !told.iter().any(|note| note.contains(&n.note)));
+    notices.extend(disproven);
     let status = PackageStatus {
         observed_generation: generation,
         state,
@@ -204,6 +206,11 @@ fn disproven(account: &Account, on_record: &[Condition]) -> Option<Notice> {
 
 /// Whether what is on record is what we would write; what others added to it is left out.
 pub(super) fn same(on_record: &PackageStatus, next: &PackageStatus) -> bool {
+    let proof = |status: &PackageStatus| conditions::find(&status.conditions, kind::SCHEDULABLE).is_some();
+    if proof(on_record) && !proof(next) {
+        // It goes with the tasks that it was about.
+        return false;
+    }
     let ours = conditions::of_same_types(&on_record.conditions, &next.conditions);
     *next == PackageStatus { conditions: ours, ..on_record.clone() }
 }
@@ -292,19 +299,31 @@ fn note(desire: &Desire, account: &Account, state: PackageState, ready: &str) ->
         PackageState::Running => format!("{ready} instances run{by}"),
         PackageState::Updating => format!("{ready} instances run"),
         PackageState::Degraded | PackageState::Error => {
-            let troubles: Vec<String> = account
-                .slots
-                .iter()
-                .filter(|s| matches!(s.standing, Standing::Refused(_) | Standing::Failed(_) | Standing::Lost))
-                .map(|s| match &s.message {
-                    Some(message) if message.contains(&s.model) => message.clone(),
-                    Some(message) => format!("model {}: {message}", s.model),
-                    None => format!("model {} failed", s.model),
-                })
-                .collect();
+            let troubles = troubles(account);
             bounded(&format!("{ready} instances run; {}", troubles.join("; ")), MESSAGE_LENGTH)
         }
     }
+}
+
+/// What is wrong with each slot; what is wrong with several in the same way is said once.
+fn troubles(account: &Account) -> Vec<String> {
+    let mut all: Vec<(Vec<&str>, Option<&str>)> = Vec::new();
+    let troubled = |s: &&Slot| matches!(s.standing, Standing::Refused(_) | Standing::Failed(_) | Standing::Lost);
+    for slot in account.slots.iter().filter(troubled) {
+        let message = slot.message.as_deref();
+        match all.iter_mut().find(|(_, said)| message.is_some() && *said == message) {
+            Some((models, _)) if models.contains(&slot.model.as_str()) => {}
+            Some((models, _)) => models.push(&slot.model),
+            None => all.push((vec![&slot.model], message)),
+        }
+    }
+    let said = |(models, message): (Vec<&str>, Option<&str>)| match (&models[..], message) {
+        ([model], Some(message)) if message.contains(model) => message.to_owned(),
+        ([model], Some(message)) => format!("model {model}: {message}"),
+        (models, Some(message)) => format!("models {}: {message}", models.join(", ")),
+        (models, None) => format!("model {} failed", models.join(", ")),
+    };
+    all.into_iter().map(said).collect()
 }
 
 fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static str, ready: &str) -> Vec<Wanted> {

@@ -5,17 +5,36 @@ mod invariants;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
+use std::sync::Arc;
 
 use kube::Resource;
 use pullpiri_crds::instance::{ModelInstance, ModelInstanceStatus, Phase};
+use pullpiri_crds::package::DesiredState;
 use pullpiri_crds::scenario::{Action as Wish, Truth};
-use pullpiri_crds::{Claim, Model, Package, Scenario};
+use pullpiri_crds::{Claim, Model, Network, Package, Scenario};
 use pullpiri_reconcilers::placement::NodeView;
 use pullpiri_reconcilers::scenario::{EdgeFate, Track};
 use pullpiri_reconcilers::{package, scenario};
 
-use crate::world::{self, anywhere, at, gear, node, on_node, selecting};
+use crate::world::{self, anywhere, at, gear, on_node, selecting, timed};
 use api::{Api, Delivery, Objects, Table, merged_meta};
+
+/// The packages: `p` runs as its claims say, `q` as the person says. They share nodes and a Network with five addresses for six of their instances.
+pub(super) const PACKAGES: [&str; 2] = ["p", "q"];
+/// Their models. The first of each has a real-time task, the others are on the Network.
+pub(super) const MODELS: [&str; 6] = ["m0", "m1", "m2", "q0", "q1", "q2"];
+
+/// The package that a model belongs to.
+pub(super) fn package_of(model: &str) -> &'static str {
+    if model.starts_with('m') { "p" } else { "q" }
+}
+
+pub(super) fn shared_network() -> Network {
+    world::network(
+        "net",
+        serde_json::json!({"subnet": {"v4": "10.0.0.0/29"}, "attach": {"matchLabels": {"net": "yes"}}}),
+    )
+}
 
 /// SplitMix64 (Steele, Lea and Flood, 2014): small, and good enough to draw steps from.
 struct Random(u64);
@@ -107,17 +126,19 @@ impl Simulation {
             references: BTreeMap::new(),
             gear: None,
             heard: None,
-            nodes: vec![node("a"), node("b"), node("c")],
+            nodes: vec![timed("a", "0"), timed("b", "0"), timed("c", "0")],
             dirty: BTreeSet::new(),
             transcript: String::new(),
             crashed: false,
         };
         simulation.nodes[1].labels.insert("zone".to_owned(), "x".to_owned());
         simulation.nodes[2].labels.insert("zone".to_owned(), "x".to_owned());
-        for name in ["m0", "m1", "m2"] {
+        for name in MODELS {
             simulation.edit_model(name, 0);
         }
-        simulation.make_package();
+        for name in PACKAGES {
+            simulation.make_package(name);
+        }
         simulation.make_scenario("on", "P", Wish::Launch);
         simulation.make_scenario("off", "D", Wish::Terminate);
         simulation.transcript.clear();
@@ -143,16 +164,43 @@ impl Simulation {
             .insert(name.to_owned(), Reference { uid: made.metadata.uid.clone().unwrap(), ..Default::default() });
     }
 
-    fn make_package(&mut self) {
-        self.say("person: package p");
-        let object = world::package("p", vec![on_node("m0", "a"), anywhere("m1"), selecting("m2", "zone", "x")]);
-        self.api.packages.write(&mut self.api.counters, "p", |_| (object, true));
+    fn make_package(&mut self, name: &str) {
+        self.say(format!("person: package {name}"));
+        let object = match name {
+            "p" => world::package("p", vec![on_node("m0", "a"), anywhere("m1"), selecting("m2", "zone", "x")]),
+            _ => {
+                world::running(world::package("q", vec![anywhere("q0"), selecting("q1", "zone", "x"), anywhere("q2")]))
+            }
+        };
+        self.api.packages.write(&mut self.api.counters, name, |_| (object, true));
     }
 
+    /// A model with another image, and with more or less to do in real time, or none of it.
     fn edit_model(&mut self, name: &str, image: usize) {
-        self.say(format!("person: model {name} has image {image}"));
-        let object = world::model(name, &image.to_string());
+        let wcet_ms = [3, 5, 8][self.random.below(3)];
+        let timed = name.ends_with('0');
+        let what = if timed { format!(", a task of {wcet_ms} ms") } else { String::new() };
+        self.say(format!("person: model {name} has image {image}{what}"));
+        let mut object = world::model(name, &image.to_string());
+        if timed {
+            let task = serde_json::json!({"wcet": format!("{wcet_ms}ms"), "period": "10ms"});
+            object.spec.realtime = serde_json::from_value(task).unwrap();
+        } else {
+            object.spec.host_network = None;
+            object.metadata.labels = Some([("net".to_owned(), "yes".to_owned())].into());
+        }
         self.api.models.write(&mut self.api.counters, name, |_| (object, true));
+    }
+
+    fn toggle_q(&mut self) {
+        let Some(package) = self.api.packages.objects.get("q").cloned() else {
+            return;
+        };
+        let mut next = (*package).clone();
+        let stopped = next.spec.desired_state == Some(DesiredState::Stopped);
+        next.spec.desired_state = Some(if stopped { DesiredState::Running } else { DesiredState::Stopped });
+        self.say(format!("person: package q is to be {:?}", next.spec.desired_state.unwrap()));
+        self.api.packages.write(&mut self.api.counters, "q", |_| (next, true));
     }
 
     /// One step of anybody.
@@ -218,11 +266,12 @@ impl Simulation {
     }
 
     fn person(&mut self) {
-        match self.random.below(5) {
+        match self.random.below(6) {
             0 | 1 => {
-                let (model, image) = (self.random.below(3), self.random.below(3));
-                self.edit_model(&format!("m{model}"), image);
+                let (model, image) = (self.random.below(MODELS.len()), self.random.below(3));
+                self.edit_model(MODELS[model], image);
             }
+            5 => self.toggle_q(),
             2 => {
                 let name = ["on", "off"][self.random.below(2)];
                 if self.api.scenarios.objects.contains_key(name) {
@@ -236,15 +285,16 @@ impl Simulation {
                 }
             }
             3 => {
-                if self.api.packages.objects.contains_key("p") {
-                    self.say("person: deletes package p");
-                    self.api.packages.remove("p");
+                let name = PACKAGES[self.random.below(2)];
+                if self.api.packages.objects.contains_key(name) {
+                    self.say(format!("person: deletes package {name}"));
+                    self.api.packages.remove(name);
                 } else {
-                    self.make_package();
+                    self.make_package(name);
                 }
             }
             _ => {
-                let name = ["m0", "m1", "m2"][self.random.below(3)];
+                let name = MODELS[self.random.below(MODELS.len())];
                 if self.api.models.objects.contains_key(name) {
                     self.say(format!("person: deletes model {name}"));
                     self.api.models.remove(name);
@@ -350,7 +400,9 @@ impl Simulation {
     }
 
     fn wake_all(&mut self) {
-        self.dirty.insert(("package", "p".to_owned()));
+        for name in PACKAGES {
+            self.dirty.insert(("package", name.to_owned()));
+        }
         for name in ["on", "off"] {
             self.dirty.insert(("scenario", name.to_owned()));
         }
@@ -442,7 +494,7 @@ impl Simulation {
         self.dirty.remove(&(kind, name.clone()));
         self.crashed = false;
         if kind == "package" {
-            self.reconcile_package()
+            self.reconcile_package(&name)
         } else {
             self.reconcile_scenario(&name)
         }
@@ -520,34 +572,35 @@ impl Simulation {
         }
     }
 
-    fn package_snapshot(&self) -> Option<package::Snapshot> {
+    fn package_snapshot(&self, name: &str) -> Option<package::Snapshot> {
         let mut nodes = self.nodes.clone();
         for node in &mut nodes {
             node.load = self.caches.instances.values().filter(|i| i.spec.node_name == node.name).count();
         }
+        let (instances, neighbours) = self.caches.instances.values().cloned().partition(|i| i.spec.package == name);
         Some(package::Snapshot {
-            package: self.caches.packages.get("p")?.clone(),
-            claims: self.caches.claims.values().cloned().collect(),
+            package: self.caches.packages.get(name)?.clone(),
+            claims: self.caches.claims.values().filter(|c| c.spec.package == name).cloned().collect(),
             models: self.caches.models.clone(),
             volumes: BTreeMap::new(),
             schedule: None,
             sharers: Vec::new(),
-            networks: BTreeMap::new(),
+            networks: [("net".to_owned(), Arc::new(shared_network()))].into(),
             nodes,
-            instances: self.caches.instances.values().cloned().collect(),
-            neighbours: Vec::new(),
+            instances,
+            neighbours,
             refused: BTreeMap::new(),
             epoch: 1,
         })
     }
 
-    fn reconcile_package(&mut self) {
-        let Some(snapshot) = self.package_snapshot() else {
+    fn reconcile_package(&mut self, package: &str) {
+        let Some(snapshot) = self.package_snapshot(package) else {
             return;
         };
         let plan = package::decide(&snapshot, at(self.api.counters.second));
         if !plan.is_empty() {
-            self.say(format!("package p:\n{plan}"));
+            self.say(format!("package {package}:\n{plan}"));
         }
         for action in &plan.actions {
             match action {
@@ -587,14 +640,14 @@ impl Simulation {
         }
         let uid = snapshot.package.metadata.uid.clone();
         if let Some(status) = plan.status
-            && self.api.packages.objects.get("p").is_some_and(|p| p.metadata.uid == uid)
+            && self.api.packages.objects.get(package).is_some_and(|p| p.metadata.uid == uid)
         {
-            let written = self.api.packages.write(&mut self.api.counters, "p", |before| {
+            let written = self.api.packages.write(&mut self.api.counters, package, |before| {
                 let mut next = before.unwrap().clone();
                 next.status = Some(*status);
                 (next, false)
             });
-            self.caches.packages.insert("p".to_owned(), written);
+            self.caches.packages.insert(package.to_owned(), written);
             self.wake_all();
         }
     }

@@ -1,0 +1,226 @@
+//! Addresses: who joins which Network, and what address it gets.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should stop")]
+
+mod world;
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use pullpiri_crds::instance::{InstanceNetwork, Phase};
+use pullpiri_crds::model::Model;
+use pullpiri_crds::network::Network;
+use pullpiri_crds::package::PackageModel;
+use pullpiri_reconcilers::package::{Snapshot, decide};
+use serde_json::json;
+use world::{apply_package, at, model, network, node, on_node, package, package_snapshot, report, running};
+
+fn settle(snapshot: &mut Snapshot, second: i64) -> String {
+    let mut text = String::new();
+    for step in 0..6 {
+        let plan = decide(snapshot, at(second + step));
+        text.push_str(&plan.to_string());
+        if plan.is_empty() {
+            return text;
+        }
+        text.push_str("--\n");
+        apply_package(snapshot, &plan);
+    }
+    panic!("doesn't settle:\n{text}");
+}
+
+fn condition<'a>(snapshot: &'a Snapshot, kind: &str) -> &'a Condition {
+    snapshot.package.status.as_ref().unwrap().conditions.iter().find(|c| c.type_ == kind).unwrap()
+}
+
+/// A model with a network namespace of its own.
+fn own(name: &str, app: &str) -> Model {
+    let mut model = model(name, "i");
+    model.spec.host_network = None;
+    model.metadata.labels = Some([("app".to_owned(), app.to_owned())].into());
+    model
+}
+
+fn given(name: &str, network: &str) -> PackageModel {
+    let mut entry = on_node(name, "a");
+    entry.resources = serde_json::from_value(json!({"network": network})).unwrap();
+    entry
+}
+
+fn put(snapshot: &mut Snapshot, network: Network) {
+    snapshot.networks.insert(network.metadata.name.clone().unwrap(), Arc::new(network));
+}
+
+fn joined<'a>(snapshot: &'a Snapshot, model: &str) -> Option<&'a InstanceNetwork> {
+    snapshot.instances.iter().find(|i| i.spec.model == model).unwrap().spec.network.as_ref()
+}
+
+fn addresses(snapshot: &Snapshot, model: &str) -> Vec<String> {
+    joined(snapshot, model).map(|network| network.addresses.clone()).unwrap_or_default()
+}
+
+fn vehicle() -> Snapshot {
+    let mut snapshot = package_snapshot(
+        running(package(
+            "p",
+            vec![given("brake", "control"), given("sensor", "control"), on_node("video", "a"), on_node("host", "a")],
+        )),
+        &[own("brake", "brake"), own("sensor", "sensor"), own("video", "media"), model("host", "i")],
+        &[node("a")],
+    );
+    put(&mut snapshot, network("control", json!({"subnet": {"v4": "10.20.0.0/24", "v6": "fd00:20::/64"}})));
+    put(
+        &mut snapshot,
+        network("media", json!({"subnet": {"v4": "10.30.0.0/29"}, "attach": {"matchLabels": {"app": "media"}}})),
+    );
+    put(&mut snapshot, network("plain", json!({})));
+    snapshot
+}
+
+#[test]
+fn models_join_by_name_or_by_label_and_get_the_lowest_addresses() {
+    let mut snapshot = vehicle();
+    let text = settle(&mut snapshot, 0);
+    insta::assert_snapshot!(text);
+    assert_eq!(addresses(&snapshot, "brake"), ["10.20.0.2", "fd00:20::2"]);
+    assert_eq!(addresses(&snapshot, "sensor"), ["10.20.0.3", "fd00:20::3"]);
+    let video = joined(&snapshot, "video").unwrap();
+    assert_eq!(
+        (video.name.as_str(), &video.addresses[..], &video.gateways[..]),
+        ("media", &["10.30.0.2".to_owned()][..], &["10.30.0.1".to_owned()][..])
+    );
+    assert!(joined(&snapshot, "host").is_none(), "it has the node's network");
+}
+
+#[test]
+fn a_network_of_the_nodes_gives_no_address_and_a_label_still_counts() {
+    let mut snapshot = package_snapshot(
+        running(package("p", vec![given("m", "plain"), given("n", "plain")])),
+        &[own("m", "x"), own("n", "y")],
+        &[node("a")],
+    );
+    put(&mut snapshot, network("plain", json!({})));
+    let attach = |subnet: &str| json!({"subnet": {"v4": subnet}, "attach": {"matchLabels": {"app": "x"}}});
+    put(&mut snapshot, network("second", attach("10.2.0.0/24")));
+    put(&mut snapshot, network("first", attach("10.1.0.0/24")));
+    settle(&mut snapshot, 0);
+    assert_eq!(addresses(&snapshot, "m"), ["10.1.0.2"], "the first by name");
+    assert!(joined(&snapshot, "n").is_none());
+}
+
+#[test]
+fn addresses_of_others_are_left_and_an_exhausted_pool_says_so() {
+    let mut snapshot = vehicle();
+    snapshot.networks.clear();
+    put(&mut snapshot, network("control", json!({"subnet": {"v4": "10.20.0.0/29"}})));
+    let mut other = vehicle();
+    other.package = Arc::new(running(package("q", vec![given("brake", "control"), given("sensor", "control")])));
+    other.networks.clone_from(&snapshot.networks);
+    settle(&mut other, 0);
+    snapshot.neighbours.clone_from(&other.instances);
+    // The same Network's name in another namespace is another Network.
+    let mut elsewhere = (*other.instances[0]).clone();
+    elsewhere.metadata.namespace = Some("elsewhere".to_owned());
+    elsewhere.spec.network.as_mut().unwrap().addresses = vec!["10.20.0.4".to_owned()];
+    snapshot.neighbours.push(Arc::new(elsewhere));
+    settle(&mut snapshot, 0);
+    assert_eq!(addresses(&snapshot, "brake"), ["10.20.0.4"]);
+    assert_eq!(addresses(&snapshot, "sensor"), ["10.20.0.5"]);
+
+    // .6 is the last; .7 is the broadcast address.
+    let mut third = vehicle();
+    third.package = Arc::new(running(package("r", vec![given("brake", "control"), given("sensor", "control")])));
+    third.networks.clone_from(&snapshot.networks);
+    third.neighbours = other.instances.iter().chain(&snapshot.instances).cloned().collect();
+    let plan = decide(&third, at(0));
+    assert_eq!(plan.starved, BTreeSet::from(["control".to_owned()]));
+    settle(&mut third, 0);
+    assert_eq!(third.instances.len(), 1, "a model that has an address is placed");
+    let placed = condition(&third, "Placed");
+    assert_eq!(placed.reason, "PoolExhausted");
+    assert_eq!(
+        placed.message,
+        "model sensor: network control: subnet 10.20.0.0/29 has 5 addresses for models and 5 are in use"
+    );
+    // As soon as one is given back, it is taken.
+    third.neighbours.remove(0);
+    settle(&mut third, 10);
+    assert_eq!(
+        (addresses(&third, "brake"), addresses(&third, "sensor")),
+        (vec!["10.20.0.6".to_owned()], vec!["10.20.0.2".to_owned()])
+    );
+}
+
+#[test]
+fn an_instance_keeps_its_address_as_long_as_it_lives() {
+    let mut snapshot = vehicle();
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 5);
+    // The first is gone; the second stays where it is.
+    let mut package = (*snapshot.package).clone();
+    package.spec.models.remove(0);
+    snapshot.package = Arc::new(package);
+    settle(&mut snapshot, 10);
+    assert_eq!(addresses(&snapshot, "sensor"), ["10.20.0.3", "fd00:20::3"]);
+    // A Network that is lost stops nothing; it is only told of.
+    snapshot.networks.remove("media");
+    let plan = decide(&snapshot, at(20));
+    assert!(plan.actions.is_empty(), "{plan}");
+    // One whose addresses are others' now makes new ones necessary.
+    let before = snapshot.instances.iter().find(|i| i.spec.model == "sensor").unwrap().metadata.uid.clone();
+    put(&mut snapshot, network("control", json!({"subnet": {"v4": "10.99.0.0/24"}})));
+    let text = settle(&mut snapshot, 30);
+    assert!(text.contains("delete ModelInstance p-sensor"), "{text}");
+    assert_eq!(addresses(&snapshot, "sensor"), ["10.99.0.2"]);
+    assert!(before.is_some());
+}
+
+#[test]
+fn a_network_that_comes_late_is_joined() {
+    let mut snapshot = vehicle();
+    let media = snapshot.networks.remove("media").unwrap();
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 5);
+    assert!(joined(&snapshot, "video").is_none());
+    snapshot.networks.insert("media".to_owned(), media);
+    let text = settle(&mut snapshot, 10);
+    assert!(text.contains("delete ModelInstance p-video"), "{text}");
+    assert_eq!(addresses(&snapshot, "video"), ["10.30.0.2"]);
+}
+
+#[test]
+fn a_network_that_cannot_be_used_takes_nobody_in() {
+    for (reason, seen, refused) in [
+        ("SubnetOverlaps", 1, true),
+        ("GuaranteeExceedsLink", 1, true),
+        ("NetworkInvalid", 1, true),
+        ("SubnetOverlaps", 0, false),
+        ("SomethingElse", 1, false),
+    ] {
+        let mut snapshot = vehicle();
+        let mut media =
+            network("media", json!({"subnet": {"v4": "10.30.0.0/29"}, "attach": {"matchLabels": {"app": "media"}}}));
+        media.status = Some(pullpiri_crds::NetworkStatus {
+            observed_generation: Some(seen),
+            conditions: vec![Condition {
+                type_: "Ready".to_owned(),
+                status: "False".to_owned(),
+                reason: reason.to_owned(),
+                message: "10.30.0.0/29 shares addresses with network x".to_owned(),
+                last_transition_time: Time(at(0)),
+                observed_generation: Some(seen),
+            }],
+            ..Default::default()
+        });
+        put(&mut snapshot, media);
+        settle(&mut snapshot, 0);
+        assert_eq!(snapshot.instances.len(), if refused { 3 } else { 4 }, "{reason}");
+        if refused {
+            let placed = condition(&snapshot, "Placed");
+            assert_eq!(placed.reason, reason);
+            assert_eq!(placed.message, "model video: network media: 10.30.0.0/29 shares addresses with network x");
+        }
+    }
+}
