@@ -177,7 +177,8 @@ fn blocking(rivals: &[Rival]) -> u64 {
     rivals.iter().filter(|rival| rival.jobs > 0).map(|rival| rival.load.blocking_ns).max().unwrap_or(0)
 }
 
-/// D where all deadlines are met; else D + Σ Uⱼ·(Tⱼ + Jⱼ − Dⱼ) + B, which no job is later than while the utilisation is at most 1.
+/// D where all deadlines are met; else D + Σ Uⱼ·(Tⱼ + Jⱼ − Dⱼ) + B, which no job is later than while the utilisation is at most 1, and where deadlines may
+/// pass before the release, that time as well.
 fn closed(loads: &[Load], me: &Load, met: bool) -> Option<Wcrt> {
     let late = if met {
         0
@@ -188,7 +189,8 @@ fn closed(loads: &[Load], me: &Load, met: bool) -> Option<Wcrt> {
             sum.saturating_add(slack.saturating_mul(load.wcet_ns.into()).div_ceil(u128::from(load.period_ns)))
         });
         let blocked = loads.iter().map(|load| load.blocking_ns).max().unwrap_or(0);
-        u64::try_from(work).ok()?.checked_add(blocked)?
+        let before = loads.iter().map(|load| load.jitter_ns.saturating_sub(load.deadline_ns)).max().unwrap_or(0);
+        u64::try_from(work).ok()?.checked_add(blocked)?.checked_add(before)?
     };
     let response_ns = me.deadline_ns.checked_add(late)?;
     Some(Wcrt { response_ns, job: 0, end_ns: response_ns, exact: false })
