@@ -8,7 +8,8 @@ use std::process::Command;
 
 use pullpiri_ebpf::net::DropReason;
 use pullpiri_ebpf::net::layout::{
-    self, ClassValue, Config, Connection, ConnectionKey, Counter, Half, Identity, Key, Pair, Port, PrefixBody, Range, Value,
+    self, ClassValue, Config, Connection, ConnectionKey, Counter, Half, Identity, Key, Pair, Port, PrefixBody, Range,
+    Value,
 };
 
 #[test]
@@ -73,7 +74,8 @@ fn rust_and_c_agree() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("layout.c");
     std::fs::write(&file, source).unwrap();
-    let Ok(output) = Command::new("clang").args(["-fsyntax-only", "-Wno-gnu-statement-expression"]).arg(&file).output() else {
+    let Ok(output) = Command::new("clang").args(["-fsyntax-only", "-Wno-gnu-statement-expression"]).arg(&file).output()
+    else {
         println!("skipped: no clang");
         return;
     };

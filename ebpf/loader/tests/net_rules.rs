@@ -8,9 +8,7 @@ use std::net::IpAddr;
 
 use net_support::*;
 use pullpiri_crds::network::{NetworkMode, Verdict};
-use pullpiri_crds::slice::{
-    SliceClass, SliceEndpoint, SliceNetwork, SlicePort, SliceRule, SliceSelector,
-};
+use pullpiri_crds::slice::{SliceClass, SliceEndpoint, SliceNetwork, SlicePort, SliceRule, SliceSelector};
 use pullpiri_ebpf::net::{Datapath, Hook, PodPort, RunVerdict, policy};
 use pullpiri_net::evaluate::{Allowed, Packet, evaluate};
 use pullpiri_net::{Compiled, slices};
@@ -95,7 +93,14 @@ fn world(random: &mut Random) -> Compiled {
     }
     for id in 1..=random.below(6) {
         let name = format!("default/n/c{id}");
-        world.classes.push(SliceClass { id: small(id), name, priority: 0, guarantee_bps: 0, ceiling_bps: None, dscp: None });
+        world.classes.push(SliceClass {
+            id: small(id),
+            name,
+            priority: 0,
+            guarantee_bps: 0,
+            ceiling_bps: None,
+            dscp: None,
+        });
         for _ in 0..=random.below(3) {
             world.selectors.push(SliceSelector {
                 class: small(id),
@@ -108,10 +113,11 @@ fn world(random: &mut Random) -> Compiled {
         }
     }
     let local: Vec<SliceEndpoint> = world.endpoints.iter().filter(|e| e.node == "here").cloned().collect();
-    for host_port in 1..=random.below(4) {
+    let published = random.below(4);
+    for host_port in PORTS.into_iter().take(published) {
         let endpoint = &local[random.below(local.len())];
         world.ports.push(SlicePort {
-            host_port: i32::from(PORTS[host_port]),
+            host_port: i32::from(host_port),
             protocol: i32::from(random.pick(&[TCP, UDP])),
             address: endpoint.addresses[random.below(2)].clone(),
             target_port: i32::from(random.pick(&PORTS)),
@@ -194,7 +200,9 @@ fn check(datapath: &mut Datapath, world: &Compiled, random: &mut Random, seed: u
             let after = datapath.counters().unwrap();
             let rose = |what: &str| after.rules[what].packets - before.rules[what].packets;
             match &expected.verdict {
-                pullpiri_net::Verdict::Allowed(Allowed::Rule { name, .. }) => assert_eq!(rose(name), 1, "{}", context()),
+                pullpiri_net::Verdict::Allowed(Allowed::Rule { name, .. }) => {
+                    assert_eq!(rose(name), 1, "{}", context())
+                }
                 pullpiri_net::Verdict::Allowed(Allowed::Internal { network, .. }) => {
                     let rose = after.internal[network].packets - before.internal[network].packets;
                     assert_eq!(rose, 1, "{}", context());

@@ -38,7 +38,8 @@ impl Datapath {
         self.ensure_link(device, ifindex, Hook::PodEgress, TcAttachType::Ingress)
     }
 
-    /// Undoes `attach_pod`, whether or not the device is still there.
+    /// Undoes `attach_pod`, whether or not the device is still there. The kernel detaches the programs some milliseconds later (RCU); until then
+    /// they drop what passes.
     ///
     /// # Errors
     /// When a pin or an entry can't be removed.
@@ -82,8 +83,9 @@ impl Datapath {
             .ok_or(NetError::Missing(hook.program()))?
             .try_into()
             .map_err(attach_error(hook, target()))?;
+        // A link is always one of several (cgroup_bpf_link_attach in kernel/bpf/cgroup.c), and takes no flags.
         let link = program
-            .attach(&opened, CgroupSkbAttachType::Egress, CgroupAttachMode::AllowMultiple)
+            .attach(&opened, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)
             .and_then(|id| program.take_link(id))
             .map_err(attach_error(hook, target()))?;
         let link: FdLink = link.try_into().map_err(attach_error(hook, target()))?;

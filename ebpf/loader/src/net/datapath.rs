@@ -225,7 +225,8 @@ impl Datapath {
         Ok(counts)
     }
 
-    /// Detaches every program and removes every map of this node, and nothing else.
+    /// Detaches every program and removes every map of this node, and nothing else. The kernel is done some milliseconds later (RCU); until then the
+    /// policy holds.
     ///
     /// # Errors
     /// When a pin can't be removed.
