@@ -13,7 +13,7 @@ use super::Checked;
 use super::print::policy;
 
 const WIDTH: u64 = 1200;
-const LEFT: u64 = 260;
+const LEFT: u64 = 320;
 const PLOT: u64 = WIDTH - LEFT - 20;
 const LANE: u64 = 44;
 const BAR: u64 = 18;
@@ -40,7 +40,7 @@ pub(super) fn svg(checked: &Checked) -> String {
     }
     let reasons = &checked.proof.reasons;
     for reason in reasons.iter().take(12) {
-        for line in wrapped(&reason.to_string(), 165) {
+        for line in wrapped(&reason.to_string(), 185) {
             let _ = writeln!(body, r#"<text class="small" x="10" y="{y}">{}</text>"#, escaped(&line));
             y += 16;
         }

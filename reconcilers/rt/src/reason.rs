@@ -191,12 +191,10 @@ impl Reason {
             0 => f.write_str("its job")?,
             _ => write!(f, "its job number {}", job.saturating_add(1))?,
         }
-        write!(
-            f,
-            " ends {} after the critical instant, {} after it arrived",
-            format_ns(*end_ns),
-            format_ns(*response_ns)
-        )?;
+        write!(f, " ends {} after the critical instant", format_ns(*end_ns))?;
+        if response_ns != end_ns {
+            write!(f, ", {} after it arrived", format_ns(*response_ns))?;
+        }
         if *jitter_ns > 0 {
             write!(f, " (release jitter up to {})", format_ns(*jitter_ns))?;
         }

@@ -1,5 +1,7 @@
 //! What must hold of any task set: against itself, against the reference crate, and against a simulation.
 
+#![allow(clippy::unwrap_used)]
+
 #[path = "../examples/support/mod.rs"]
 mod support;
 
