@@ -8,7 +8,9 @@ need_apt gcc:gcc podman:podman runc:runc catatonit:catatonit iptables:iptables /
 step "building (release)"
 cargo build --quiet --release --package pullpiri --package pullpiri-e2e
 cargo build --quiet --release --package pullpiri-store --example powercut
-PULLPIRI_DEMO_SERVICE=$(static_demo)
+cargo build --quiet --release --package pullpiri-rt --examples
+PULLPIRI_REQUIRE_BPF=1 cargo build --quiet --release --package pullpiri-ebpf --examples
+PULLPIRI_DEMO_SERVICE=$(static_binary demo-service)
 export PULLPIRI_DEMO_SERVICE
 export PULLPIRI_BIN=${CARGO_TARGET_DIR:-${ROOT}/target}/release/pullpiri
 step "measuring (some minutes; kill -9 rounds: ${PULLPIRI_KILLS:-200}, power cuts: ${PULLPIRI_POWER_CUTS:-1000})"

@@ -24,7 +24,7 @@ else
 fi
 
 step "building"
-PULLPIRI_DEMO_SERVICE=$(static_demo)
+PULLPIRI_DEMO_SERVICE=$(static_binary demo-service)
 export PULLPIRI_DEMO_SERVICE
 cargo build --quiet --workspace
 export PULLPIRI_BIN=${CARGO_TARGET_DIR:-${ROOT}/target}/debug/pullpiri

@@ -51,9 +51,9 @@ need_cargo_deny() {
     cargo install cargo-deny --quiet --locked --debug --no-default-features --root "${TOOLS}"
 }
 
-# static_demo: the demo service as a static binary; prints its path. Not position independent: it starts a little faster.
-static_demo() {
+# static_binary PACKAGE: one of the examples' services as a static binary; prints its path. Not position independent: it starts a little faster.
+static_binary() {
     RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
-        cargo build --quiet --release --target x86_64-unknown-linux-gnu --package demo-service >&2
-    echo "${CARGO_TARGET_DIR:-${ROOT}/target}/x86_64-unknown-linux-gnu/release/demo-service"
+        cargo build --quiet --release --target x86_64-unknown-linux-gnu --package "$1" >&2
+    echo "${CARGO_TARGET_DIR:-${ROOT}/target}/x86_64-unknown-linux-gnu/release/$1"
 }

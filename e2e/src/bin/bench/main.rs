@@ -4,6 +4,7 @@
 //! byte on a warm connection. With arguments, only measurements whose names contain one of them are made.
 
 mod durability;
+mod examples;
 mod idle;
 mod latency;
 mod startup;
@@ -65,6 +66,7 @@ async fn measure() -> Result<bool, E2eError> {
     if bench.wants("idle") {
         idle::measure(&mut bench).await?;
     }
+    examples::measure(&mut bench)?;
     if bench.wants("durability") {
         durability::measure(&mut bench).await?;
     }
