@@ -34,7 +34,7 @@ pub(crate) fn convert(kind: Kind, root: &Node, context: &Context<'_>, report: &m
         Kind::Scenario => reference(&mut spec, "spec", "target", Kind::Package, context, report),
         Kind::Package => package(&mut spec, &mut metadata, context, report),
         Kind::Model => model(&mut spec, &mut metadata, report),
-        Kind::Schedule => spec = schedule(&spec, report),
+        Kind::Schedule => spec = schedule(&spec, &mut metadata, report),
         Kind::Policy => policy(&mut spec, &mut metadata, report),
         Kind::Volume | Kind::Network => {}
     }
@@ -211,47 +211,46 @@ fn policy(spec: &mut Node, metadata: &mut Node, report: &mut Reporter<'_>) {
     annotate_spellings(metadata, PUBLISHED_NODES, &spellings);
 }
 
-/// A published schedule is a list of tasks in microseconds and CPU bit masks.
-fn schedule(spec: &Node, report: &mut Reporter<'_>) -> Node {
+/// The last microsecond that whole nanoseconds in 63 bits hold: 292 years.
+const LAST_MICROSECOND: u64 = 9_223_372_036_854_775;
+
+/// A published schedule is a list of tasks in microseconds and CPU bit masks. Their names stay as they are: threads are found by them.
+fn schedule(spec: &Node, metadata: &mut Node, report: &mut Reporter<'_>) -> Node {
     if matches!(spec.content, Content::Map(_)) {
         return spec.clone();
     }
-    let tasks = spec.items().iter().enumerate().map(|(at, task)| published_task(at, task, report)).collect();
+    let mut spellings = BTreeMap::new();
+    let tasks = spec
+        .items()
+        .iter()
+        .enumerate()
+        .map(|(at, task)| published_task(&format!("spec[{at}]"), task, &mut spellings, report))
+        .collect();
+    annotate_spellings(metadata, PUBLISHED_NODES, &spellings);
     Node::map(spec.line, vec![entry("tasks", Node { line: spec.line, content: Content::List(tasks) })])
 }
 
-fn published_task(at: usize, task: &Node, report: &mut Reporter<'_>) -> Node {
+fn published_task(at: &str, task: &Node, spellings: &mut BTreeMap<String, String>, report: &mut Reporter<'_>) -> Node {
     let mut converted = Node::map(task.line, Vec::new());
     for Entry { key, line, value } in task.entries() {
         if value.is_null() {
             continue;
         }
-        let path = format!("spec[{at}].{key}");
-        let number = |report: &mut Reporter<'_>| {
-            let given = value.as_text().and_then(|text| text.parse::<u64>().ok());
-            if given.is_none() {
-                report.error(*line, format!("{path}: {} is not a whole number that isn't negative", value.describe()));
-            }
-            given
-        };
+        let path = format!("{at}.{key}");
         let field = match key.as_str() {
             "name" | "priority" | "policy" => Some((key.as_str(), value.clone())),
             "node_id" => {
                 let mut node = value.clone();
-                node_name(&mut node, &path, &mut BTreeMap::new(), report);
+                node_name(&mut node, &path, spellings, report);
                 Some(("node", node))
             }
-            "period" => number(report).map(|us| ("period", Node::text(*line, microseconds(us)))),
-            "runtime" => number(report).map(|us| ("wcet", Node::text(*line, microseconds(us)))),
-            "deadline" => number(report).map(|us| ("deadline", Node::text(*line, microseconds(us)))),
-            "release_time" => number(report).map(|us| ("offset", Node::text(*line, microseconds(us)))),
-            "cpu_affinity" => number(report).and_then(|mask| {
-                let list = cpu_list(mask);
-                if list.is_none() {
-                    report.error(*line, format!("{path}: the mask 0 leaves no CPU"));
-                }
-                list.map(|list| ("cpus", Node::text(*line, list)))
-            }),
+            "period" => duration(&path, value, report).map(|node| ("period", node)),
+            "runtime" => duration(&path, value, report).map(|node| ("wcet", node)),
+            "deadline" => duration(&path, value, report).map(|node| ("deadline", node)),
+            "release_time" => duration(&path, value, report).map(|node| ("offset", node)),
+            "cpu_affinity" => {
+                number(&path, value, report).and_then(cpu_list).map(|list| ("cpus", Node::text(*line, list)))
+            }
             "max_dmiss" => Some(("missBudget", value.clone())),
             _ => {
                 report.error(*line, format!("{path}: a published task has no such field"));
@@ -265,6 +264,31 @@ fn published_task(at: usize, task: &Node, report: &mut Reporter<'_>) -> Node {
     converted
 }
 
+/// A whole number, decimal or hexadecimal (`0xff`).
+fn number(path: &str, value: &Node, report: &mut Reporter<'_>) -> Option<u64> {
+    let given = value.as_text().and_then(|text| match text.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    });
+    if given.is_none() {
+        report.error(value.line, format!("{path}: {} is not a whole number that isn't negative", value.describe()));
+    }
+    given
+}
+
+/// Microseconds as a duration.
+fn duration(path: &str, value: &Node, report: &mut Reporter<'_>) -> Option<Node> {
+    let us = number(path, value, report)?;
+    if us > LAST_MICROSECOND {
+        report.error(
+            value.line,
+            format!("{path}: {us} microseconds are more than {LAST_MICROSECOND}, the most there can be"),
+        );
+        return None;
+    }
+    Some(Node::text(value.line, microseconds(us)))
+}
+
 /// The shortest duration text: `10ms`, `500us`.
 fn microseconds(us: u64) -> String {
     match us {
@@ -275,8 +299,11 @@ fn microseconds(us: u64) -> String {
     }
 }
 
-/// A bit mask as a Linux CPU list (`0,2-3`); `None` for the empty one.
+/// A bit mask as a Linux CPU list (`0,2-3`); `None` for any CPU, which is what TIMPANI means by a mask of zero or of all ones.
 fn cpu_list(mask: u64) -> Option<String> {
+    if mask == u64::MAX {
+        return None;
+    }
     let mut ranges: Vec<(u32, u32)> = Vec::new();
     for cpu in (0..u64::BITS).filter(|cpu| mask & (1 << cpu) != 0) {
         match ranges.last_mut() {
@@ -299,7 +326,8 @@ mod tests {
     fn masks_become_lists() {
         assert_eq!(cpu_list(4_026_531_840).as_deref(), Some("28-31"));
         assert_eq!(cpu_list(0b1101).as_deref(), Some("0,2-3"));
-        assert_eq!(cpu_list(u64::MAX).as_deref(), Some("0-63"));
+        assert_eq!(cpu_list(u64::MAX), None);
+        assert_eq!(cpu_list(u64::MAX >> 1).as_deref(), Some("0-62"));
         assert_eq!(cpu_list(0), None);
     }
 

@@ -46,6 +46,29 @@ fn what_is_no_resource_is_refused() {
 }
 
 #[test]
+fn published_tasks_are_read_as_timpani_reads_them() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("tasks.yaml");
+    let task = |name: &str, rest: &str| {
+        format!("  - {{name: {name}, period: 10000, runtime: 1500, deadline: 10000, release_time: 0, {rest}}}\n")
+    };
+    let text = [
+        "apiVersion: v1\nkind: Schedule\nmetadata: {name: Drive_Set}\nspec:\n".to_owned(),
+        task("none", "cpu_affinity: 0"),
+        task("all", "cpu_affinity: 18446744073709551615"),
+        task("hex", "cpu_affinity: 0xf0000000, node_id: Perf_Node"),
+        task("one", "cpu_affinity: 1, policy: RR, priority: 7, max_dmiss: 0"),
+    ];
+    std::fs::write(&path, text.concat()).unwrap();
+    let converted = convert(std::slice::from_ref(&path), Guesses::Refuse).unwrap();
+    assert!(!converted.failed, "{:?}", converted.findings);
+    insta::assert_snapshot!(shown(&converted));
+    std::fs::write(&path, text.concat().replace("period: 10000,", "period: 9223372036854776,")).unwrap();
+    let refused = convert(&[path], Guesses::Warn).unwrap();
+    assert!(refused.failed && refused.findings[0].to_string().contains("spec[0].period: 9223372036854776"));
+}
+
+#[test]
 fn one_name_with_two_contents_is_an_error_of_the_second_file() {
     let files = [fixture("2026-helloworld.yaml"), fixture("2026-helloworld_no_condition.yaml")];
     let converted = convert(&files, Guesses::Warn).unwrap();
