@@ -2,7 +2,7 @@
 /*
  * What the programs of pharos.bpf.c and the loader (ebpf/loader/src/net/layout.rs) share: keys, values, limits and numbers.
  *
- * Rust asserts every size and offset when it compiles, and ebpf/loader/tests/net_layout.rs compares them with the BTF of the object.
+ * Rust asserts its sizes and offsets when it compiles; ebpf/loader/tests/net_layout.rs has a C compiler compare both.
  * A change of anything here needs another PHAROS_LAYOUT: a node runtime with another layout doesn't adopt these maps.
  *
  * Addresses are 16 bytes in network order; IPv4 is mapped (::ffff:a.b.c.d, RFC 4291 2.5.5.2). Ports in keys are in host order.
@@ -213,7 +213,7 @@ struct pharos_fragment {
 	__u64 seen_ns;
 	__u16 source_port;
 	__u16 destination_port;
-	__u32 unused;
+	__u32 protocol;
 };
 
 struct pharos_counter {

@@ -9,6 +9,9 @@
 //! * `nft_ingress`: the same set at the netdev ingress hook of the veth, where there is no connection state
 //! * `floor`: an nftables `drop` alone at that hook: what is left is sending and delivery
 //!
+//! `run_denied_ns` and `run_established_ns` are the program alone, by BPF_PROG_TEST_RUN at 1,000 rules: a packet that no rule allows, and one of a
+//! connection that was allowed.
+//!
 //! `ratio` compares tcx with nft_forward (the same job), `ratio_verdict` what they cost above the floor, `ratio_ingress` and
 //! `ratio_ingress_verdict` the same against the stateless set.
 
@@ -27,7 +30,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use pullpiri_crds::network::Verdict;
 use pullpiri_ebpf::net::policy::{Compiled, Endpoint, Network, Place, Rule, Source};
-use pullpiri_ebpf::net::{Datapath, DropReason, PodPort, probe};
+use pullpiri_ebpf::net::{Datapath, DropReason, Hook, PodPort, RunVerdict, probe};
 
 const ROUNDS: usize = 9;
 const BATCH: usize = 64;
@@ -260,6 +263,32 @@ fn measure(
     cost
 }
 
+/// Nanoseconds of pod_egress alone: `(denied, established)`.
+fn program_alone(datapath: &mut Datapath) -> (f64, f64) {
+    let mut policy = policy(1000, 1);
+    policy.networks[0].egress = Verdict::Allow;
+    datapath.apply(&policy).unwrap();
+    datapath.set_run_port(&PodPort { addresses: vec![SOURCE.parse().unwrap()], mac: None }).unwrap();
+    let frame = |destination: [u8; 4]| {
+        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+        frame.extend([0x45, 0, 0, 92, 0, 0, 0, 0, 64, 17, 0, 0, 10, 201, 0, 5]);
+        frame.extend(destination);
+        frame.extend([0x9c, 0x40, 0x9c, 0x40, 0, 72, 0, 0]);
+        frame.extend([0; 64]);
+        frame
+    };
+    let alone = |frame: &[u8], verdict| {
+        let mut costs = Vec::new();
+        for _ in 0..ROUNDS {
+            let run = datapath.run(Hook::PodEgress, frame, 100_000).unwrap();
+            assert_eq!(run.verdict, verdict);
+            costs.push(precise(u64::try_from(run.duration.as_nanos()).unwrap()));
+        }
+        median(&costs)
+    };
+    (alone(&frame([10, 202, 0, 5]), RunVerdict::Drop), alone(&frame([203, 0, 113, 1]), RunVerdict::Pass))
+}
+
 fn main() {
     let pins = PathBuf::from("/sys/fs/bpf/pullpiri-test/probe");
     let nft = Command::new("nft").arg("--version").output().is_ok_and(|output| output.status.success());
@@ -286,11 +315,13 @@ fn main() {
             costs[i].push(measure(&topology, &mut datapath, &socket, cpu, VARIANTS[i], round));
         }
     }
+    let (denied, established) = program_alone(&mut datapath);
     datapath.remove().unwrap();
     let [ten, thousand, ten_thousand, forward, ingress, floor] = costs.map(|list| median(&list));
     println!(
         "{{\"bench\":\"net_drop_cost\",\"packets\":{PACKETS},\"rounds\":{ROUNDS},\"tcx_10_ns\":{ten:.1},\"tcx_1000_ns\":{thousand:.1},\
          \"tcx_10000_ns\":{ten_thousand:.1},\"nft_forward_1000_ns\":{forward:.1},\"nft_ingress_1000_ns\":{ingress:.1},\"floor_ns\":{floor:.1},\
+         \"run_denied_ns\":{denied:.0},\"run_established_ns\":{established:.0},\
          \"ratio\":{:.3},\"ratio_verdict\":{:.3},\"ratio_ingress\":{:.3},\"ratio_ingress_verdict\":{:.3},\"growth\":{:.3},\"growth_verdict\":{:.3}}}",
         thousand / forward,
         (thousand - floor) / (forward - floor),

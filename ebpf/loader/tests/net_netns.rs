@@ -348,6 +348,28 @@ fn an_agent_killed_under_traffic_loses_nothing() {
 }
 
 #[test]
+fn a_new_layout_takes_over_with_its_first_policy() {
+    let Some((topology, mut fixture)) = node("layout") else { return };
+    let dir = fixture.dir.clone();
+    fixture.datapath = None;
+    // As if an earlier release had made these maps.
+    let maps = |layout: u32| dir.join(format!("maps-{layout}"));
+    std::fs::rename(maps(1), maps(0)).unwrap();
+    fixture.datapath = Some(Datapath::open_or_load(&dir).unwrap());
+    attach(fixture.get());
+    assert_eq!(fixture.get().generation().unwrap(), None);
+    // Theirs still hold: ours would drop everything.
+    assert!(ping(&topology, "a", "10.20.0.6") && !ping(&topology, "c", "10.20.0.5"));
+    assert_eq!(fixture.get().counters().unwrap().drops[&DropReason::NotReady], 0);
+    fixture.get().apply(&policy(7)).unwrap();
+    assert!(ping(&topology, "a", "10.20.0.6") && !ping(&topology, "c", "10.20.0.5"));
+    let counters = fixture.get().counters().unwrap();
+    assert!(counters.passed > 0 && counters.drops[&DropReason::Denied] > 0);
+    assert!(!maps(0).exists());
+    assert_eq!(attached("pa", &topology), 2);
+}
+
+#[test]
 fn devices_come_and_go() {
     let Some((topology, mut fixture)) = node("devices") else { return };
     let netns = topology.name("node");

@@ -1,5 +1,5 @@
 //! What the programs and this crate share, as `ebpf/programs/pharos.h` declares it: sizes and offsets in bytes, asserted when this compiles;
-//! `tests/net_layout.rs` compares them with the BTF of the object.
+//! `tests/net_layout.rs` has a C compiler compare them.
 //!
 //! Addresses are 16 bytes in network order, IPv4 mapped; numbers are in the machine's order.
 #![expect(unsafe_code, reason = "aya's marker for types that the kernel may read and write as bytes")]
