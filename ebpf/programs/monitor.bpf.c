@@ -7,6 +7,10 @@
  * release. A wake-up sooner than min_interarrival_ns after a release continues the job: a lock or I/O waited for inside it. The job under way when a
  * watch begins isn't counted.
  *
+ * Execution is the kernel's own count (se.sum_exec_runtime), which is exact at every switch. Where a release wasn't seen (the kernel skips a program that
+ * would nest in itself, and some hide what happens while a protected process is on the CPU), the job is found at the thread's next switch, and its
+ * release is where its execution and its waiting for a CPU (sched_info.run_delay) began: a thread that neither runs nor waits is asleep.
+ *
  * Who writes. Wake-ups and switches of one thread are ordered by the kernel (sched_wakeup comes after the switch that put the thread to sleep, unlike
  * sched_waking). Only the timer is concurrent: it may mark the job word, by compare-and-swap against the very job it read, and add to two counters.
  * So each job is reported at most once, and none that ended in time.
@@ -35,11 +39,21 @@ struct signal_struct {
 	struct pp_atomic live;
 } __attribute__((preserve_access_index));
 
+struct sched_entity {
+	__u64 sum_exec_runtime;
+} __attribute__((preserve_access_index));
+
+struct sched_info {
+	unsigned long long run_delay;
+} __attribute__((preserve_access_index));
+
 struct task_struct {
 	int pid;
 	int tgid;
 	int on_cpu;
 	unsigned int __state;
+	struct sched_entity se;
+	struct sched_info sched_info;
 	struct signal_struct *signal;
 	char comm[PP_COMM];
 } __attribute__((preserve_access_index));
@@ -199,13 +213,24 @@ static __always_inline __u32 bucket_of(__u64 response_ns)
 	return bucket < PP_BUCKETS ? bucket : PP_BUCKETS - 1;
 }
 
-/* Adds the time on the CPU that ends now, and reports execution beyond the declared worst case, once per job. */
-static __always_inline void account(struct pp_task *task, struct pp_watch *watch, __u32 slot, __u64 now)
+/* How long the thread has waited for a CPU in its life; 0 where the kernel doesn't count that. */
+static __always_inline __u64 delay_of(struct task_struct *thread)
 {
-	__u64 since = __sync_lock_test_and_set(&task->on_cpu_ns, 0);
+	return bpf_core_field_exists(thread->sched_info.run_delay) ? thread->sched_info.run_delay : 0;
+}
 
-	if (since && now > since)
-		task->exec_ns += now - since;
+static __always_inline void set_base(struct pp_task *task, struct task_struct *thread)
+{
+	task->base_exec_ns = thread->se.sum_exec_runtime;
+	task->base_delay_ns = delay_of(thread);
+	task->based = 1;
+}
+
+/* Sets the job's execution, and reports what is beyond the declared worst case, once per job. */
+static __always_inline void account(struct pp_task *task, struct pp_watch *watch, __u32 slot, __u64 now, __u64 exec_ns)
+{
+	__sync_lock_test_and_set(&task->on_cpu_ns, 0);
+	task->exec_ns = exec_ns;
 	if (task->exec_ns > task->max_exec_ns)
 		task->max_exec_ns = task->exec_ns;
 	if (watch->wcet_ns && task->exec_ns > watch->wcet_ns &&
@@ -254,7 +279,10 @@ static __always_inline void arm(__u32 slot, __u64 due, __u64 now)
 		bpf_timer_start(&timer->timer, due > now ? due - now : 0, 0);
 }
 
-/* The thread goes on with the job that seemed to have ended: what was counted for it is taken back. */
+/*
+ * The thread goes on with the job that seemed to have ended: what was counted for it is taken back. The bases stay, so its execution is that of both
+ * parts.
+ */
 static __always_inline void continue_job(struct pp_task *task, __u32 slot, __u64 now, __u64 on_cpu)
 {
 	__u32 bucket = task->last_bucket;
@@ -274,12 +302,31 @@ static __always_inline void continue_job(struct pp_task *task, __u32 slot, __u64
 	arm(slot, task->due_ns, now);
 }
 
-static __noinline int released(__u32 pid, __u32 on_cpu)
+/* The job before has ended, so the timer keeps off until the job word says otherwise. */
+static __always_inline void begin_job(struct pp_task *task, struct pp_watch *watch, __u32 slot, __u64 release, __u64 now, __u64 on_cpu)
+{
+	__u64 job = task->job;
+
+	task->release_ns = release;
+	task->due_ns = watch->deadline_ns ? release + watch->deadline_ns : 0;
+	task->exec_ns = 0;
+	task->on_cpu_ns = on_cpu;
+	__sync_lock_test_and_set(&task->job, ((job >> PP_JOB_SHIFT) + 1) << PP_JOB_SHIFT | PP_JOB_ACTIVE);
+	if (task->due_ns > now)
+		arm(slot, task->due_ns, now);
+}
+
+static __always_inline int continues(struct pp_task *task, struct pp_watch *watch, __u64 release)
+{
+	return task->job && release < task->release_ns + watch->min_interarrival_ns;
+}
+
+static __noinline int released(struct task_struct *thread, __u32 pid)
 {
 	__u32 *slot = bpf_map_lookup_elem(&SLOTS, &pid), index;
 	struct pp_watch *watch;
 	struct pp_task *task;
-	__u64 now, job, since;
+	__u64 now, since = 0;
 
 	if (!slot)
 		return 0;
@@ -289,30 +336,82 @@ static __noinline int released(__u32 pid, __u32 on_cpu)
 	if (!watch || !task)
 		return 0;
 	now = bpf_ktime_get_ns();
-	since = on_cpu ? now : 0;
-	job = task->job;
-	if (job && now < task->release_ns + watch->min_interarrival_ns) {
-		if (!(job & PP_JOB_ACTIVE))
+	if (bpf_core_field_exists(thread->on_cpu) && thread->on_cpu)
+		since = now;
+	if (continues(task, watch, now)) {
+		if (!(task->job & PP_JOB_ACTIVE))
 			continue_job(task, index, now, since);
 		return 0;
 	}
-	if (job & PP_JOB_ACTIVE) {
-		account(task, watch, index, now);
+	if (task->job & PP_JOB_ACTIVE) {
+		__u64 exec = task->exec_ns;
+
+		/* The kernel's count isn't up to date while the thread is on a CPU. */
+		if (task->on_cpu_ns && now > task->on_cpu_ns)
+			exec += now - task->on_cpu_ns;
+		account(task, watch, index, now, exec);
 		end_job(task, watch, index, now);
 		task->back_to_back += 1;
+		task->base_exec_ns += exec;
+		task->base_delay_ns = delay_of(thread);
+	} else {
+		set_base(task, thread);
 	}
-	/* Inactive here, so the timer keeps off. */
-	task->release_ns = now;
-	task->due_ns = watch->deadline_ns ? now + watch->deadline_ns : 0;
-	task->exec_ns = 0;
-	task->on_cpu_ns = since;
-	__sync_lock_test_and_set(&task->job, ((job >> PP_JOB_SHIFT) + 1) << PP_JOB_SHIFT | PP_JOB_ACTIVE);
-	if (task->due_ns)
-		arm(index, task->due_ns, now);
+	task->unseen_release = 0;
+	begin_job(task, watch, index, now, now, since);
 	return 0;
 }
 
-static __noinline int switched_out(__u32 pid, __u32 blocked)
+/* At a switch away from the thread. */
+static __noinline int switched_out(struct task_struct *thread, __u32 pid, __u32 blocked)
+{
+	__u32 *slot = bpf_map_lookup_elem(&SLOTS, &pid), index;
+	struct pp_watch *watch;
+	struct pp_task *task;
+	__u64 now, exec, spent, release;
+
+	if (!slot)
+		return 0;
+	index = *slot;
+	watch = bpf_map_lookup_elem(&WATCHES, &index);
+	task = bpf_map_lookup_elem(&TASKS, &index);
+	if (!watch || !task)
+		return 0;
+	if (!task->based) {
+		/* The job that was under way when the watch began isn't counted; what follows its end is. */
+		if (blocked)
+			set_base(task, thread);
+		return 0;
+	}
+	now = bpf_ktime_get_ns();
+	exec = thread->se.sum_exec_runtime - task->base_exec_ns;
+	spent = exec + delay_of(thread) - task->base_delay_ns;
+	release = spent < now ? now - spent : 0;
+	if (!(task->job & PP_JOB_ACTIVE)) {
+		/* Neither its release nor its first switch was seen. Bases of the block before: for a continued job they come too late. */
+		if (continues(task, watch, release)) {
+			task->base_exec_ns -= task->exec_ns;
+			exec += task->exec_ns;
+			continue_job(task, index, now, 0);
+		} else {
+			task->unseen += 1;
+			task->unseen_release = 1;
+			begin_job(task, watch, index, release, now, 0);
+		}
+	} else if (task->unseen_release && release < task->release_ns) {
+		if (task->due_ns)
+			task->due_ns -= task->release_ns - release;
+		task->release_ns = release;
+	}
+	account(task, watch, index, now, exec);
+	if (blocked) {
+		end_job(task, watch, index, now);
+		set_base(task, thread);
+	}
+	return 0;
+}
+
+static __noinline int switched_in(__u32 pid)
 {
 	__u32 *slot = bpf_map_lookup_elem(&SLOTS, &pid), index;
 	struct pp_watch *watch;
@@ -324,25 +423,19 @@ static __noinline int switched_out(__u32 pid, __u32 blocked)
 	index = *slot;
 	watch = bpf_map_lookup_elem(&WATCHES, &index);
 	task = bpf_map_lookup_elem(&TASKS, &index);
-	if (!watch || !task || !(task->job & PP_JOB_ACTIVE))
+	if (!watch || !task || !task->based)
 		return 0;
 	now = bpf_ktime_get_ns();
-	account(task, watch, index, now);
-	if (blocked)
-		end_job(task, watch, index, now);
-	return 0;
-}
-
-static __noinline int switched_in(__u32 pid)
-{
-	__u32 *slot = bpf_map_lookup_elem(&SLOTS, &pid);
-	struct pp_task *task;
-
-	if (!slot)
-		return 0;
-	task = bpf_map_lookup_elem(&TASKS, slot);
-	if (task && task->job & PP_JOB_ACTIVE)
-		task->on_cpu_ns = bpf_ktime_get_ns();
+	if (task->job & PP_JOB_ACTIVE) {
+		task->on_cpu_ns = now;
+	} else if (continues(task, watch, now)) {
+		continue_job(task, index, now, now);
+	} else {
+		/* Its release wasn't seen: it was at this moment at the latest; the next switch tells better. */
+		task->unseen += 1;
+		task->unseen_release = 1;
+		begin_job(task, watch, index, now, now, now);
+	}
 	return 0;
 }
 
@@ -413,15 +506,12 @@ int init_timers(struct bpf_iter__task *ctx)
 	return 0;
 }
 
-static __always_inline int woken(struct task_struct *task)
+static __always_inline int woken(struct task_struct *thread)
 {
-	__u32 pid = task->pid, on_cpu = 0;
+	__u32 pid = thread->pid;
 
-	if (!filtered(pid))
-		return 0;
-	if (bpf_core_field_exists(task->on_cpu))
-		on_cpu = task->on_cpu;
-	released(pid, on_cpu);
+	if (filtered(pid))
+		released(thread, pid);
 	return 0;
 }
 
@@ -451,7 +541,7 @@ int on_switch(__u64 *ctx)
 			blocked = blocked && prev->__state;
 		else
 			blocked = blocked && ((struct task_struct___old *)prev)->state;
-		switched_out(out, blocked);
+		switched_out(prev, out, blocked);
 	}
 	if (filtered(in))
 		switched_in(in);
@@ -542,7 +632,7 @@ int on_exit(__u64 *ctx)
 		struct pp_watch *watch = bpf_map_lookup_elem(&WATCHES, &index);
 
 		/* The job under way ends here; counters stay until the loader gives the slot to another thread. */
-		switched_out(pid, 1);
+		switched_out(task, pid, 1);
 		if (watch)
 			cookie = watch->cookie;
 		told = 1;

@@ -73,8 +73,17 @@ struct pp_task {
 	__u64 last_response_ns;
 	__u64 last_exec_ns;
 	__u64 total_exec_ns;
+	/* The thread's own totals when its job began: execution, and waiting for a CPU. */
+	__u64 base_exec_ns;
+	__u64 base_delay_ns;
+	/* Jobs whose release wasn't seen, and was worked out from those totals. */
+	__u64 unseen;
 	__u32 last_bucket;
 	__u32 last_skipped;
+	/* The job under way began before it was seen. */
+	__u32 unseen_release;
+	/* The bases are those of a job's begin, or of the block before it. */
+	__u32 based;
 	__u64 histogram[PP_BUCKETS];
 };
 

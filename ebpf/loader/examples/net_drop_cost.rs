@@ -21,7 +21,7 @@ use std::fmt::Write as _;
 use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddrV4, UdpSocket};
 use std::os::fd::AsRawFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Stdio};
 
 use nix::sched::{CloneFlags, CpuSet, sched_setaffinity, setns};
@@ -30,7 +30,7 @@ use nix::time::{ClockId, clock_gettime};
 use nix::unistd::Pid;
 use pullpiri_crds::network::Verdict;
 use pullpiri_ebpf::net::policy::{Compiled, Endpoint, Network, Place, Rule, Source};
-use pullpiri_ebpf::net::{Datapath, DropReason, Hook, PodPort, RunVerdict, probe};
+use pullpiri_ebpf::net::{Datapath, DropReason, Hook, PodPort, RunVerdict, ensure_bpffs, probe};
 
 const ROUNDS: usize = 9;
 const BATCH: usize = 64;
@@ -49,7 +49,7 @@ struct Topology {
     pod: String,
     node: String,
     target: String,
-    pins: PathBuf,
+    bpffs: tempfile::TempDir,
 }
 
 impl Topology {
@@ -59,8 +59,9 @@ impl Topology {
             pod: format!("ppdc-a-{id}"),
             node: format!("ppdc-n-{id}"),
             target: format!("ppdc-b-{id}"),
-            pins: PathBuf::from(format!("/sys/fs/bpf/pullpiri-test/drop-cost-{id}")),
+            bpffs: tempfile::tempdir().unwrap(),
         };
+        ensure_bpffs(this.bpffs.path()).unwrap();
         let Self { pod, node, target, .. } = &this;
         sh(&format!(
             "for n in {pod} {node} {target}; do ip netns add $n; ip netns exec $n sysctl -qw net.ipv6.conf.all.disable_ipv6=1 net.ipv6.conf.default.disable_ipv6=1; ip -n $n link set lo up; done
@@ -98,7 +99,7 @@ impl Topology {
 
 impl Drop for Topology {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.pins);
+        let _ = nix::mount::umount2(self.bpffs.path(), nix::mount::MntFlags::MNT_DETACH);
         for name in [&self.pod, &self.node, &self.target] {
             let _ = Command::new("ip").args(["netns", "del", name]).status();
         }
@@ -290,21 +291,34 @@ fn program_alone(datapath: &mut Datapath) -> (f64, f64) {
 }
 
 fn main() {
-    let pins = PathBuf::from("/sys/fs/bpf/pullpiri-test/probe");
-    let nft = Command::new("nft").arg("--version").output().is_ok_and(|output| output.status.success());
-    if let Some(missing) = probe(&pins).missing().map(str::to_owned).or((!nft).then(|| "no nft".to_owned())) {
+    let has = |tool: &str| Command::new(tool).arg("-V").output().is_ok_and(|output| output.status.success());
+    let missing = if !nix::unistd::geteuid().is_root() {
+        Some("not root")
+    } else if !has("ip") {
+        Some("no ip (iproute2)")
+    } else if !has("nft") {
+        Some("no nft")
+    } else {
+        None
+    };
+    if let Some(missing) = missing {
         println!("{{\"bench\":\"net_drop_cost\",\"skipped\":\"{missing}\"}}");
+        return;
+    }
+    let topology = Topology::new();
+    let pins = topology.bpffs.path().join("node");
+    if let Some(missing) = probe(&pins).missing() {
+        println!("{{\"bench\":\"net_drop_cost\",\"skipped\":\"{}\"}}", missing.replace('"', "'"));
         return;
     }
     let cpu = std::thread::available_parallelism().map_or(1, usize::from) - 1;
     let mut set = CpuSet::new();
     set.set(cpu).unwrap();
     sched_setaffinity(Pid::from_raw(0), &set).unwrap();
-    let topology = Topology::new();
     topology.enter(&topology.pod);
     let socket = UdpSocket::bind((SOURCE, 0)).unwrap();
     topology.enter(&topology.node);
-    let mut datapath = Datapath::open_or_load(&topology.pins).unwrap();
+    let mut datapath = Datapath::open_or_load(&pins).unwrap();
     // The gateway's hardware address is asked for once.
     socket.send_to(b"x", (TARGET, 9)).unwrap();
     let mut costs = [const { Vec::new() }; VARIANTS.len()];

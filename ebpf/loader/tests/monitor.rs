@@ -79,7 +79,11 @@ fn injected_misses_are_reported_once_and_no_others() {
     assert_eq!(counters.responses.count(), counters.jobs);
     assert!(usize::try_from(counters.overruns).unwrap() >= injected);
     assert_eq!(counters.active, None);
-    assert!(counters.max_exec_ns >= 6 * MS && counters.max_response_ns >= counters.max_exec_ns, "{counters:?}");
+    // Execution is by the scheduler's clock, response by CLOCK_MONOTONIC.
+    assert!(
+        counters.max_exec_ns >= 6 * MS && counters.max_response_ns * 21 / 20 >= counters.max_exec_ns,
+        "{counters:?}"
+    );
     let highest = counters.responses.buckets().last().unwrap().0;
     assert!(counters.max_response_ns < highest && counters.max_response_ns * 9 / 8 + 256 >= highest - highest / 8);
     let overruns =

@@ -36,8 +36,13 @@ fn rust_and_c_agree() {
         last_response_ns,
         last_exec_ns,
         total_exec_ns,
+        base_exec_ns,
+        base_delay_ns,
+        unseen,
         last_bucket,
         last_skipped,
+        unseen_release,
+        based,
         histogram
     );
     field!(

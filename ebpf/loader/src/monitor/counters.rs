@@ -34,6 +34,8 @@ pub struct Counters {
     pub skipped_periods: u64,
     /// Wake-ups that continued a job (a lock or I/O waited for inside it).
     pub continued: u64,
+    /// Jobs whose release wasn't seen, and was worked out from the thread's own totals.
+    pub unseen: u64,
     pub max_response_ns: u64,
     pub max_exec_ns: u64,
     pub last_response_ns: u64,
@@ -53,6 +55,7 @@ impl Counters {
             back_to_back: raw.back_to_back,
             skipped_periods: raw.skipped,
             continued: raw.continued,
+            unseen: raw.unseen,
             max_response_ns: raw.max_response_ns,
             max_exec_ns: raw.max_exec_ns,
             last_response_ns: raw.last_response_ns,

@@ -67,8 +67,13 @@ pub struct RawTask {
     pub last_response_ns: u64,
     pub last_exec_ns: u64,
     pub total_exec_ns: u64,
+    pub base_exec_ns: u64,
+    pub base_delay_ns: u64,
+    pub unseen: u64,
     pub last_bucket: u32,
     pub last_skipped: u32,
+    pub unseen_release: u32,
+    pub based: u32,
     pub histogram: [u64; BUCKETS],
 }
 
@@ -95,11 +100,11 @@ const _: () = {
     assert!(size_of::<RawWatch>() == 48);
     assert!(offset_of!(RawWatch, min_interarrival_ns) == 32);
     assert!(offset_of!(RawWatch, pid) == 40);
-    assert!(size_of::<RawTask>() == 136 + 8 * BUCKETS);
+    assert!(size_of::<RawTask>() == 168 + 8 * BUCKETS);
     assert!(offset_of!(RawTask, jobs) == 40);
     assert!(offset_of!(RawTask, max_response_ns) == 88);
-    assert!(offset_of!(RawTask, last_bucket) == 128);
-    assert!(offset_of!(RawTask, histogram) == 136);
+    assert!(offset_of!(RawTask, last_bucket) == 152);
+    assert!(offset_of!(RawTask, histogram) == 168);
     assert!(size_of::<RawEvent>() == 88);
     assert!(offset_of!(RawEvent, cookie) == 24);
     assert!(offset_of!(RawEvent, reported_ns) == 64);
@@ -129,8 +134,13 @@ impl RawTask {
         last_response_ns: 0,
         last_exec_ns: 0,
         total_exec_ns: 0,
+        base_exec_ns: 0,
+        base_delay_ns: 0,
+        unseen: 0,
         last_bucket: 0,
         last_skipped: 0,
+        unseen_release: 0,
+        based: 0,
         histogram: [0; BUCKETS],
     };
 }
