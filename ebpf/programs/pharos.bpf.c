@@ -51,116 +51,124 @@ static __noinline int own_neighbour(struct __sk_buff *skb, const struct packet *
 	return same_address(target, port->v6) || is_link_local(target) ? 0 : PHAROS_NEIGHBOUR;
 }
 
+/* What a pod's packet says of its sender. Returns 0, a reason, or ENOUGH: nothing else is asked of ARP and neighbour discovery. */
+#define ENOUGH (-1)
+
+static __noinline int own_source(struct __sk_buff *skb, const struct packet *packet, const struct pharos_port *port, __u32 epoch)
+{
+	struct pharos_identity from, to;
+	int reason;
+
+	if (port->has & PHAROS_HAS_MAC)
+		for (int i = 0; i < 6; i++)
+			if (packet->mac[i] != port->mac[i])
+				return PHAROS_SPOOFED;
+	if (packet->is & IS_ARP) {
+		/* 0.0.0.0: a probe for its own address (RFC 5227). */
+		if (!(port->has & PHAROS_HAS_V4) || (packet->source[3] != 0 && packet->source[3] != port->v4[3]))
+			return PHAROS_NEIGHBOUR;
+		return ENOUGH;
+	}
+	if (packet->is & IS_NEIGHBOUR) {
+		reason = own_neighbour(skb, packet, port);
+		if (reason)
+			return reason;
+		/* Of its own link. */
+		pharos_identify(epoch, (const struct address *)port->v6, &from);
+		pharos_identify(epoch, (const struct address *)packet->destination, &to);
+		return to.flags & PHAROS_SCOPED || (to.network == from.network && to.network) ? ENOUGH : PHAROS_NEIGHBOUR;
+	}
+	if (!(port->has & (packet->is & IS_V6 ? PHAROS_HAS_V6 : PHAROS_HAS_V4)) ||
+	    !same_address(packet->source, packet->is & IS_V6 ? port->v6 : port->v4))
+		return PHAROS_SPOOFED;
+	return 0;
+}
+
+/* Whether a pod's packet may leave: as an answer, as part of a connection, or as the first of one. Returns 0 or a reason. */
+static __noinline int leaves(__u32 epoch, const struct packet *packet, const struct pharos_identity *from)
+{
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct pharos_connection_key key;
+	__u32 end = connection_key(packet, &key) & 1;
+	struct pharos_connection *connection = bpf_map_lookup_elem(&pharos_conns, &key);
+	struct pharos_half *mine = NULL, *theirs, half = {};
+	struct pharos_identity to;
+	struct question question;
+	int reason;
+
+	if (connection && stale(connection, packet->protocol, now))
+		connection = NULL;
+	if (connection) {
+		mine = end ? &connection->half[1] : &connection->half[0];
+		theirs = end ? &connection->half[0] : &connection->half[1];
+		if (theirs->ingress_epoch == epoch || mine->egress_epoch == epoch) {
+			touch(connection, packet, end, now);
+			return 0;
+		}
+		/* An answer, and the policy is new: is what it answers still allowed? */
+		if (theirs->ingress_epoch) {
+			pharos_identify(epoch, (const struct address *)packet->destination, &to);
+			question = answers(epoch, packet);
+			if (!may_enter(&question, &to, from, packet->source)) {
+				stat(PHAROS_REEVALUATED);
+				theirs->counter = question.counter;
+				theirs->ingress_epoch = epoch;
+				touch(connection, packet, end, now);
+				return 0;
+			}
+			/* It doesn't become a connection of the pod's own by itself. */
+			if (!mine->egress_epoch && packet->protocol == PROTO_TCP && packet->tcp_flags & TCP_ACK)
+				return PHAROS_DENIED;
+		}
+	}
+	pharos_identify(epoch, (const struct address *)packet->destination, &to);
+	question = asks(epoch, packet);
+	reason = may_leave(&question, from, &to);
+	if (reason)
+		return reason;
+	half.egress_epoch = epoch;
+	/* Judged for both ends at once. */
+	half.ingress_epoch = to.flags & PHAROS_LOCAL ? epoch : 0;
+	half.counter = question.counter;
+	if (!connection || !mine)
+		return open_connection(&key, end, &half);
+	if (mine->egress_epoch)
+		stat(PHAROS_REEVALUATED);
+	*mine = half;
+	touch(connection, packet, end, now);
+	return 0;
+}
+
 SEC("classifier")
 int pod_egress(struct __sk_buff *skb)
 {
-	struct pharos_connection_key key;
-	struct pharos_connection *connection;
-	struct pharos_identity from, to;
-	struct pharos_half half = {};
-	struct packet packet = {};
-	struct pharos_port *port;
 	__u32 ifindex = skb->ifindex;
 	__u32 epoch = current_epoch();
-	struct question question;
-	__u32 end;
-	__u64 now;
+	struct pharos_port *port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
+	struct pharos_identity from;
+	struct packet packet = {};
 	int reason;
 
-	port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
 	if (!port || !epoch)
 		return drop(PHAROS_NOT_READY);
 	reason = pharos_parse(skb, &packet);
 	if (reason)
 		return drop(reason);
-	if (port->has & PHAROS_HAS_MAC)
-		for (int i = 0; i < 6; i++)
-			if (packet.mac[i] != port->mac[i])
-				return drop(PHAROS_SPOOFED);
-	if (packet.is & IS_ARP) {
-		/* 0.0.0.0: a probe for its own address (RFC 5227). */
-		if (!(port->has & PHAROS_HAS_V4) || (packet.source[3] != 0 && packet.source[3] != port->v4[3]))
-			return drop(PHAROS_NEIGHBOUR);
+	reason = own_source(skb, &packet, port, epoch);
+	if (reason == ENOUGH) {
 		stat(PHAROS_PASS);
 		return NEXT;
 	}
-	if (packet.is & IS_NEIGHBOUR) {
-		reason = own_neighbour(skb, &packet, port);
-		if (reason)
-			return drop(reason);
-		/* Of its own link. */
-		pharos_identify(epoch, (const struct address *)port->v6, &from);
-		pharos_identify(epoch, (const struct address *)packet.destination, &to);
-		if (!(to.flags & PHAROS_SCOPED) && (to.network != from.network || !to.network))
-			return drop(PHAROS_NEIGHBOUR);
-		stat(PHAROS_PASS);
-		return NEXT;
-	}
-	if (!(port->has & (packet.is & IS_V6 ? PHAROS_HAS_V6 : PHAROS_HAS_V4)) ||
-	    !same_address(packet.source, packet.is & IS_V6 ? port->v6 : port->v4))
-		return drop(PHAROS_SPOOFED);
-	if (packet.is & IS_LATER_FRAGMENT) {
+	if (!reason && packet.is & IS_LATER_FRAGMENT)
 		reason = fragment_ports(&packet);
-		if (reason)
-			return drop(reason);
-	}
+	if (reason)
+		return drop(reason);
 	pharos_identify(epoch, (const struct address *)packet.source, &from);
 	if (!(from.flags & PHAROS_ENDPOINT))
 		return drop(PHAROS_NOT_READY);
-	if (packet.is & IS_ICMP_ERROR) {
-		reason = related(skb, &packet, 0);
-		if (reason)
-			return drop(reason);
-		goto pass;
-	}
-	now = bpf_ktime_get_coarse_ns();
-	end = connection_key(&packet, &key) & 1;
-	connection = bpf_map_lookup_elem(&pharos_conns, &key);
-	if (connection && stale(connection, packet.protocol, now))
-		connection = NULL;
-	if (connection) {
-		struct pharos_half *mine = end ? &connection->half[1] : &connection->half[0];
-		struct pharos_half *theirs = end ? &connection->half[0] : &connection->half[1];
-
-		if (theirs->ingress_epoch == epoch || mine->egress_epoch == epoch) {
-			touch(connection, &packet, end, now);
-			goto pass;
-		}
-		pharos_identify(epoch, (const struct address *)packet.destination, &to);
-		/* An answer, and the policy is new: is what it answers still allowed? */
-		question = answers(epoch, &packet);
-		if (theirs->ingress_epoch && !may_enter(&question, &to, &from, packet.source)) {
-			stat(PHAROS_REEVALUATED);
-			theirs->counter = question.counter;
-			theirs->ingress_epoch = epoch;
-			touch(connection, &packet, end, now);
-			goto pass;
-		}
-		/* It answered, and that is over: it doesn't become a connection of the pod's own by itself. */
-		if (theirs->ingress_epoch && !mine->egress_epoch && packet.protocol == PROTO_TCP && packet.tcp_flags & TCP_ACK)
-			return drop(PHAROS_DENIED);
-	} else {
-		pharos_identify(epoch, (const struct address *)packet.destination, &to);
-	}
-	question = asks(epoch, &packet);
-	reason = may_leave(&question, &from, &to);
+	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, 0) : leaves(epoch, &packet, &from);
 	if (reason)
 		return drop(reason);
-	half.egress_epoch = epoch;
-	/* Judged for both ends at once. */
-	half.ingress_epoch = to.flags & PHAROS_LOCAL ? epoch : 0;
-	half.counter = question.counter;
-	if (connection) {
-		struct pharos_half *mine = end ? &connection->half[1] : &connection->half[0];
-
-		if (mine->egress_epoch)
-			stat(PHAROS_REEVALUATED);
-		*mine = half;
-		touch(connection, &packet, end, now);
-	} else {
-		open_connection(&key, end, &half);
-	}
-pass:
 	if (packet.is & IS_FIRST_FRAGMENT)
 		remember_fragment(&packet);
 	/* Masquerading hides the sender from the uplink, forwarding overwrites the priority: the class travels in tc_index. */
@@ -169,24 +177,71 @@ pass:
 	return NEXT;
 }
 
+/* Whether a packet may enter the pod that has `own`: as part of a connection, as an answer, or as the first of one. Returns 0 or a reason. */
+static __noinline int enters(__u32 epoch, const struct packet *packet, const struct pharos_port *port, __u32 bytes)
+{
+	const __u32 *own = packet->is & IS_V6 ? port->v6 : port->v4;
+	__u64 now = bpf_ktime_get_coarse_ns();
+	struct pharos_connection_key key;
+	__u32 end = connection_key(packet, &key) & 1;
+	struct pharos_connection *connection = bpf_map_lookup_elem(&pharos_conns, &key);
+	struct pharos_half *theirs = NULL, *mine = NULL, half = {};
+	struct pharos_identity from, to;
+	struct question question;
+	int reason;
+
+	if (connection && stale(connection, packet->protocol, now))
+		connection = NULL;
+	if (connection) {
+		theirs = end ? &connection->half[1] : &connection->half[0];
+		mine = end ? &connection->half[0] : &connection->half[1];
+		if (theirs->ingress_epoch == epoch || mine->egress_epoch == epoch) {
+			touch(connection, packet, end, now);
+			if (theirs->ingress_epoch == epoch)
+				count(theirs->counter, bytes);
+			return 0;
+		}
+	}
+	pharos_identify(epoch, (const struct address *)own, &to);
+	pharos_identify(epoch, (const struct address *)packet->source, &from);
+	if (!(to.flags & PHAROS_ENDPOINT))
+		return PHAROS_NOT_READY;
+	/* An answer, and the policy is new: may the pod still talk to whoever answers? */
+	if (connection && mine && mine->egress_epoch) {
+		question = answers(epoch, packet);
+		if (!may_leave(&question, &to, &from)) {
+			stat(PHAROS_REEVALUATED);
+			mine->egress_epoch = epoch;
+			touch(connection, packet, end, now);
+			return 0;
+		}
+	}
+	question = asks(epoch, packet);
+	reason = may_enter(&question, &from, &to, own);
+	if (reason)
+		return reason;
+	count(question.counter, bytes);
+	half.ingress_epoch = epoch;
+	half.counter = question.counter;
+	if (!connection || !theirs)
+		return open_connection(&key, end, &half);
+	if (theirs->ingress_epoch)
+		stat(PHAROS_REEVALUATED);
+	theirs->counter = question.counter;
+	theirs->ingress_epoch = epoch;
+	touch(connection, packet, end, now);
+	return 0;
+}
+
 SEC("classifier")
 int pod_ingress(struct __sk_buff *skb)
 {
-	struct pharos_connection_key key;
-	struct pharos_connection *connection;
-	struct pharos_identity from, to;
-	struct pharos_half half = {};
-	struct packet packet = {};
-	struct pharos_port *port;
 	__u32 ifindex = skb->ifindex;
 	__u32 epoch = current_epoch();
-	struct question question;
-	__u32 end;
-	const __u32 *own;
-	__u64 now;
+	struct pharos_port *port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
+	struct packet packet = {};
 	int reason;
 
-	port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
 	if (!port || !epoch)
 		return drop(PHAROS_NOT_READY);
 	reason = pharos_parse(skb, &packet);
@@ -205,74 +260,16 @@ int pod_ingress(struct __sk_buff *skb)
 		stat(PHAROS_PASS);
 		return NEXT;
 	}
-	own = packet.is & IS_V6 ? port->v6 : port->v4;
-	if (!same_address(packet.destination, own))
+	if (!same_address(packet.destination, packet.is & IS_V6 ? port->v6 : port->v4))
 		return drop(is_scoped(packet.destination) ? PHAROS_SCOPE : PHAROS_DESTINATION);
 	if (packet.is & IS_LATER_FRAGMENT) {
 		reason = fragment_ports(&packet);
 		if (reason)
 			return drop(reason);
 	}
-	if (packet.is & IS_ICMP_ERROR) {
-		reason = related(skb, &packet, 1);
-		if (reason)
-			return drop(reason);
-		goto pass;
-	}
-	now = bpf_ktime_get_coarse_ns();
-	end = connection_key(&packet, &key) & 1;
-	connection = bpf_map_lookup_elem(&pharos_conns, &key);
-	if (connection && stale(connection, packet.protocol, now))
-		connection = NULL;
-	if (connection) {
-		struct pharos_half *theirs = end ? &connection->half[1] : &connection->half[0];
-		struct pharos_half *mine = end ? &connection->half[0] : &connection->half[1];
-
-		if (theirs->ingress_epoch == epoch) {
-			touch(connection, &packet, end, now);
-			count(theirs->counter, skb->len);
-			goto pass;
-		}
-		if (mine->egress_epoch == epoch) {
-			touch(connection, &packet, end, now);
-			goto pass;
-		}
-		/* An answer, and the policy is new: may the pod still talk to whoever answers? */
-		if (mine->egress_epoch) {
-			pharos_identify(epoch, (const struct address *)own, &to);
-			pharos_identify(epoch, (const struct address *)packet.source, &from);
-			question = answers(epoch, &packet);
-			if (to.flags & PHAROS_ENDPOINT && !may_leave(&question, &to, &from)) {
-				stat(PHAROS_REEVALUATED);
-				mine->egress_epoch = epoch;
-				touch(connection, &packet, end, now);
-				goto pass;
-			}
-		}
-	}
-	pharos_identify(epoch, (const struct address *)own, &to);
-	if (!(to.flags & PHAROS_ENDPOINT))
-		return drop(PHAROS_NOT_READY);
-	pharos_identify(epoch, (const struct address *)packet.source, &from);
-	question = asks(epoch, &packet);
-	reason = may_enter(&question, &from, &to, own);
+	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, 1) : enters(epoch, &packet, port, skb->len);
 	if (reason)
 		return drop(reason);
-	if (connection) {
-		struct pharos_half *theirs = end ? &connection->half[1] : &connection->half[0];
-
-		if (theirs->ingress_epoch)
-			stat(PHAROS_REEVALUATED);
-		theirs->counter = question.counter;
-		theirs->ingress_epoch = epoch;
-		touch(connection, &packet, end, now);
-	} else {
-		half.ingress_epoch = epoch;
-		half.counter = question.counter;
-		open_connection(&key, end, &half);
-	}
-	count(question.counter, skb->len);
-pass:
 	if (packet.is & IS_FIRST_FRAGMENT)
 		remember_fragment(&packet);
 	stat(PHAROS_PASS);

@@ -24,7 +24,7 @@ fn recorded() -> BTreeMap<String, u32> {
 
 #[test]
 fn programs_cost_what_is_recorded() {
-    let Some(mut fixture) = Fixture::new("cost") else { return };
+    let Some(mut fixture) = Fixture::new() else { return };
     let measured = fixture.get().verified_instructions().unwrap();
     if measured.values().all(|count| *count == 0) {
         println!("skipped: this kernel doesn't count (before 5.16)");

@@ -16,7 +16,7 @@ use net_support::*;
 use netns::{Conversation, PATIENCE, Topology, missing, sh};
 use pullpiri_crds::network::Verdict;
 use pullpiri_ebpf::net::policy::{Class, Compiled, Endpoint, Network, Place, Rule, Selector, Source};
-use pullpiri_ebpf::net::{Datapath, DropReason, PodPort, probe};
+use pullpiri_ebpf::net::{Datapath, DropReason, PodPort};
 
 const PODS: [(&str, [&str; 2]); 3] =
     [("pa", ["10.20.0.5", "fd00:20::5"]), ("pb", ["10.20.0.6", "fd00:20::6"]), ("pc", ["10.30.0.7", "fd00:30::7"])];
@@ -101,7 +101,7 @@ fn node(name: &str) -> Option<(Topology, Fixture)> {
         println!("skipped: {why}");
         return None;
     }
-    let mut fixture = Fixture::new(name)?;
+    let mut fixture = Fixture::new()?;
     let topology = Topology::new(name);
     topology.enter("node");
     fixture.get().apply(&policy(1)).unwrap();
@@ -307,12 +307,13 @@ fn wait_attached(device: &'static str, topology: &Topology, expected: usize) {
 
 #[test]
 fn an_agent_killed_under_traffic_loses_nothing() {
-    if let Some(why) = missing().or(probe(Path::new("/sys/fs/bpf/pullpiri-test")).missing().map(str::to_owned)) {
+    if let Some(why) = missing() {
         println!("skipped: {why}");
         return;
     }
+    let Some(bpffs) = BpfFs::mount() else { return };
     let topology = Topology::new("kill");
-    let dir = PathBuf::from(format!("/sys/fs/bpf/pullpiri-test/kill-{}", std::process::id()));
+    let dir = bpffs.pins();
     let (mut child, generation) = agent(&topology, &dir);
     assert_eq!(generation, 1);
     let v4 = Conversation::start(&topology, "c", "a", ip("10.20.0.5"), 5000);

@@ -219,7 +219,7 @@ fn check(datapath: &mut Datapath, world: &Compiled, random: &mut Random, seed: u
 
 /// A share of the seeds, on a datapath of its own. What takes time is the kernel's grace periods, which several can wait for at once.
 fn enforce(seeds: impl Iterator<Item = u64>) -> Option<[usize; 2]> {
-    let mut fixture = Fixture::new("rules")?;
+    let mut fixture = Fixture::new()?;
     let datapath = fixture.get();
     datapath.set_run_uplink(1).unwrap();
     let mut seen = [0; 2];

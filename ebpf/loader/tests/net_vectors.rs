@@ -79,8 +79,8 @@ fn policy(generation: u64) -> Compiled {
     }
 }
 
-fn ready(name: &str) -> Option<Fixture> {
-    let mut fixture = Fixture::new(name)?;
+fn ready() -> Option<Fixture> {
+    let mut fixture = Fixture::new()?;
     let datapath = fixture.get();
     datapath.apply(&policy(1)).unwrap();
     datapath.set_run_port(&PodPort { addresses: vec![ip(OWN), ip(OWN6)], mac: Some(MAC_A) }).unwrap();
@@ -117,7 +117,7 @@ fn leaves(datapath: &Datapath, frame: &[u8]) -> Option<DropReason> {
 
 #[test]
 fn before_the_first_generation_nothing_passes() {
-    let Some(mut fixture) = Fixture::new("before") else { return };
+    let Some(mut fixture) = Fixture::new() else { return };
     let datapath = fixture.get();
     assert_eq!(datapath.generation().unwrap(), None);
     datapath.set_run_port(&PodPort { addresses: vec![ip(OWN)], mac: None }).unwrap();
@@ -130,7 +130,7 @@ fn before_the_first_generation_nothing_passes() {
 
 #[test]
 fn who_may_enter() {
-    let Some(mut fixture) = ready("enter") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let denied = Some(DropReason::Denied);
     let table = [
@@ -180,7 +180,7 @@ fn who_may_enter() {
 
 #[test]
 fn who_may_leave() {
-    let Some(mut fixture) = ready("leave") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let table = [
         ("inside of a network", OWN, FRIEND, TCP, 22, None),
@@ -215,7 +215,7 @@ fn who_may_leave() {
 
 #[test]
 fn answers_pass_and_nothing_else() {
-    let Some(mut fixture) = ready("answers") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let out = Flow::new(ip(OWN), ip("203.0.113.1"), TCP, 40_000, 443);
     assert_eq!(enters(datapath, &out.reversed().frame()), Some(DropReason::Denied), "an answer before its question");
@@ -245,7 +245,7 @@ fn answers_pass_and_nothing_else() {
 
 #[test]
 fn a_new_generation_ends_what_it_denies() {
-    let Some(mut fixture) = ready("generation") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let allowed = Flow::new(ip(STRANGER), ip(OWN), TCP, 50_000, 80);
     let ended = Flow::new(ip(STRANGER), ip(OWN), UDP, 50_000, 5000);
@@ -312,7 +312,7 @@ fn v6_fragment(id: u32, field: u16, next: u8, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn fragments_follow_their_first() {
-    let Some(mut fixture) = ready("fragments") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let datagram = {
         let mut bytes = udp(9, 5000, &[0; 24]);
@@ -354,7 +354,7 @@ fn fragments_follow_their_first() {
 
 #[test]
 fn options_and_extension_headers_hide_nothing() {
-    let Some(mut fixture) = ready("headers") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let (source, destination) = (v4(STRANGER), v4(OWN));
     for words in 0..=10 {
@@ -404,7 +404,7 @@ fn options_and_extension_headers_hide_nothing() {
 
 #[test]
 fn truncation_at_every_byte_is_seen() {
-    let Some(mut fixture) = ready("truncated") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let whole = [
         Flow::new(ip(FRIEND), ip(OWN), TCP, 1, 2).frame(),
@@ -437,7 +437,7 @@ fn truncation_at_every_byte_is_seen() {
 
 #[test]
 fn contradictions_are_malformed() {
-    let Some(mut fixture) = ready("malformed") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let good = Flow::new(ip(FRIEND), ip(OWN), TCP, 1, 2).frame();
     let good6 = Flow::new(ip(FRIEND6), ip(OWN6), UDP, 1, 2).frame();
@@ -473,7 +473,7 @@ fn contradictions_are_malformed() {
 
 #[test]
 fn random_bytes_never_pass_as_something_else() {
-    let Some(mut fixture) = ready("random") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let mut random = Random(7);
     let whole = Flow::new(ip(STRANGER6), ip(OWN6), TCP, 9, 80).tagged(1);
@@ -503,7 +503,7 @@ fn arp(operation: u16, sender_mac: [u8; 6], sender: &str, target: &str) -> Vec<u
 
 #[test]
 fn arp_is_about_oneself() {
-    let Some(mut fixture) = ready("arp") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     assert_eq!(leaves(datapath, &arp(1, MAC_A, OWN, FRIEND)), None);
     assert_eq!(leaves(datapath, &arp(2, MAC_A, OWN, FRIEND)), None);
@@ -520,7 +520,7 @@ fn arp_is_about_oneself() {
 
 #[test]
 fn neighbour_discovery_is_about_oneself() {
-    let Some(mut fixture) = ready("nd") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let message = |kind: u8, source: &str, destination: &str, target: &str, hop_limit: u8| {
         let mut rest = vec![0; 4];
@@ -549,7 +549,7 @@ fn neighbour_discovery_is_about_oneself() {
 
 #[test]
 fn icmp_errors_belong_to_connections() {
-    let Some(mut fixture) = ready("errors") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let unrelated = Some(DropReason::Unrelated);
     let error4 = |from: &str, to: &str, about: &Flow| {
@@ -613,7 +613,7 @@ fn icmp_errors_belong_to_connections() {
 
 #[test]
 fn the_uplink_gets_the_class() {
-    let Some(mut fixture) = ready("uplink") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let class = |flow: &Flow| datapath.run(Hook::UplinkEgress, &flow.frame(), 1).unwrap();
     let classid = |minor: u32| (0x1a << 16) | minor;
@@ -642,7 +642,7 @@ fn the_uplink_gets_the_class() {
 
 #[test]
 fn the_uplink_sets_code_points() {
-    let Some(mut fixture) = ready("dscp") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     for vlan_tags in 0..3 {
         let l3 = 14 + 4 * vlan_tags;
@@ -671,7 +671,7 @@ fn the_uplink_sets_code_points() {
 
 #[test]
 fn a_policy_that_does_not_fit_leaves_the_old_one() {
-    let Some(mut fixture) = ready("refused") else { return };
+    let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let mut bad = policy(2);
     bad.selectors[0].class = 99;

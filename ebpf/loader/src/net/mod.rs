@@ -12,8 +12,9 @@
 //! devices, addresses, routes, HTB and NAT around it are the node host's.
 //!
 //! ```no_run
-//! # use pullpiri_ebpf::net::{Datapath, PodPort, policy};
+//! # use pullpiri_ebpf::net::{Datapath, PodPort, ensure_bpffs, policy};
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! ensure_bpffs("/sys/fs/bpf".as_ref())?;
 //! let mut datapath = Datapath::open_or_load("/sys/fs/bpf/pullpiri/ecu1".as_ref())?;
 //! datapath.apply(&policy::from_slices(&[])?)?;
 //! datapath.attach_pod("pp-1a2b", &PodPort { addresses: vec!["10.20.0.5".parse()?], mac: None })?;
@@ -39,5 +40,5 @@ pub use datapath::Datapath;
 pub use error::NetError;
 pub use pins::Hook;
 pub use policy::Compiled;
-pub use probe::{Support, probe};
+pub use probe::{Support, ensure_bpffs, probe};
 pub use run::{Run, RunVerdict};

@@ -6,8 +6,10 @@ use std::path::Path;
 use aya::maps::MapType;
 use aya::programs::{ProgramType, SchedClassifier, TcAttachType};
 use aya::sys::{is_map_supported, is_program_supported};
+use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
+use super::error::{NetError, pin_error};
 use crate::object;
 
 /// Each is `Ok` or why not.
@@ -73,6 +75,20 @@ fn bpffs(pin_dir: &Path) -> Result<(), String> {
         }
     }
     Err(format!("{} has no ancestor", pin_dir.display()))
+}
+
+/// Mounts a bpffs at `dir` (commonly /sys/fs/bpf) unless there is one, as systemd does at boot. The directory is made if need be.
+///
+/// # Errors
+/// When the directory can't be made or mounted on (CAP_SYS_ADMIN).
+pub fn ensure_bpffs(dir: &Path) -> Result<(), NetError> {
+    if statfs(dir).is_ok_and(|found| found.filesystem_type() == BPF_FS_MAGIC) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(dir).map_err(pin_error("making", dir))?;
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    mount(Some("bpf"), dir, Some("bpf"), flags, Some("mode=0700"))
+        .map_err(|errno| pin_error("mounting a bpffs at", dir)(io::Error::from(errno)))
 }
 
 fn chain(error: &dyn std::error::Error) -> String {

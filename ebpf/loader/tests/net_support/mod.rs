@@ -3,9 +3,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU32, Ordering};
 
-use pullpiri_ebpf::net::{Counters, Datapath, DropReason, probe};
+use pullpiri_ebpf::net::{Counters, Datapath, DropReason, ensure_bpffs, probe};
 
 pub const TCP: u8 = 6;
 pub const UDP: u8 = 17;
@@ -22,27 +21,52 @@ pub fn v6(text: &str) -> Ipv6Addr {
     text.parse().unwrap()
 }
 
+/// A bpffs of its own, gone with everything in it when it is dropped.
+pub struct BpfFs {
+    dir: tempfile::TempDir,
+}
+
+impl BpfFs {
+    /// `None` where this machine can't, said why.
+    pub fn mount() -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        if let Err(error) = ensure_bpffs(dir.path()) {
+            println!("skipped: {error}");
+            return None;
+        }
+        let this = Self { dir };
+        if let Some(missing) = probe(&this.pins()).missing() {
+            println!("skipped: {missing}");
+            return None;
+        }
+        Some(this)
+    }
+
+    pub fn pins(&self) -> PathBuf {
+        self.dir.path().join("node")
+    }
+}
+
+impl Drop for BpfFs {
+    fn drop(&mut self) {
+        nix::mount::umount2(self.dir.path(), nix::mount::MntFlags::MNT_DETACH).unwrap();
+    }
+}
+
 /// A datapath with pins of its own, removed when it is dropped.
 pub struct Fixture {
     pub datapath: Option<Datapath>,
     pub dir: PathBuf,
+    _bpffs: BpfFs,
 }
 
 impl Fixture {
     /// `None` where this machine can't, said why.
-    pub fn new(name: &str) -> Option<Self> {
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let dir = PathBuf::from(format!(
-            "/sys/fs/bpf/pullpiri-test/{name}-{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        ));
-        if let Some(missing) = probe(&dir).missing() {
-            println!("skipped: {missing}");
-            return None;
-        }
+    pub fn new() -> Option<Self> {
+        let bpffs = BpfFs::mount()?;
+        let dir = bpffs.pins();
         let datapath = Some(Datapath::open_or_load(&dir).unwrap());
-        Some(Self { datapath, dir })
+        Some(Self { datapath, dir, _bpffs: bpffs })
     }
 
     pub fn get(&mut self) -> &mut Datapath {
@@ -53,8 +77,9 @@ impl Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         if let Some(datapath) = self.datapath.take() {
-            datapath.remove().unwrap();
-            assert!(!self.dir.exists());
+            let removed = datapath.remove();
+            // A test that failed says why itself.
+            assert!(std::thread::panicking() || (removed.is_ok() && !self.dir.exists()), "{removed:?}");
         }
     }
 }
