@@ -40,7 +40,6 @@ pub struct Rig {
     agent: Mutex<Option<Running>>,
     /// What the kernel can give, as the node says.
     pub node: Value,
-    budget: Option<u64>,
 }
 
 fn archive(dir: &Path) -> Result<std::path::PathBuf, String> {
@@ -57,10 +56,14 @@ fn archive(dir: &Path) -> Result<std::path::PathBuf, String> {
     Ok(archive)
 }
 
-/// The budget of the group above all containers.
-pub fn budget_above() -> Option<u64> {
-    let groups = Cgroups::probe(Path::new(DEFAULT_ROOT)).ok().as_ref().and_then(RtGroups::find)?;
-    groups.runtime_us(PARENT).ok().flatten()
+/// The budget of the group above all pods, and what the pods have of it, those of others included.
+fn budgets_above() -> Option<(u64, u64)> {
+    let cgroups = Cgroups::probe(Path::new(DEFAULT_ROOT)).ok()?;
+    let groups = RtGroups::find(&cgroups)?;
+    let above = groups.runtime_us(PARENT).ok().flatten()?;
+    let pods = std::fs::read_dir(cgroups.controller_path("cpu", PARENT)?).ok()?.flatten();
+    let names = pods.filter_map(|pod| pod.file_name().into_string().ok());
+    Some((above, names.filter_map(|pod| groups.runtime_us(&format!("{PARENT}/{pod}")).ok().flatten()).sum()))
 }
 
 impl Rig {
@@ -72,14 +75,12 @@ impl Rig {
         let runtime = OciRuntime::open(&data, zygote?, OciOptions::default()).await.map_err(|e| e.to_string())?;
         runtime.probe().await.map_err(|error| error.to_string())?;
         runtime.load_image(&archive(dir.path())?).await.map_err(|error| error.to_string())?;
-        let budget = budget_above();
         let rig = Self {
             cluster: Cluster::start().await,
             runtime: Arc::new(runtime),
             dir,
             agent: Mutex::new(None),
             node: Value::Null,
-            budget,
         };
         rig.start().await;
         let node = rig.until_node().await;
@@ -185,9 +186,9 @@ impl Rig {
         let _ = self.cluster.instances().delete(name, &DeleteParams::default()).await;
         self.cluster.until_gone(name).await;
         wait_for("budgets are as they were found", LIMIT, || async {
-            match (budget_above(), self.budget) {
-                (now, before) if now.unwrap_or(0) == before.unwrap_or(0) => Ok(()),
-                (now, before) => Err(format!("{now:?}, before: {before:?}")),
+            match budgets_above() {
+                Some((above, pods)) if above != pods => Err(format!("{above}, of which pods have {pods}")),
+                _ => Ok(()),
             }
         })
         .await

@@ -8,6 +8,8 @@ use pullpiri_node_core::realtime::{Cpus, Fact};
 use pullpiri_node_host::cgroup::{Cgroups, DEFAULT_ROOT};
 use pullpiri_node_host::sched;
 
+use super::monitor;
+
 /// What the NodeRuntime shows.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Capability {
@@ -30,7 +32,7 @@ pub(crate) async fn probe() -> (Found, Capability) {
     let found = tokio::task::spawn_blocking(|| {
         let cgroups = Cgroups::probe(Path::new(DEFAULT_ROOT)).ok();
         let exclusive = Err("exclusive cpusets aren't made by this version".to_owned());
-        let monitor = Err("this version has no monitor".to_owned());
+        let monitor = monitor::probe();
         let found = sched::probe(cgroups.as_ref(), Path::new("/proc"), Path::new("/sys"), exclusive, monitor.clone());
         found.map(|found| (Found { cgroups, cpus: found.cpus.clone(), monitor }, found))
     });

@@ -1,9 +1,10 @@
 //! What instances want of the scheduler, held: looked at, given, read back, repaired, given back. Blocking; the task in the module above runs it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use pullpiri_crds::condition::reason;
+use pullpiri_crds::duration::format_ns;
 use pullpiri_crds::instance::{InstanceTask, TaskStatus};
 use pullpiri_crds::schedule::SchedulingPolicy;
 use pullpiri_node_core::plan::Event;
@@ -17,8 +18,9 @@ use tracing::{debug, info, warn};
 use super::capabilities::Found;
 use super::kernel::Kernel;
 use super::metrics::{Metrics, TaskLabels};
+use super::monitor::{EventQueue, Watcher};
 use super::state::{self, Holding};
-use super::{News, Order, Wanted};
+use super::{News, Order, Wanted, monitor};
 
 /// Between looks at threads that are held: somebody else's change is undone within this.
 pub(super) const DRIFT: Duration = Duration::from_millis(400);
@@ -52,13 +54,16 @@ struct Instance {
     rescan: Duration,
     told: Option<(Report, Instant)>,
     events: Vec<Event>,
+    miss_told: Option<Instant>,
+    /// The first processes whose new threads are told.
+    followed: BTreeSet<i32>,
 }
 
 #[derive(Debug)]
 pub(super) struct Engine {
     file: state::File,
     kernel: Kernel,
-    monitor: Result<(), String>,
+    watcher: Watcher,
     metrics: Metrics,
     instances: BTreeMap<PodId, Instance>,
     /// The kernel refused what this node is said to be able to do.
@@ -68,12 +73,33 @@ pub(super) struct Engine {
 impl Engine {
     pub fn new(file: state::File, found: Found, metrics: Metrics) -> Self {
         let kernel = Kernel::new(found.cgroups, found.cpus);
-        Self { file, kernel, monitor: found.monitor, metrics, instances: BTreeMap::new(), surprised: false }
+        let watcher = Watcher::new(found.monitor);
+        Self { file, kernel, watcher, metrics, instances: BTreeMap::new(), surprised: false }
     }
 
     /// Probed again.
     pub fn found(&mut self, found: Found) {
         self.kernel = Kernel::new(found.cgroups, found.cpus);
+    }
+
+    /// Of a monitor that was just loaded.
+    pub fn take_events(&mut self) -> Option<EventQueue> {
+        self.watcher.take_events()
+    }
+
+    pub fn is_watching(&self) -> bool {
+        self.watcher.is_loaded()
+    }
+
+    /// Something happened to a thread: a miss is told, a thread that came or has a new name may be the one that was missing.
+    pub fn hear(&mut self, event: &monitor::Event) {
+        let Some((id, is_watched)) = self.watcher.about(event) else { return };
+        let Some(instance) = self.instances.get_mut(&id) else { return };
+        let concerns = is_watched || instance.bindings.iter().any(|(_, binding)| *binding == Binding::Missing);
+        if concerns {
+            instance.due = Some(Instant::now());
+            instance.rescan = FIRST_RESCAN;
+        }
     }
 
     pub fn take_surprise(&mut self) -> bool {
@@ -106,6 +132,8 @@ impl Engine {
                 rescan: FIRST_RESCAN,
                 told: None,
                 events: Vec::new(),
+                miss_told: None,
+                followed: BTreeSet::new(),
             }
         });
         if let Some(old) = &instance.wanted {
@@ -141,10 +169,11 @@ impl Engine {
         let due = |instance: &Instance| instance.due.is_some_and(|due| due <= now);
         let ids: Vec<PodId> = self.instances.iter().filter(|(_, i)| due(i)).map(|(id, _)| id.clone()).collect();
         for id in ids {
-            if let Some(mut instance) = self.instances.remove(&id)
-                && self.look(&id, &mut instance, now)
-            {
+            let Some(mut instance) = self.instances.remove(&id) else { continue };
+            if self.look(&id, &mut instance, now) {
                 self.instances.insert(id, instance);
+            } else {
+                self.watcher.forget(&id);
             }
         }
         self.news(now)
@@ -154,12 +183,23 @@ impl Engine {
     fn look(&mut self, id: &PodId, instance: &mut Instance, now: Instant) -> bool {
         let wanted = instance.wanted.clone();
         let (tasks, containers) = wanted.as_ref().map_or((&[][..], &[][..]), |w| (&w.tasks[..], &w.containers[..]));
+        self.measure(id, instance, now);
+        self.follow(id, instance, containers);
         let threads = self.threads(tasks, containers, &instance.holding.held);
         let running: Vec<&str> = containers.iter().map(|(name, _)| name.as_str()).collect();
         let bound = bind(tasks, &running, &threads, &instance.holding.held);
-        self.start_counting(instance, containers, &bound);
+        let held = &bound.held;
+        self.watcher.unwatch(id, |task, thread| held.iter().any(|held| held.task == task && held.thread == thread));
+        Self::start_counting(instance, containers, &bound);
         instance.bindings.clone_from(&bound.bindings);
         let outcome = self.carry_out(id, instance, tasks, bound, &threads, now);
+        for held in &instance.holding.held {
+            let task = tasks.iter().find(|task| task.name == held.task);
+            let measured = instance.measured.get(&held.task);
+            if let (Some(task), Some((_, measured))) = (task, measured) {
+                self.watcher.watch(id, task, held.thread, measured);
+            }
+        }
         let missing = instance.bindings.iter().any(|(_, binding)| *binding == Binding::Missing);
         let idle = instance.bindings.iter().all(|(_, binding)| *binding == Binding::NotRunning);
         instance.due = if missing && instance.rescan < DRIFT {
@@ -170,6 +210,41 @@ impl Engine {
             (!idle || !outcome).then(|| now + DRIFT)
         };
         wanted.is_some() || instance.holding != Holding::default()
+    }
+
+    /// Reads what was measured since the last look.
+    fn measure(&mut self, id: &PodId, instance: &mut Instance, now: Instant) {
+        let Some(wanted) = &instance.wanted else { return };
+        for (task, (_, status)) in &mut instance.measured {
+            let labels = labels(wanted, task);
+            let Some(measured) = self.watcher.read(id, task, &self.metrics, &labels) else { continue };
+            let measured = TaskStatus { repairs: status.repairs, ..measured };
+            self.metrics.count(&labels, status, &measured);
+            let missed = measured.misses > status.misses;
+            *status = measured;
+            if missed && instance.miss_told.is_none_or(|at| now >= at + REPORT) {
+                instance.miss_told = Some(now);
+                let deadline = wanted.tasks.iter().find(|other| other.name == *task).map_or(0, |task| task.deadline_ns);
+                let deadline = format_ns(u64::try_from(deadline).unwrap_or(0));
+                let note = format!(
+                    "task {task} missed its deadline of {deadline}; {} times since its container started",
+                    status.misses
+                );
+                let event = Event { pod: id.clone(), reason: reason::DEADLINE_MISSED, warning: true, note };
+                instance.events.push(event);
+            }
+        }
+    }
+
+    /// Has new threads of the containers told, before those that there are are looked at.
+    fn follow(&mut self, id: &PodId, instance: &mut Instance, containers: &[(String, i32)]) {
+        let pids: BTreeSet<i32> = containers.iter().map(|(_, pid)| *pid).collect();
+        if pids == instance.followed {
+            return;
+        }
+        let processes = pids.iter().flat_map(|pid| self.kernel.processes(*pid).unwrap_or_else(|_| [*pid].into()));
+        self.watcher.follow(id, &processes.collect());
+        instance.followed = pids;
     }
 
     /// The threads that are held, or all of them if those aren't all that is wanted.
@@ -196,7 +271,7 @@ impl Engine {
     }
 
     /// A container that was started again counts from zero.
-    fn start_counting(&self, instance: &mut Instance, containers: &[(String, i32)], bound: &Bound) {
+    fn start_counting(instance: &mut Instance, containers: &[(String, i32)], bound: &Bound) {
         for (task, binding) in &bound.bindings {
             let Binding::Thread { container, .. } = binding else { continue };
             let pid = containers.iter().find(|(name, _)| name == container).map_or(0, |(_, pid)| *pid);
@@ -373,8 +448,7 @@ impl Engine {
         };
         let standings: Vec<Standing> = wanted.tasks.iter().map(standing).collect();
         let containers: Vec<(&str, i32)> = wanted.containers.iter().map(|(name, pid)| (name.as_str(), *pid)).collect();
-        let monitor = self.monitor.as_ref().map(|_| ()).map_err(String::as_str);
-        Some(report(wanted.generation, &wanted.tasks, &standings, &containers, monitor))
+        Some(report(wanted.generation, &wanted.tasks, &standings, &containers, self.watcher.state()))
     }
 
     /// What is to be told now.

@@ -1,6 +1,6 @@
 //! The kernel side: looking at threads, giving them what tasks declare, giving back what they had. Blocking.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pullpiri_node_core::realtime::{Cpus, Given, Settings, Thread, ThreadId};
 use pullpiri_node_host::cgroup::{Cgroups, Layout};
@@ -36,14 +36,15 @@ impl Kernel {
         Some(observed(container, first, thread))
     }
 
+    /// Every process of the container whose first process is `first`.
+    pub fn processes(&self, first: i32) -> Result<BTreeSet<i32>> {
+        self.cgroups.as_ref().map_or_else(|| Ok([first].into()), |cgroups| sched::processes_of(cgroups, first))
+    }
+
     /// Every thread of the container whose first process is `first`.
     pub fn threads(&self, container: &str, first: i32) -> Result<Vec<Thread>> {
-        let processes = match &self.cgroups {
-            Some(cgroups) => sched::processes_of(cgroups, first)?,
-            None => [first].into(),
-        };
         let mut found = Vec::new();
-        for pid in processes {
+        for pid in self.processes(first)? {
             found.extend(sched::threads_of(pid)?.into_iter().map(|thread| observed(container, first, thread)));
         }
         Ok(found)

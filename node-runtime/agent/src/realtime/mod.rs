@@ -8,6 +8,7 @@ mod capabilities;
 mod engine;
 mod kernel;
 mod metrics;
+mod monitor;
 mod state;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,6 +19,8 @@ use pullpiri_node_core::Snapshot;
 use pullpiri_node_core::plan::Event;
 use pullpiri_node_core::realtime::Report;
 use pullpiri_node_core::runtime::{ContainerStateObserved, PodId};
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -25,8 +28,13 @@ use tracing::{debug, warn};
 use crate::node::Message;
 use crate::register::Facts;
 
+use monitor::EventQueue;
+
 pub(crate) use capabilities::Capability;
 pub(crate) use metrics::Metrics;
+
+/// Events that are taken from the monitor at once.
+const DRAIN: usize = 256;
 
 /// What an instance wants of the scheduler.
 #[derive(Clone, Debug, PartialEq)]
@@ -141,6 +149,19 @@ pub(crate) fn wanted(snapshot: &Snapshot, id: &PodId) -> Option<Wanted> {
     })
 }
 
+/// Waits for events of the monitor, and has the engine hear them.
+async fn hear(events: &mut Option<AsyncFd<EventQueue>>, engine: &mut engine::Engine) {
+    let Some(queue) = events else { return std::future::pending().await };
+    let Ok(mut ready) = queue.readable_mut().await else { return std::future::pending().await };
+    let drained = ready.get_inner_mut().0.drain(DRAIN);
+    if drained.len() < DRAIN {
+        ready.clear_ready();
+    }
+    for event in &drained {
+        engine.hear(event);
+    }
+}
+
 /// Probes, then obeys orders until `stop`. What is held stays held: containers outlive this process.
 async fn run(
     state: state::File,
@@ -153,6 +174,7 @@ async fn run(
     let (found, mut capability) = capabilities::probe().await;
     facts.send_modify(|facts| facts.realtime = Some(capability.clone()));
     let mut engine = engine::Engine::new(state, found, metrics);
+    let mut events: Option<AsyncFd<EventQueue>> = None;
     let mut settling: Vec<oneshot::Sender<()>> = Vec::new();
     loop {
         let wake = engine.next_wake();
@@ -169,7 +191,11 @@ async fn run(
                     next = requests.try_recv().ok();
                 }
             }
+            () = hear(&mut events, &mut engine) => {}
             () = tokio::time::sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => {}
+        }
+        if settling.is_empty() && engine.next_wake().is_none_or(|due| due > tokio::time::Instant::now()) {
+            continue;
         }
         let passed = tokio::task::spawn_blocking(move || {
             let news = engine.pass();
@@ -183,6 +209,16 @@ async fn run(
                 return;
             }
         };
+        if let Some(queue) = engine.take_events() {
+            // Deprecated because an object could close its descriptor while it is registered. This one is owned by the AsyncFd alone and
+            // has no way to close it but its end.
+            #[allow(deprecated)]
+            let registered = AsyncFd::with_interest(queue, Interest::READABLE);
+            events = registered.inspect_err(|error| warn!(%error, "misses are found at the next look only")).ok();
+        }
+        if !engine.is_watching() {
+            events = None;
+        }
         for done in settling.drain(..) {
             let _ = done.send(());
         }

@@ -6,11 +6,12 @@
 //! Invariants: deciding on the result of a plan gives no step; a thread that nobody bound is never touched; a change that the task's
 //! declaration explains is never taken for somebody else's.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use pullpiri_crds::instance::InstanceTask;
 use pullpiri_crds::schedule::SchedulingPolicy;
+use pullpiri_rt::{Load, kernel};
 use serde::{Deserialize, Serialize};
 
 use super::{Cpus, Settings};
@@ -236,18 +237,20 @@ fn give(task: &InstanceTask, container: &str, thread: &Thread, known: Option<&He
 }
 
 /// The real-time budget that a container's group needs, in nanoseconds of each `window_ns` on each CPU: what its fixed-priority tasks may execute in a
-/// window at most, on the CPU that has the most of them.
-///
-/// Every job that isn't done when a window begins may execute in it, and every one that arrives in it: jobs arrive a period apart and are done
-/// within the proven response time R, so at most ⌈(window + R) / period⌉ of them, each for its WCET.
+/// window at most, on the CPU that has the most of them. The same number as admission reckons with.
 #[must_use]
 pub fn budget_ns<'a>(tasks: impl Iterator<Item = &'a InstanceTask>, window_ns: u64) -> u64 {
-    let mut per_cpu = std::collections::BTreeMap::new();
+    let ns = |value: i64| u64::try_from(value).unwrap_or(0);
+    let mut per_cpu: BTreeMap<i32, Vec<(Load, u64)>> = BTreeMap::new();
     for task in tasks.filter(|task| task.policy != SchedulingPolicy::Deadline) {
-        let ns = |value: i64| u64::try_from(value).unwrap_or(0);
-        let jobs = window_ns.saturating_add(ns(task.response_time_ns)).div_ceil(ns(task.period_ns).max(1));
-        let demand: &mut u64 = per_cpu.entry(task.cpu).or_default();
-        *demand = demand.saturating_add(jobs.saturating_mul(ns(task.wcet_ns)));
+        let load = Load {
+            wcet_ns: ns(task.wcet_ns),
+            period_ns: ns(task.period_ns).max(1),
+            deadline_ns: ns(task.deadline_ns),
+            jitter_ns: ns(task.jitter_ns),
+            blocking_ns: ns(task.blocking_ns),
+        };
+        per_cpu.entry(task.cpu).or_default().push((load, ns(task.response_time_ns)));
     }
-    per_cpu.into_values().max().unwrap_or(0).min(window_ns)
+    per_cpu.values().map(|tasks| kernel::group_runtime_ns(tasks, window_ns)).max().unwrap_or(0)
 }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use pullpiri_crds::instance::InstanceTask;
 use pullpiri_crds::schedule::SchedulingPolicy;
+use pullpiri_rt::kernel;
 use serde::{Deserialize, Serialize};
 
 /// A thread's policy with what belongs to it. Times are nanoseconds.
@@ -48,7 +49,7 @@ impl Settings {
     /// What a proven task's thread gets. What the thread makes is not the task, hence `reset_on_fork` (without it, SCHED_DEADLINE can't
     /// fork at all).
     ///
-    /// SCHED_DEADLINE takes no deadline beyond the period: a task with one is served within its period, which is earlier.
+    /// SCHED_DEADLINE's deadline runs from the wake-up and takes nothing beyond the period: a task with a later one is served within its period.
     #[must_use]
     pub fn of(task: &InstanceTask) -> Self {
         let ns = |value: i64| u64::try_from(value).unwrap_or(0);
@@ -58,7 +59,7 @@ impl Settings {
             SchedulingPolicy::RoundRobin => Policy::RoundRobin { priority },
             SchedulingPolicy::Deadline => Policy::Deadline {
                 runtime_ns: ns(task.wcet_ns),
-                deadline_ns: ns(task.deadline_ns.min(task.period_ns)),
+                deadline_ns: kernel::sched_deadline_ns(ns(task.deadline_ns), ns(task.jitter_ns), ns(task.period_ns)),
                 period_ns: ns(task.period_ns),
             },
         };

@@ -134,12 +134,13 @@ fn tasks_of_no_container_find_theirs() {
 fn budgets_are_the_peak_of_the_fullest_cpu() {
     let window = 1_000_000_000;
     let a = task("a", None, 1);
-    // (1 s + 2 ms) / 10 ms: 101 jobs of 2 ms.
-    assert_eq!(budget_ns([&a].into_iter(), window), 202_000_000);
+    // Alone it runs at once: 2 of every 10 ms.
+    assert_eq!(budget_ns([&a].into_iter(), window), 200_000_000);
     let other = InstanceTask { cpu: 0, wcet_ns: 1_000_000, ..a.clone() };
-    assert_eq!(budget_ns([&a, &other].into_iter(), window), 202_000_000);
-    let same = InstanceTask { wcet_ns: 1_000_000, ..a.clone() };
-    assert_eq!(budget_ns([&a, &same].into_iter(), window), 303_000_000);
+    assert_eq!(budget_ns([&a, &other].into_iter(), window), 200_000_000);
+    // Delayed by up to 2 ms, the end of one job may reach into the window.
+    let same = InstanceTask { wcet_ns: 1_000_000, response_time_ns: 3_000_000, ..a.clone() };
+    assert_eq!(budget_ns([&a, &same].into_iter(), window), 301_000_000);
     let deadline = InstanceTask { policy: SchedulingPolicy::Deadline, ..a.clone() };
     assert_eq!(budget_ns([&deadline].into_iter(), window), 0);
     let too_much = InstanceTask { wcet_ns: i64::MAX, period_ns: 1, ..a };

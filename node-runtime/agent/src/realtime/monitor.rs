@@ -1,0 +1,240 @@
+//! The deadline monitor of the kernel (BPF), for as long as there are tasks to watch: loaded with the first, unloaded with the last.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use pullpiri_crds::instance::{InstanceTask, TaskStatus};
+pub(super) use pullpiri_ebpf::monitor::Event;
+use pullpiri_ebpf::monitor::{Counters, Events, LoadError, Monitor, Watch};
+use pullpiri_node_core::realtime::ThreadId;
+use pullpiri_node_core::runtime::PodId;
+use tracing::{debug, warn};
+
+use super::metrics::{Metrics, TaskLabels};
+
+/// Whether this kernel takes it.
+pub(super) fn probe() -> Result<(), String> {
+    Monitor::probe().map(|_| ()).map_err(|error| error.to_string())
+}
+
+/// The consumer's end of the events, as a descriptor to wait for.
+#[derive(Debug)]
+pub(super) struct EventQueue(pub Events);
+
+impl AsFd for EventQueue {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl AsRawFd for EventQueue {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_fd().as_raw_fd()
+    }
+}
+
+/// A thread that is watched.
+#[derive(Debug)]
+struct Watched {
+    thread: ThreadId,
+    promised: Watch,
+    /// What was measured of the task before.
+    base: TaskStatus,
+    /// The responses that are in the metrics already, by upper bound.
+    responses: BTreeMap<u64, u64>,
+}
+
+/// The monitor and what it watches.
+#[derive(Debug)]
+pub(super) struct Watcher {
+    /// Why it can't be used.
+    probed: Result<(), String>,
+    monitor: Option<Monitor>,
+    /// By instance and task.
+    watched: BTreeMap<(PodId, String), Watched>,
+    followed: BTreeMap<PodId, BTreeSet<i32>>,
+    /// What instances are called in events.
+    cookies: BTreeMap<u64, PodId>,
+    next_cookie: u64,
+}
+
+/// What is promised of a task's thread. The deadline runs from the release, which is up to the jitter after the arrival that it is declared from: what
+/// is reported as missed was missed.
+fn promised(task: &InstanceTask, cookie: u64) -> Watch {
+    let ns = |value: i64| u64::try_from(value).unwrap_or(0);
+    let apart = task.period_ns.saturating_sub(task.jitter_ns).saturating_sub(1).min(task.period_ns / 2);
+    Watch {
+        deadline_ns: ns(task.deadline_ns),
+        wcet_ns: ns(task.wcet_ns),
+        period_ns: ns(task.period_ns),
+        min_interarrival_ns: ns(apart.max(0)),
+        cookie,
+    }
+}
+
+fn id(number: i32) -> u32 {
+    u32::try_from(number).unwrap_or(0)
+}
+
+impl Watcher {
+    pub fn new(probed: Result<(), String>) -> Self {
+        Self {
+            probed,
+            monitor: None,
+            watched: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            cookies: BTreeMap::new(),
+            next_cookie: 1,
+        }
+    }
+
+    /// Why deadlines aren't watched.
+    pub fn state(&self) -> Result<(), &str> {
+        self.probed.as_ref().map(|_| ()).map_err(String::as_str)
+    }
+
+    fn monitor(&mut self) -> Option<&mut Monitor> {
+        if self.monitor.is_none() && self.probed.is_ok() {
+            let loaded = match Monitor::load() {
+                // Kernels under memory pressure make fewer; some threads watched are better than none.
+                Err(LoadError::Timers { ready, .. }) if ready > 1 => {
+                    Monitor::with_capacity(u32::try_from(ready / 2).unwrap_or(1))
+                }
+                loaded => loaded,
+            };
+            match loaded {
+                Ok(monitor) => self.monitor = Some(monitor),
+                Err(error) => {
+                    warn!(%error, "deadlines aren't watched");
+                    self.probed = Err(error.to_string());
+                }
+            }
+        }
+        self.monitor.as_mut()
+    }
+
+    /// Of a monitor that was just loaded.
+    pub fn take_events(&mut self) -> Option<EventQueue> {
+        self.monitor.as_mut()?.take_events().map(EventQueue)
+    }
+
+    pub fn is_loaded(&self) -> bool {
+        self.monitor.is_some()
+    }
+
+    fn cookie(&mut self, of: &PodId) -> u64 {
+        if let Some((cookie, _)) = self.cookies.iter().find(|(_, id)| *id == of) {
+            return *cookie;
+        }
+        let cookie = self.next_cookie;
+        self.next_cookie += 1;
+        self.cookies.insert(cookie, of.clone());
+        cookie
+    }
+
+    /// Which instance an event is about, and whether it is one of a thread that is watched.
+    pub fn about(&self, event: &Event) -> Option<(PodId, bool)> {
+        let (pid, cookie) = match event {
+            Event::Miss(job) | Event::Overrun(job) => (job.pid, job.cookie),
+            Event::Fork { thread, .. } | Event::Exec(thread) | Event::Rename(thread) | Event::Exit { thread, .. } => {
+                (thread.pid, thread.cookie)
+            }
+        };
+        let of = self.cookies.get(&cookie)?;
+        let is_watched = self.watched.iter().any(|((other, _), watched)| other == of && id(watched.thread.tid) == pid);
+        Some((of.clone(), is_watched))
+    }
+
+    /// Has new threads of these processes, and of those that they make, told.
+    pub fn follow(&mut self, of: &PodId, processes: &BTreeSet<i32>) {
+        let known = self.followed.get(of).cloned().unwrap_or_default();
+        if known == *processes {
+            return;
+        }
+        let cookie = self.cookie(of);
+        let Some(monitor) = self.monitor() else { return };
+        for pid in known.difference(processes) {
+            let _ = monitor.unfollow(id(*pid));
+        }
+        for pid in processes.difference(&known) {
+            if let Err(error) = monitor.follow(id(*pid), cookie) {
+                debug!(pid, %error, "its threads are looked for instead");
+            }
+        }
+        self.followed.insert(of.clone(), processes.clone());
+    }
+
+    /// Watches a task's thread; one that is watched goes on, with what is promised now.
+    pub fn watch(&mut self, of: &PodId, task: &InstanceTask, thread: ThreadId, base: &TaskStatus) {
+        let key = (of.clone(), task.name.clone());
+        let promised = promised(task, self.cookie(of));
+        let known = self.watched.get(&key).filter(|known| known.thread == thread).map(|known| known.promised);
+        if known == Some(promised) {
+            return;
+        }
+        let Some(monitor) = self.monitor() else { return };
+        if known.is_some() {
+            if monitor.update(id(thread.tid), promised).is_ok()
+                && let Some(known) = self.watched.get_mut(&key)
+            {
+                known.promised = promised;
+            }
+            return;
+        }
+        match monitor.watch(id(thread.tid), promised) {
+            Ok(()) => {
+                let watched = Watched { thread, promised, base: base.clone(), responses: BTreeMap::new() };
+                self.watched.insert(key, watched);
+            }
+            Err(error) => debug!(task = task.name, %error, "its deadlines aren't watched"),
+        }
+    }
+
+    /// Ends what is watched of an instance, but for these threads.
+    pub fn unwatch(&mut self, of: &PodId, but: impl Fn(&str, ThreadId) -> bool) {
+        let Some(monitor) = self.monitor.as_mut() else { return };
+        self.watched.retain(|(other, task), watched| {
+            let stays = other != of || but(task, watched.thread);
+            if !stays {
+                let _ = monitor.unwatch(id(watched.thread.tid));
+            }
+            stays
+        });
+    }
+
+    /// Forgets an instance; without any, the monitor is unloaded.
+    pub fn forget(&mut self, of: &PodId) {
+        self.unwatch(of, |_, _| false);
+        self.follow(of, &BTreeSet::new());
+        self.followed.remove(of);
+        self.cookies.retain(|_, other| other != of);
+        if self.cookies.is_empty() {
+            self.monitor = None;
+        }
+    }
+
+    /// What was measured of a task since its container started; `None` if nobody watches it.
+    pub fn read(&mut self, of: &PodId, task: &str, metrics: &Metrics, labels: &TaskLabels) -> Option<TaskStatus> {
+        let watched = self.watched.get_mut(&(of.clone(), task.to_owned()))?;
+        let counters = self.monitor.as_ref()?.read(id(watched.thread.tid)).ok()?;
+        for (bound_ns, count) in counters.responses.buckets() {
+            let known = watched.responses.insert(bound_ns, count).unwrap_or(0);
+            if count > known {
+                metrics.respond(labels, bound_ns, count - known);
+            }
+        }
+        Some(added(&watched.base, &counters))
+    }
+}
+
+fn added(base: &TaskStatus, counters: &Counters) -> TaskStatus {
+    let int = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    TaskStatus {
+        jobs: base.jobs.saturating_add(int(counters.jobs)),
+        misses: base.misses.saturating_add(int(counters.misses)),
+        overruns: base.overruns.saturating_add(int(counters.overruns)),
+        worst_response_ns: base.worst_response_ns.max(int(counters.max_response_ns)),
+        worst_execution_ns: base.worst_execution_ns.max(int(counters.max_exec_ns)),
+        ..base.clone()
+    }
+}
