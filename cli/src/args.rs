@@ -40,6 +40,7 @@ pub(crate) enum Command {
     /// Turn published Pullpiri manifests into resources, as YAML on stdout
     Convert(Convert),
     /// Print the CustomResourceDefinitions as YAML
+    #[command(after_help = "Example:\n  pullpiri crds | kubectl apply --server-side -f -")]
     Crds,
     /// Read or set vehicle signals
     Signal(SignalArgs),
@@ -47,6 +48,8 @@ pub(crate) enum Command {
     Top(Top),
     /// Prove real-time task sets
     Schedule(ScheduleArgs),
+    /// Ask what Networks allow
+    Net(NetArgs),
     /// The node's image store
     Image(ImageArgs),
     /// Issue a client certificate for a node or a person, as a kubeconfig on stdout
@@ -172,6 +175,11 @@ pub(crate) struct Convert {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pullpiri signal set PowertrainTransmissionCurrentGear=P
+  pullpiri signal get PowertrainTransmissionCurrentGear
+  kubectl get signals --watch")]
 pub(crate) struct SignalArgs {
     #[command(subcommand)]
     pub(crate) verb: SignalVerb,
@@ -239,6 +247,46 @@ pub(crate) enum TopOutput {
 }
 
 #[derive(Args, Debug)]
+pub(crate) struct NetArgs {
+    #[command(subcommand)]
+    pub(crate) verb: NetVerb,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum NetVerb {
+    /// Say whether a connection is allowed, by which rule, and in which class it is sent
+    #[command(after_help = "\
+A Model stands for all its instances. Exit status: 0 allowed, 1 denied, 2 no answer.
+
+Examples:
+  pullpiri net explain sensor brake 7001/UDP
+  pullpiri net explain 203.0.113.9 screen 80/TCP -n chassis -o json
+  pullpiri net explain video screen icmp")]
+    Explain {
+        /// A ModelInstance, a Model or an address
+        from: String,
+        /// A ModelInstance, a Model or an address
+        to: String,
+        /// 7001/UDP, 80/TCP or icmp
+        #[arg(value_name = "PORT/PROTO")]
+        port: String,
+        #[arg(short, long, value_name = "NAMESPACE", default_value = "default")]
+        namespace: String,
+        #[arg(short, long, value_enum, default_value_t = NetOutput::Text)]
+        output: NetOutput,
+        #[command(flatten)]
+        connection: Connection,
+    },
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NetOutput {
+    Text,
+    /// One array with an object per pair of instances
+    Json,
+}
+
+#[derive(Args, Debug)]
 pub(crate) struct ScheduleArgs {
     #[command(subcommand)]
     pub(crate) verb: ScheduleVerb,
@@ -278,6 +326,10 @@ pub(crate) enum ScheduleOutput {
 }
 
 #[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  pullpiri image load blis.tar --data-dir /var/lib/pullpiri
+  pullpiri image build --reference localhost/blis:1.0 --file target/release/blis:/blis --output blis.tar -- /blis")]
 pub(crate) struct ImageArgs {
     #[command(subcommand)]
     pub(crate) verb: ImageVerb,

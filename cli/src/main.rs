@@ -11,6 +11,7 @@ mod image;
 mod kubeconfig;
 mod logging;
 mod metrics;
+mod net;
 mod node;
 mod out;
 mod schedule;
@@ -71,6 +72,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Crds => print_crds()?,
         Command::Signal(arguments) => block_on(signal::run(&arguments.verb))?,
         Command::Top(arguments) => block_on(top::run(&arguments))?,
+        Command::Net(arguments) => return Ok(net::exit(block_on(net::run(&arguments.verb)))),
         Command::Schedule(arguments) => return schedule::run(&arguments.verb),
         Command::Image(arguments) => image::run(&arguments.verb)?,
         Command::Kubeconfig(arguments) => kubeconfig::run(&arguments)?,
