@@ -461,6 +461,23 @@ fn classes_reach_the_queues_of_the_uplink() {
     from_a_cgroup(&mut fixture, &netns);
 }
 
+/// A workload in the node's own network. Runs in a child; does nothing otherwise.
+#[test]
+fn workload_process() {
+    let (Ok(netns), Ok(cgroup)) = (std::env::var("PULLPIRI_TEST_NETNS"), std::env::var("PULLPIRI_TEST_CGROUP")) else {
+        return;
+    };
+    std::fs::write(Path::new(&cgroup).join("cgroup.procs"), std::process::id().to_string()).unwrap();
+    netns::enter(&netns);
+    // A socket belongs to the cgroup in which it was made.
+    let socket = UdpSocket::bind(at("192.0.2.1", 0)).unwrap();
+    for port in [7002, 7004] {
+        for _ in 0..10 {
+            socket.send_to(b"x", at("192.0.2.2", port)).unwrap();
+        }
+    }
+}
+
 /// Removed when a test is done, in this order.
 struct Cgroups(Vec<PathBuf>);
 
@@ -486,16 +503,13 @@ fn from_a_cgroup(fixture: &mut Fixture, netns: &str) {
     fixture.get().attach_host(&parent, "on-host").unwrap();
     // Again, as after a restart.
     fixture.get().attach_host(&parent, "on-host").unwrap();
-    let script = format!(
-        "echo $$ > {}/cgroup.procs
-         exec ip netns exec {netns} python3 -c '
-import socket
-s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for _ in range(10): s.sendto(b\"x\", (\"192.0.2.2\", 7002))
-for _ in range(10): s.sendto(b\"x\", (\"192.0.2.2\", 7004))'",
-        inner.display()
-    );
-    let status = Command::new("sh").args(["-ec", &script]).status().unwrap();
+    let status = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "workload_process"])
+        .env("PULLPIRI_TEST_NETNS", netns)
+        .env("PULLPIRI_TEST_CGROUP", &inner)
+        .stdout(Stdio::null())
+        .status()
+        .unwrap();
     let start = Instant::now();
     while status.success() && class_packets(netns, "1:2") < 10 {
         assert!(start.elapsed() < PATIENCE, "{}", class_packets(netns, "1:2"));

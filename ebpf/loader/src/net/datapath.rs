@@ -373,3 +373,22 @@ where
     let found = ebpf.program_mut(program).ok_or(NetError::Missing(program))?;
     load(found.try_into().map_err(failed)?).map_err(failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datapath_may_be_used_from_any_thread() {
+        fn sent<T: Send + Sync>() {}
+        sent::<Datapath>();
+    }
+
+    #[test]
+    fn counters_belong_to_names_of_a_kind() {
+        let name = || "a/b/c".to_owned();
+        let hashes =
+            [Counted::Rule(name()), Counted::Class(name()), Counted::Internal(name())].map(|what| name_hash(&what));
+        assert!(hashes[0] != hashes[1] && hashes[1] != hashes[2] && hashes[0] != hashes[2]);
+    }
+}

@@ -20,6 +20,11 @@ pub fn sh(command: &str) {
 
 /// Why there can be none here.
 pub fn missing() -> Option<String> {
+    for tool in ["ip", "tc", "ping"] {
+        if Command::new(tool).arg("-V").output().is_err() {
+            return Some(format!("no {tool}"));
+        }
+    }
     let name = format!("ppt-probe-{}", std::process::id());
     let made = Command::new("ip").args(["netns", "add", &name]).output();
     let _ = Command::new("ip").args(["netns", "del", &name]).output();
