@@ -9,6 +9,13 @@ use crate::quantity::Quantity;
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
+/// The grammar of image references (distribution/reference): registry, repository, tag and digest.
+const IMAGE: &str = r"^([a-zA-Z0-9]([-.a-zA-Z0-9]*[a-zA-Z0-9])?(:[0-9]+)?/)?[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*(/[a-z0-9]+((\.|_|__|-+)[a-z0-9]+)*)*(:[a-zA-Z0-9_][-.a-zA-Z0-9_]{0,127})?(@sha256:[a-f0-9]{64})?$";
+/// An absolute path with at least one component, none of which is `..`.
+const ABSOLUTE: &str = r"^(/+([^/.][^/]*|\.|\.[^/.][^/]*|\.\.[^/]+))+/*$";
+/// A relative path without `..`.
+const RELATIVE: &str = r"^([^/.][^/]*|\.|\.[^/.][^/]*|\.\.[^/]+)(/+([^/.][^/]*|\.|\.[^/.][^/]*|\.\.[^/]+))*/*$";
+
 /// One service: its containers and how they run.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[kube(
@@ -90,7 +97,7 @@ pub struct Container {
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// The image's reference, as `localhost/blis:1.0` or with `@sha256:…`.
-    #[schemars(length(min = 1, max = 512))]
+    #[schemars(length(min = 1, max = 512), regex(pattern = IMAGE))]
     pub image: String,
     /// Replaces the image's entrypoint. `$(NAME)` expands environment variables, `$$` is a dollar sign.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -193,6 +200,7 @@ pub enum Protocol {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[x_kube(validation = Rule::new("!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])").message(Message::Expression("\"unsupported limits: \" + self.limits.filter(k, !(k in ['cpu', 'memory', 'pids'])).join(\", \") + \"; supported are cpu, memory and pids\"".into())))]
 #[x_kube(validation = Rule::new("!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])").message(Message::Expression("\"unsupported requests: \" + self.requests.filter(k, !(k in ['cpu', 'memory'])).join(\", \") + \"; supported are cpu and memory\"".into())))]
+#[x_kube(validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)").message("a request must not exceed the limit of the same resource").field_path(".requests"))]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -209,13 +217,14 @@ pub struct VolumeMount {
     /// A volume of this Model, or the Volume that its package gives it.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
-    /// Absolute.
-    #[schemars(length(min = 1, max = 1024), regex(pattern = r"^/"))]
+    /// Absolute, without `..`, and not the root.
+    #[schemars(length(min = 1, max = 1024), regex(pattern = ABSOLUTE))]
     pub mount_path: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
+    /// A path within the volume: relative, without `..`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(max = 1024))]
+    #[schemars(length(max = 1024), regex(pattern = RELATIVE))]
     pub sub_path: Option<String>,
 }
 

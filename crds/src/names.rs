@@ -17,6 +17,11 @@ pub const LABEL_SCENARIO: &str = "pullpiri.io/scenario";
 /// The finalizer by which a node runtime keeps a ModelInstance until nothing of it is left on the node.
 pub const NODE_FINALIZER: &str = "pullpiri.io/node";
 
+/// A node's name in any published spelling: letters, digits and `-_.`, compared in lower-case RFC 1123 form.
+pub const NODE_SPELLING: &str = r"^[A-Za-z0-9_]([-._A-Za-z0-9]*[A-Za-z0-9_])?$";
+/// A signal's topic: what a URL's path can hold once [`signal_name`] has escaped it. No spaces.
+pub const TOPIC: &str = r"^[-A-Za-z0-9_.~:/%@!$&'()*+,;]+$";
+
 /// The longest DNS subdomain (RFC 1123, section 2.1).
 pub const MAX_SUBDOMAIN: usize = 253;
 

@@ -77,7 +77,7 @@ pub struct PackageModel {
     pub name: String,
     /// The node it runs on, compared in lower-case RFC 1123 form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::NODE_SPELLING))]
     pub node: Option<String>,
     /// Labels of a NodeRuntime; every matching node runs the model. Absent with no node: any one node.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -63,8 +63,11 @@ impl JsonSchema for Quantity {
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
         json_schema!({
             "x-kubernetes-int-or-string": true,
+            // Of text…
             "pattern": PATTERN,
             "maxLength": 64,
+            // …and of integers.
+            "minimum": 0,
         })
     }
 }

@@ -110,7 +110,7 @@ pub struct Operands {
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// The signal's topic.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::TOPIC))]
     pub value: String,
 }
 

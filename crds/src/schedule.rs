@@ -132,7 +132,7 @@ pub struct Task {
     pub cpus: Option<String>,
     /// The node it runs on. Default: where the model that it is bound to is placed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::NODE_SPELLING))]
     pub node: Option<String>,
     /// What happens when it misses deadlines beyond its budget. Default Notify.
     #[serde(default, skip_serializing_if = "Option::is_none")]

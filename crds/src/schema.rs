@@ -29,8 +29,8 @@ pub(crate) fn one_or_all_terms(generator: &mut SchemaGenerator) -> Schema {
         "items": term,
         "minItems": 1,
         "maxItems": 32,
-        // No string, however short, and no number meets these.
-        "pattern": "^\\b$",
+        // No string and no number meets these; who writes one is told what is expected.
+        "pattern": "^an object with express, value and operands, or a list of them$a",
         "minimum": 1,
         "maximum": 0,
     })

@@ -100,11 +100,18 @@ pub fn definition() -> Result<CustomResourceDefinition, serde_json::Error> {
                     "type": "object",
                     "description": "The latest sample of a vehicle signal. Kept in memory, never stored; a PUT is a sample.",
                     "required": ["topic", "fields"],
+                    // As crate::names::signal_name escapes it.
+                    "x-kubernetes-validations": [{
+                        "rule": "self.metadata.name == self.topic.replace('~', '~0').replace('/', '~1').replace('%', '~2') \
+                                 || (self.topic.startsWith('.') && self.metadata.name == '~3' + self.topic.substring(1).replace('~', '~0').replace('/', '~1').replace('%', '~2'))",
+                        "messageExpression": "'topic ' + self.topic + ' belongs to another name than ' + self.metadata.name",
+                        "fieldPath": ".topic",
+                    }],
                     "properties": {
                         "apiVersion": {"type": "string"},
                         "kind": {"type": "string"},
                         "metadata": {"type": "object"},
-                        "topic": {"type": "string", "minLength": 1, "maxLength": 253, "description": "As the source names it."},
+                        "topic": {"type": "string", "minLength": 1, "maxLength": 253, "pattern": crate::names::TOPIC, "description": "As the source names it."},
                         "type": {"type": "string", "maxLength": 63, "description": "The kind of source: DDS, VSS, MQTT."},
                         "fields": {
                             "type": "object", "maxProperties": 256, "description": "The fields' values as text.",

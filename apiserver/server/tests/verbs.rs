@@ -433,10 +433,10 @@ async fn collections_are_deleted_by_selector() {
 async fn only_health_and_version_are_open() {
     let api = api().await;
     let anyone = api.anonymous();
-    for path in ["/livez", "/readyz", "/readyz?verbose", "/readyz/ping", "/healthz", "/version"] {
+    for path in ["/livez", "/readyz", "/readyz?verbose", "/readyz/ping", "/version"] {
         assert_eq!(anyone.get(path).await.code, 200, "{path}");
     }
-    for path in ["/", "/api", "/apis", CONFIG_MAPS, "/metrics", "/openapi/v2", "/nope"] {
+    for path in ["/", "/healthz", "/api", "/apis", CONFIG_MAPS, "/metrics", "/openapi/v2", "/nope"] {
         assert_eq!(
             anyone.get(path).await.failure(),
             (401, "Unauthorized".to_owned(), "Unauthorized".to_owned()),

@@ -78,6 +78,7 @@ fn metadata(kind: Kind, root: &Node, context: &Context<'_>, report: &mut Reporte
             "name" => {
                 let text = value.as_text().unwrap_or_default();
                 if let Some(name) = name_here(context.scope, kind, text) {
+                    guessed(value.line, "metadata.name", text, &name, report);
                     if rfc1123(text).as_deref() != Some(text) {
                         annotate(&mut metadata, PUBLISHED_NAME, text);
                     }
@@ -154,11 +155,20 @@ fn reference(holder: &mut Node, path: &str, key: &str, kind: Kind, context: &Con
     holder.set(key, Node::text(line, name));
 }
 
+/// Case and `_` have one spelling here; that other characters were meant as `-` is a guess.
+fn guessed(line: usize, path: &str, published: &str, name: &str, report: &mut Reporter<'_>) {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if !published.chars().all(is_plain) {
+        report.warn(line, format!("{path}: {published:?} can't be a name; read as {name:?}"));
+    }
+}
+
 /// Rewrites a node's name; the published spelling goes to `spellings`.
 fn node_name(node: &mut Node, path: &str, spellings: &mut BTreeMap<String, String>, report: &mut Reporter<'_>) {
     let Some(published) = node.as_text().map(str::to_owned) else { return };
     match rfc1123(&published) {
         Some(name) => {
+            guessed(node.line, path, &published, &name, report);
             if name != published {
                 spellings.insert(name.clone(), published);
             }
@@ -170,10 +180,18 @@ fn node_name(node: &mut Node, path: &str, spellings: &mut BTreeMap<String, Strin
 
 fn package(spec: &mut Node, metadata: &mut Node, context: &Context<'_>, report: &mut Reporter<'_>) {
     let mut spellings = BTreeMap::new();
+    let mut seen: BTreeMap<String, String> = BTreeMap::new();
     if let Some(models) = spec.get_mut("models") {
         for (at, model) in models.items_mut().iter_mut().enumerate() {
             let path = format!("spec.models[{at}]");
+            let published = model.get("name").and_then(Node::as_text).map(str::to_owned);
             reference(model, &path, "name", Kind::Model, context, report);
+            if let Some(name) = model.get("name").and_then(Node::as_text).map(str::to_owned)
+                && let Some(twin) = seen.insert(name.clone(), published.clone().unwrap_or_default())
+            {
+                let given = published.unwrap_or_default();
+                report.error(model.line, format!("{path}.name: {given:?} and {twin:?} are both {name:?} here"));
+            }
             if let Some(node) = model.get_mut("node") {
                 node_name(node, &format!("{path}.node"), &mut spellings, report);
             }

@@ -172,3 +172,36 @@ proptest::proptest! {
         drop(convert(&[path], Guesses::Warn).unwrap());
     }
 }
+
+#[test]
+fn names_that_are_guessed_or_meet_are_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("names.yaml");
+    let model = |name: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Model\nmetadata: {{name: {name}}}\nspec: {{containers: [{{name: c, image: 'a:1'}}]}}\n"
+        )
+    };
+    let package = |models: &str| {
+        format!(
+            "---\napiVersion: v1\nkind: Package\nmetadata: {{name: p}}\nspec: {{pattern: [{{type: plain}}], models: [{models}]}}\n"
+        )
+    };
+    std::fs::write(&path, model("'a b!'") + &package("{name: 'a b!', node: HPC}")).unwrap();
+    let guessed = convert(std::slice::from_ref(&path), Guesses::Warn).unwrap();
+    assert!(!guessed.failed, "{:?}", guessed.findings);
+    let told: Vec<String> = guessed.findings.iter().map(ToString::to_string).collect();
+    assert!(
+        told.iter().any(|text| text.contains("metadata.name: \"a b!\" can't be a name; read as \"a-b\"")),
+        "{told:?}"
+    );
+    assert!(convert(std::slice::from_ref(&path), Guesses::Refuse).unwrap().failed);
+
+    std::fs::write(&path, model("A_b") + &package("{name: A_b, node: HPC}, {name: a-b, node: HPC}")).unwrap();
+    let met = convert(&[path], Guesses::Warn).unwrap();
+    let told: Vec<String> = met.findings.iter().map(ToString::to_string).collect();
+    assert!(
+        met.failed && told.iter().any(|text| text.contains("\"a-b\" and \"A_b\" are both \"a-b\" here")),
+        "{told:?}"
+    );
+}

@@ -73,9 +73,9 @@ impl Asked {
         self.verb == Verb::Watch && matches!(self.route, Route::Resource(_))
     }
 
-    /// What anyone may ask.
+    /// What anyone may ask. `/healthz`, which `/livez` and `/readyz` replace, isn't part of it.
     fn is_open(&self) -> bool {
-        matches!(self.route, Route::Health { .. } | Route::Version)
+        matches!(self.route, Route::Health { endpoint: "livez" | "readyz", .. } | Route::Version)
     }
 
     fn pretty(&self) -> bool {

@@ -276,8 +276,11 @@ pub(crate) fn patch(
         // The detail is more than kube-apiserver says, and goes where a client that parses the message doesn't see it.
         PatchError::Unprocessable { detail } => {
             let message = "the server rejected our request due to an error in our request";
-            Status::new(http::StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message)
-                .with_cause(Cause { message: detail, ..Cause::default() })
+            Status::new(http::StatusCode::UNPROCESSABLE_ENTITY, "Invalid", message).with_cause(Cause {
+                field: "patch".to_owned(),
+                message: detail,
+                ..Cause::default()
+            })
         }
         PatchError::TooLarge(message) => Status::request_entity_too_large(message),
         PatchError::Internal { message, .. } => Status::new(http::StatusCode::INTERNAL_SERVER_ERROR, "", message),

@@ -7,6 +7,7 @@ mod durability;
 mod examples;
 mod idle;
 mod latency;
+mod realtime;
 mod startup;
 mod table;
 mod writes;
@@ -63,12 +64,18 @@ async fn measure() -> Result<bool, E2eError> {
     if bench.wants("latency") {
         latency::measure(&mut bench).await?;
     }
+    if bench.wants("realtime") {
+        realtime::measure(&mut bench).await?;
+    }
     if bench.wants("idle") {
         idle::measure(&mut bench).await?;
     }
     examples::measure(&mut bench)?;
     if bench.wants("durability") {
         durability::measure(&mut bench).await?;
+    }
+    if bench.table.is_empty() {
+        return Err(E2eError::failed("measuring", format!("no measurement's name contains any of {:?}", bench.only)));
     }
     bench.table.print();
     bench.table.write(Path::new("target/bench.json"))?;

@@ -46,6 +46,10 @@ impl Table {
         self.0.push(row);
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     pub(crate) fn ok(&self) -> bool {
         self.0.iter().all(|row| row.ok)
     }
