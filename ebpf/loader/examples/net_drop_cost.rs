@@ -10,7 +10,7 @@
 //! * `floor`: an nftables `drop` alone at that hook: what is left is sending and delivery
 //!
 //! `run_denied_ns` and `run_established_ns` are the program alone, by BPF_PROG_TEST_RUN at 1,000 rules: a packet that no rule allows, and one of a
-//! connection that was allowed.
+//! connection that was allowed; `run_denied_one_pair_…` with all rules between these two, where a search is longest.
 //!
 //! `ratio` compares tcx with nft_forward (the same job), `ratio_verdict` what they cost above the floor, `ratio_ingress` and
 //! `ratio_ingress_verdict` the same against the stateless set.
@@ -264,30 +264,48 @@ fn measure(
     cost
 }
 
-/// Nanoseconds of pod_egress alone: `(denied, established)`.
-fn program_alone(datapath: &mut Datapath) -> (f64, f64) {
+/// All rules between the sender and the target, every second port: nothing to merge, and the longest search there is.
+fn one_pair(rules: u16) -> Compiled {
+    let mut policy = policy(0, 1);
+    policy.rules = (0..rules)
+        .map(|i| Rule {
+            id: u32::from(i) + 1,
+            name: format!("bench/n2/r{i}"),
+            from: Source::Identity(1005),
+            to: 2005,
+            protocol: 17,
+            first_port: 20_001 + 2 * i,
+            last_port: 20_001 + 2 * i,
+        })
+        .collect();
+    policy
+}
+
+/// Nanoseconds of pod_egress alone, a packet that is denied: with 10 and 10,000 rules of one pair; with 1,000 of many; and an established one.
+fn program_alone(datapath: &mut Datapath) -> [f64; 4] {
+    let [few, many] = [10, 10_000].map(|rules| alone(datapath, one_pair(rules), [10, 202, 0, 5], RunVerdict::Drop));
     let mut policy = policy(1000, 1);
     policy.networks[0].egress = Verdict::Allow;
+    let denied = alone(datapath, policy.clone(), [10, 202, 0, 5], RunVerdict::Drop);
+    [few, many, denied, alone(datapath, policy, [203, 0, 113, 1], RunVerdict::Pass)]
+}
+
+fn alone(datapath: &mut Datapath, policy: Compiled, destination: [u8; 4], verdict: RunVerdict) -> f64 {
     datapath.apply(&policy).unwrap();
     datapath.set_run_port(&PodPort { addresses: vec![SOURCE.parse().unwrap()], mac: None }).unwrap();
-    let frame = |destination: [u8; 4]| {
-        let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
-        frame.extend([0x45, 0, 0, 92, 0, 0, 0, 0, 64, 17, 0, 0, 10, 201, 0, 5]);
-        frame.extend(destination);
-        frame.extend([0x9c, 0x40, 0x9c, 0x40, 0, 72, 0, 0]);
-        frame.extend([0; 64]);
-        frame
-    };
-    let alone = |frame: &[u8], verdict| {
-        let mut costs = Vec::new();
-        for _ in 0..ROUNDS {
-            let run = datapath.run(Hook::PodEgress, frame, 100_000).unwrap();
-            assert_eq!(run.verdict, verdict);
-            costs.push(precise(u64::try_from(run.duration.as_nanos()).unwrap()));
-        }
-        median(&costs)
-    };
-    (alone(&frame([10, 202, 0, 5]), RunVerdict::Drop), alone(&frame([203, 0, 113, 1]), RunVerdict::Pass))
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 2, 8, 0];
+    frame.extend([0x45, 0, 0, 92, 0, 0, 0, 0, 64, 17, 0, 0, 10, 201, 0, 5]);
+    frame.extend(destination);
+    // Port 40000.
+    frame.extend([0x9c, 0x40, 0x9c, 0x40, 0, 72, 0, 0]);
+    frame.extend([0; 64]);
+    let mut costs = Vec::new();
+    for _ in 0..ROUNDS {
+        let run = datapath.run(Hook::PodEgress, &frame, 100_000).unwrap();
+        assert_eq!(run.verdict, verdict);
+        costs.push(precise(u64::try_from(run.duration.as_nanos()).unwrap()));
+    }
+    median(&costs)
 }
 
 fn main() {
@@ -329,13 +347,14 @@ fn main() {
             costs[i].push(measure(&topology, &mut datapath, &socket, cpu, VARIANTS[i], round));
         }
     }
-    let (denied, established) = program_alone(&mut datapath);
+    let [few, many, denied, established] = program_alone(&mut datapath);
     datapath.remove().unwrap();
     let [ten, thousand, ten_thousand, forward, ingress, floor] = costs.map(|list| median(&list));
     println!(
         "{{\"bench\":\"net_drop_cost\",\"packets\":{PACKETS},\"rounds\":{ROUNDS},\"tcx_10_ns\":{ten:.1},\"tcx_1000_ns\":{thousand:.1},\
          \"tcx_10000_ns\":{ten_thousand:.1},\"nft_forward_1000_ns\":{forward:.1},\"nft_ingress_1000_ns\":{ingress:.1},\"floor_ns\":{floor:.1},\
          \"run_denied_ns\":{denied:.0},\"run_established_ns\":{established:.0},\
+         \"run_denied_one_pair_10_ns\":{few:.0},\"run_denied_one_pair_10000_ns\":{many:.0},\
          \"ratio\":{:.3},\"ratio_verdict\":{:.3},\"ratio_ingress\":{:.3},\"ratio_ingress_verdict\":{:.3},\"growth\":{:.3},\"growth_verdict\":{:.3}}}",
         thousand / forward,
         (thousand - floor) / (forward - floor),
