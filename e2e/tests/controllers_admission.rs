@@ -4,11 +4,12 @@
 mod controllers_support;
 
 use std::collections::BTreeSet;
+use std::path::Path;
 
 use controllers_support::{Bed, LIMIT, model};
 use kube::ResourceExt;
 use kube::api::{DeleteParams, Patch, PatchParams};
-use pullpiri_crds::{Model, ModelInstance, Network, Package, Schedule};
+use pullpiri_crds::{Model, ModelInstance, Network, Package, Scenario, Schedule};
 use pullpiri_e2e::wait_for;
 use serde_json::{Value, json};
 
@@ -110,6 +111,52 @@ async fn a_schedule_is_proven_changed_in_place_broken_and_repaired() {
     })
     .await
     .unwrap();
+    bed.stop().await;
+}
+
+/// What `pullpiri convert` makes of a published manifest, as its golden file has it.
+fn converted(name: &str) -> Vec<Value> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../cli/src/convert/snapshots");
+    let golden = std::fs::read_to_string(folder.join(format!("pullpiri__convert__tests__{name}.snap"))).unwrap();
+    let resources = golden.split("### findings").next().unwrap();
+    // The first part is insta's.
+    resources.split("\n---\n").skip(1).map(|text| serde_saphyr::from_str(text).unwrap()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_published_schedule_is_accepted_and_its_package_refused_for_what_the_node_lacks() {
+    let bed = Bed::start().await;
+    bed.node("hpc", 3600).await;
+    bed.real_time("hpc", "0-3", 950_000).await;
+    for object in converted("2026-schedule-test_yaml") {
+        match object["kind"].as_str().unwrap() {
+            "Schedule" => drop(bed.apply::<Schedule>(object).await),
+            "Scenario" => drop(bed.apply::<Scenario>(object).await),
+            "Package" => drop(bed.apply::<Package>(object).await),
+            "Model" => drop(bed.apply::<Model>(object).await),
+            other => panic!("{other}"),
+        }
+    }
+    let said = bed.until_condition("timpani-test", "Schedulable", "False", "CpuMissing").await;
+    assert!(said.contains("node perf-node (with CPUs 28-31) doesn't exist"), "{said}");
+    bed.node("perf-node", 3600).await;
+    bed.real_time("perf-node", "0-3", 950_000).await;
+    let lacks = "tasks p1_0, p1_1, p1_2 and 15 more: node perf-node lacks CPU 28-31; for real-time tasks it has 0-3";
+    wait_for("what the node lacks", LIMIT, || async {
+        let said = bed.until_condition("timpani-test", "Schedulable", "False", "CpuMissing").await;
+        if said == lacks { Ok(()) } else { Err(said) }
+    })
+    .await
+    .unwrap();
+    bed.until_condition("timpani-test", "Placed", "False", "CpuMissing").await;
+    wait_for("the Schedule says the same", LIMIT, || async {
+        let proof = until_proof(&bed, "perf-18proc-tc1", 1, "False").await;
+        if proof.tasks.len() == 18 && proof.conditions[0].message == lacks { Ok(()) } else { Err(format!("{proof:?}")) }
+    })
+    .await
+    .unwrap();
+    bed.until_quiet().await;
+    assert!(bed.instances().await.is_empty());
     bed.stop().await;
 }
 

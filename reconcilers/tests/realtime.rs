@@ -227,19 +227,6 @@ fn schedules_that_contradict_themselves_or_the_package_are_invalid() {
             json!({"tasks": [task("t", json!({"model": "m", "container": "x"}))]}),
             "given container x, expected one of model m's: main",
         ),
-        (
-            "one thread twice",
-            json!({"tasks": [task("t", json!({"model": "m"})), task("u", json!({"model": "m", "container": "main"}))]}),
-            "tasks t and u are both the first thread of container main",
-        ),
-        (
-            "one thread by name twice",
-            json!({"tasks": [
-                {"name": "sensor-fusion-left", "wcet": "1ms", "period": "10ms"},
-                {"name": "sensor-fusion-left-2", "wcet": "1ms", "period": "10ms"},
-            ]}),
-            "are both the thread named sensor-fusion-l",
-        ),
         ("a time", json!({"tasks": [{"name": "t", "wcet": "0s", "period": "10ms"}]}), "spec.tasks[0].wcet"),
     ] {
         let mut snapshot = scheduled(vec![on_node("m", "a")], &[model("m", "i")], &[timed("a", "0")], spec);
@@ -450,4 +437,60 @@ fn what_was_proven_once_is_proven_again_when_the_node_changes() {
     snapshot.nodes[0].realtime.as_mut().unwrap().fixed_priority_ppm = 950_000;
     settle(&mut snapshot, 20);
     assert_eq!(proof(&snapshot).0, "True");
+}
+
+#[test]
+fn tasks_that_are_one_thread_are_proven_and_told_of() {
+    let task = |name: &str, extra: Value| {
+        let mut task = json!({"name": name, "wcet": "1ms", "period": "10ms"});
+        for (key, value) in extra.as_object().unwrap() {
+            task[key] = value.clone();
+        }
+        task
+    };
+    for (tasks, said) in [
+        (
+            [
+                task("t", json!({"target": {"model": "m"}})),
+                task("u", json!({"target": {"model": "m", "container": "main"}})),
+            ],
+            "tasks t and u are both the first thread of container main",
+        ),
+        (
+            [task("sensor-fusion-left", json!({})), task("sensor-fusion-left-2", json!({}))],
+            "are both the thread named sensor-fusion-l",
+        ),
+        (
+            [task("t", json!({})), task("u", json!({"target": {"model": "m", "thread": "t"}}))],
+            "are both the thread named t",
+        ),
+    ] {
+        let spec = json!({"tasks": tasks});
+        let mut snapshot = scheduled(vec![on_node("m", "a")], &[model("m", "i")], &[timed("a", "0")], spec);
+        settle(&mut snapshot, 0);
+        let (status, reason, message) = proof(&snapshot);
+        assert_eq!((status, reason), ("True", "Proven"), "{message}");
+        assert!(message.contains(said), "{message}");
+    }
+}
+
+/// A Schedule of the size that the schema allows, on a large node: it is decided at once, and stays as it is.
+#[test]
+fn a_thousand_tasks_are_admitted() {
+    let models: Vec<Model> = (0..4).map(|at| model(&format!("m{at}"), "i")).collect();
+    let entries = (0..4).map(|at| on_node(&format!("m{at}"), "a")).collect();
+    let tasks: Vec<Value> = (0..1000)
+        .map(|at| {
+            let period = [5, 10, 20, 40, 100][at % 5];
+            let target = json!({"model": format!("m{}", at % 4), "thread": format!("t{at}")});
+            json!({"name": format!("t{at}"), "wcet": format!("{}us", period * 3), "period": format!("{period}ms"), "target": target})
+        })
+        .collect();
+    let mut snapshot = scheduled(entries, &models, &[timed("a", "0-15")], json!({"tasks": tasks}));
+    settle(&mut snapshot, 0);
+    assert_eq!(proof(&snapshot).0, "True", "{}", proof(&snapshot).2);
+    assert_eq!(snapshot.instances.iter().map(|i| i.spec.realtime.len()).sum::<usize>(), 1000);
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 10);
+    assert!(decide(&snapshot, at(20)).is_empty());
 }

@@ -83,7 +83,9 @@ pub(super) fn admission(
     }
     let proofs = proofs(&declaration, &verdicts);
     if objections.is_empty() {
-        let message = said_of(&verdicts, &proven_on);
+        let mut said = vec![said_of(&verdicts, &proven_on)];
+        said.extend(declaration.notes.iter().cloned());
+        let message = said.join("; ");
         return Admission::Proven { settings: settings(&declaration, &verdicts, &here), message, proofs };
     }
     let reason = objections.first().map_or(reason::NOT_SCHEDULABLE, |(reason, _)| reason);

@@ -275,7 +275,12 @@ impl<'a> Work<'a> {
                 let name = instance.metadata.name.as_deref().unwrap_or_default();
                 return Slot::coming(&entry.name, node, name, reason::REPLACING, "it is made anew to join its network");
             }
-            Err(objection) => return self.keep_instance(entry, node, instance, &change, Some(objection)),
+            Err(objection) => {
+                if !instance.spec.run {
+                    self.account.unplaced.push(objection.clone());
+                }
+                return self.keep_instance(entry, node, instance, &change, Some(objection));
+            }
         }
         self.keep_instance(entry, node, instance, &change, None)
     }

@@ -107,6 +107,8 @@ pub(super) struct Declaration {
     pub tasks: Vec<Declared>,
     pub assignment: PriorityAssignment,
     pub placement: Placement,
+    /// What a person should know though it is no obstacle.
+    pub notes: Vec<String>,
 }
 
 /// What a package declares; `None` if it has neither a Schedule nor a model with a task of its own.
@@ -115,8 +117,12 @@ pub(super) struct Declaration {
 /// What is wrong with the Schedule or a Model's own task, field by field.
 pub(super) fn declared(snapshot: &Snapshot, seats: &[Seat<'_>]) -> Result<Option<Declaration>, Objection> {
     let mut errors: Vec<String> = Vec::new();
-    let mut all =
-        Declaration { tasks: Vec::new(), assignment: PriorityAssignment::Explicit, placement: Placement::FirstFit };
+    let mut all = Declaration {
+        tasks: Vec::new(),
+        assignment: PriorityAssignment::Explicit,
+        placement: Placement::FirstFit,
+        notes: Vec::new(),
+    };
     if let Some(name) = &snapshot.package.spec.schedule {
         let Some(schedule) = &snapshot.schedule else {
             return Err((reason::SCHEDULE_NOT_FOUND, format!("schedule {name} doesn't exist")));
@@ -127,8 +133,8 @@ pub(super) fn declared(snapshot: &Snapshot, seats: &[Seat<'_>]) -> Result<Option
         of_model(snapshot, seat, &mut all.tasks, &mut errors);
     }
     if errors.is_empty() {
-        errors.extend(ambiguous(&all.tasks));
         errors.extend(too_many(&all.tasks, seats));
+        all.notes = ambiguous(&all.tasks);
     }
     if !errors.is_empty() {
         return Err((reason::SCHEDULE_INVALID, errors.join("; ")));
@@ -236,10 +242,10 @@ fn thread_name(text: &str) -> String {
     text[..end].to_owned()
 }
 
-/// Tasks that could be the same thread: which settings it gets would be left to chance.
+/// Tasks that could be the same thread. They can be proven, but a thread has one policy and one priority.
 fn ambiguous(tasks: &[Declared]) -> Vec<String> {
     let mut by_thread: BTreeMap<&Option<String>, Vec<&Declared>> = BTreeMap::new();
-    let mut errors = Vec::new();
+    let mut notes = Vec::new();
     for task in tasks {
         let same = by_thread.entry(&task.thread).or_default();
         if let Some(other) = same.iter().find(|other| other.meets(task)) {
@@ -247,11 +253,13 @@ fn ambiguous(tasks: &[Declared]) -> Vec<String> {
                 Some(thread) => format!("the thread named {thread}"),
                 None => format!("the first thread of container {}", task.container.as_deref().unwrap_or_default()),
             };
-            errors.push(format!("tasks {} and {} are both {thread}", other.task.name, task.task.name));
+            let (first, second) = (&other.task.name, &task.task.name);
+            notes
+                .push(format!("tasks {first} and {second} are both {thread}, which can have the settings of one only"));
         }
         same.push(task);
     }
-    errors
+    notes
 }
 
 fn too_many(tasks: &[Declared], seats: &[Seat<'_>]) -> Vec<String> {
