@@ -264,15 +264,19 @@ impl<'a> View<'a> {
             }
         }
         predicates.retain(|(_, selector)| !selector.is_empty());
+        let mut by_network: BTreeMap<&ObjectName, Vec<&Selector>> = BTreeMap::new();
+        for (network, selector) in predicates {
+            by_network.entry(network).or_default().push(selector);
+        }
         let mut groups: BTreeMap<(&ObjectName, Vec<&Selector>), Vec<usize>> = BTreeMap::new();
         for &i in &self.visible {
             let member = &self.members[i];
-            let satisfied = predicates
-                .iter()
-                .filter(|(network, selector)| {
-                    **network == member.network && selector.matches(member.model, member.labels)
-                })
-                .map(|(_, selector)| *selector)
+            let satisfied = by_network
+                .get(&member.network)
+                .into_iter()
+                .flatten()
+                .copied()
+                .filter(|selector| selector.matches(member.model, member.labels))
                 .collect();
             groups.entry((&member.network, satisfied)).or_default().push(i);
         }

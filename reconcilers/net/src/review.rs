@@ -4,7 +4,8 @@
 //! exclude each other the older one stays: what is new can't take from what runs.
 //!
 //! One thing is judged apart: guarantees that exceed a node's link. A link that negotiates down must not cut off what it carries; so then
-//! the Network's classes are applied nowhere, and its addresses and rules stay.
+//! the Network's classes are applied nowhere, and its addresses and rules stay. A Network that nobody is in yet is refused if no node could
+//! keep its guarantees, so that nothing is placed that can't be served.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -167,6 +168,17 @@ fn share_links(inputs: &Inputs<'_>, reviewed: &mut Reviewed) {
                 Problem::new(reason::GUARANTEE_EXCEEDS_LINK, message)
             })
         });
+        let nowhere = || {
+            let links = inputs.nodes.iter().map(|node| node.status.as_ref()?.network.as_ref()?.link_bps);
+            let best =
+                links.collect::<Option<Vec<i64>>>()?.into_iter().max().and_then(|bps| u64::try_from(bps).ok())?;
+            (review.members.is_empty() && own > best).then(|| {
+                let message = format!(
+                    "spec.qos: guarantees of {own} bit/s exceed the link of every node; the fastest has {best} bit/s"
+                );
+                Problem::new(reason::GUARANTEE_EXCEEDS_LINK, message)
+            })
+        };
         let crowded = || {
             review.members.keys().find_map(|node| {
                 let all = classes.get(node).copied().unwrap_or(0) + declared.classes.len();
@@ -176,7 +188,7 @@ fn share_links(inputs: &Inputs<'_>, reviewed: &mut Reviewed) {
                 })
             })
         };
-        match problem.or_else(crowded) {
+        match problem.or_else(nowhere).or_else(crowded) {
             Some(problem) => {
                 review.unshared = Some(problem);
                 review.enforced = declared.mode == NetworkMode::Bridge;
