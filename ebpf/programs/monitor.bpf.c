@@ -280,8 +280,8 @@ static __always_inline void arm(__u32 slot, __u64 due, __u64 now)
 }
 
 /*
- * The thread goes on with the job that seemed to have ended: what was counted for it is taken back. The bases stay, so its execution is that of both
- * parts.
+ * The thread goes on with the job that seemed to have ended: what was counted for it is taken back. The base moves back to the job's begin, so that its
+ * execution is that of all its parts.
  */
 static __always_inline void continue_job(struct pp_task *task, __u32 slot, __u64 now, __u64 on_cpu)
 {
@@ -294,6 +294,7 @@ static __always_inline void continue_job(struct pp_task *task, __u32 slot, __u64
 	task->continued += 1;
 	if (bucket < PP_BUCKETS)
 		task->histogram[bucket] -= 1;
+	task->base_exec_ns -= task->exec_ns;
 	task->on_cpu_ns = on_cpu;
 	old = __sync_fetch_and_or(&task->job, PP_JOB_ACTIVE);
 	if (!task->due_ns || old & PP_JOB_MISSED)
@@ -312,7 +313,8 @@ static __always_inline void begin_job(struct pp_task *task, struct pp_watch *wat
 	task->exec_ns = 0;
 	task->on_cpu_ns = on_cpu;
 	__sync_lock_test_and_set(&task->job, ((job >> PP_JOB_SHIFT) + 1) << PP_JOB_SHIFT | PP_JOB_ACTIVE);
-	if (task->due_ns > now)
+	/* Past its deadline already (its release went unseen), the timer fires at once. */
+	if (task->due_ns)
 		arm(slot, task->due_ns, now);
 }
 
@@ -354,6 +356,10 @@ static __noinline int released(struct task_struct *thread, __u32 pid)
 		task->back_to_back += 1;
 		task->base_exec_ns += exec;
 		task->base_delay_ns = delay_of(thread);
+	} else if (since) {
+		/* It runs a job whose begin wasn't seen, so that its execution is unknown: counting begins when it next sleeps. */
+		task->based = 0;
+		return 0;
 	} else {
 		set_base(task, thread);
 	}
@@ -388,9 +394,8 @@ static __noinline int switched_out(struct task_struct *thread, __u32 pid, __u32 
 	spent = exec + delay_of(thread) - task->base_delay_ns;
 	release = spent < now ? now - spent : 0;
 	if (!(task->job & PP_JOB_ACTIVE)) {
-		/* Neither its release nor its first switch was seen. Bases of the block before: for a continued job they come too late. */
+		/* Neither its release nor the switch to it was seen. */
 		if (continues(task, watch, release)) {
-			task->base_exec_ns -= task->exec_ns;
 			exec += task->exec_ns;
 			continue_job(task, index, now, 0);
 		} else {
@@ -402,6 +407,8 @@ static __noinline int switched_out(struct task_struct *thread, __u32 pid, __u32 
 		if (task->due_ns)
 			task->due_ns -= task->release_ns - release;
 		task->release_ns = release;
+		if (task->due_ns && !blocked)
+			arm(index, task->due_ns, now);
 	}
 	account(task, watch, index, now, exec);
 	if (blocked) {

@@ -125,6 +125,12 @@ impl Monitor {
     /// # Errors
     /// As [`Monitor::probe`].
     pub fn with_capacity(capacity: u32) -> Result<Self, LoadError> {
+        Self::attaching(capacity, |_| true)
+    }
+
+    /// Attaches only the programs that are wanted: what a kernel hides can be tested.
+    #[doc(hidden)]
+    pub fn attaching(capacity: u32, wanted: impl Fn(&str) -> bool) -> Result<Self, LoadError> {
         let capacity = capacity.max(1);
         let (mut ebpf, btf) = open(capacity)?;
         let features = load_programs(&mut ebpf, &btf)?;
@@ -147,7 +153,7 @@ impl Monitor {
             ebpf,
         };
         for (program, _) in PROGRAMS {
-            if program != "on_rename" || monitor.features.renames {
+            if wanted(program) && (program != "on_rename" || monitor.features.renames) {
                 attach(&mut monitor.ebpf, program)?;
             }
         }
