@@ -8,6 +8,7 @@
 //! deadlines and its node's kernel admits them.
 
 use std::cmp::{Ordering, Reverse};
+use std::collections::BTreeMap;
 
 use crate::budget::Budget;
 use crate::explain::{Judgement, explain_nodes, judge};
@@ -26,26 +27,48 @@ pub fn admit(request: &Request) -> Proof {
 /// As [`admit`], with a budget of its own.
 #[must_use]
 pub fn admit_within(request: &Request, budget: &mut Budget) -> Proof {
-    let mut board = Board::new(request, budget);
-    let mut reasons = Vec::new();
+    // Most of it for finding places; the rest for the final word on each CPU.
+    let given = budget.part(budget.left() / 10 * 6);
+    let mut mine = given;
+    let mut board = Board::new(request, &mut mine);
     let mut unplaced = Vec::new();
-    for at in board.order() {
+    let order = board.order();
+    let pinned_first = order.partition_point(|at| request.tasks.get(*at).is_some_and(|task| pinned(task).is_some()));
+    for (position, at) in order.into_iter().enumerate() {
+        if position == pinned_first {
+            board.settle();
+        }
         let Some(task) = request.tasks.get(at) else { continue };
         if let Err(reason) = board.place(at, task) {
             unplaced.push((at, reason));
         }
     }
-    let judgements: Vec<Judgement> = board.bins.iter().map(|bin| judge(bin, board.how, board.budget)).collect();
-    for (bin, judgement) in board.bins.iter().zip(&judgements) {
+    let Board { how, mut bins, .. } = board;
+    budget.settle(given, mine);
+    let mut reasons = Vec::new();
+    let judgements: Vec<Judgement> = (1..=u64::try_from(bins.len()).unwrap_or(u64::MAX))
+        .rev()
+        .zip(&bins)
+        .map(|(open, bin)| {
+            // A fair part for each CPU: the first can't starve the last.
+            let given = budget.part(budget.left() / open);
+            let mut mine = given;
+            let judgement = judge(bin, how, &mut mine);
+            budget.settle(given, mine);
+            judgement
+        })
+        .collect();
+    for (bin, judgement) in bins.iter_mut().zip(&judgements) {
+        bin.groups.clone_from(&judgement.groups);
         if bin.members.iter().any(|member| matches!(member.who, CpuTask::New(_))) {
             reasons.extend(judgement.reasons.iter().cloned());
         }
     }
-    let groups = explain_nodes(request, &board.bins, &mut reasons);
+    let groups = explain_nodes(request, &bins, &mut reasons);
     unplaced.sort_by_key(|(at, _)| *at);
     let names = unplaced.iter().filter_map(|(at, _)| Some(request.tasks.get(*at)?.name.clone())).collect();
     reasons.extend(unplaced.into_iter().map(|(_, reason)| reason));
-    collect(request, &board.bins, &judgements, names, groups, reasons)
+    collect(request, &bins, &judgements, names, groups, reasons)
 }
 
 /// The CPUs of a request.
@@ -54,7 +77,12 @@ struct Board<'a, 'b> {
     how: PriorityAssignment,
     bins: Vec<Bin<'a>>,
     budget: &'b mut Budget,
+    /// How many more unplaced tasks get the reason in full.
+    explanations: usize,
 }
+
+/// As many unplaced tasks have their best CPU analysed for the reason; of the others it is said that they have no place.
+const EXPLANATIONS: usize = 8;
 
 impl<'a, 'b> Board<'a, 'b> {
     fn new(request: &'a Request, budget: &'b mut Budget) -> Self {
@@ -65,7 +93,9 @@ impl<'a, 'b> Board<'a, 'b> {
                 cpu,
                 offered,
                 members: Vec::new(),
-                groups: std::collections::BTreeMap::new(),
+                groups: BTreeMap::new(),
+                hopeless: false,
+                proven: None,
             };
             bins.extend(node.cpus.iter().map(|cpu| bin(cpu, true)));
             for (at, placed) in request.existing.iter().enumerate().filter(|(_, placed)| placed.node == node.name) {
@@ -81,12 +111,17 @@ impl<'a, 'b> Board<'a, 'b> {
                 }
             }
         }
-        let how = request.priority_assignment;
-        for bin in bins.iter_mut().filter(|bin| !bin.members.is_empty() && bin.node.ceilings.is_some()) {
-            let analysis = bin.analyse(how, budget);
+        Self { request, how: request.priority_assignment, bins, budget, explanations: EXPLANATIONS }
+    }
+
+    /// After those that had no choice: what is left of each CPU.
+    fn settle(&mut self) {
+        for bin in self.bins.iter_mut().filter(|bin| !bin.members.is_empty()) {
+            let analysis = bin.analyse(self.how, self.budget);
+            bin.proven = analysis.meets(&bin.members).then(|| analysis.priorities.clone());
+            bin.hopeless = bin.proven.is_none();
             bin.groups = bin.group_needs(&analysis);
         }
-        Self { request, how, bins, budget }
     }
 
     /// The pinned ones first, then by falling utilisation.
@@ -181,42 +216,44 @@ impl<'a, 'b> Board<'a, 'b> {
             return Err(other_class(bin, member.task));
         }
         bin.members.push(member);
-        if bin.node.ceilings.is_some() {
-            let analysis = bin.analyse(self.how, self.budget);
-            bin.groups = bin.group_needs(&analysis);
-        }
+        bin.proven = None;
         Ok(())
     }
 
     /// Puts the task there if all is well with it then.
     fn try_on(&mut self, position: usize, member: Member<'a>) -> bool {
         let Some(bin) = self.bins.get_mut(position) else { return false };
-        if bin.class().is_some_and(|class| class != class_of(member.task.policy)) {
+        if bin.hopeless || bin.class().is_some_and(|class| class != class_of(member.task.policy)) {
             return false;
         }
+        let before = (bin.proven.take(), bin.groups.clone());
         bin.members.push(member);
         // What a look at the CPU costs, so that ten thousand tasks end, too.
         let looks = u64::try_from(bin.members.len()).unwrap_or(u64::MAX).saturating_mul(4);
-        let fits = self.budget.spend(looks) && bin.all_meet(self.how, self.budget);
-        if !fits {
-            bin.members.pop();
-            return false;
+        if self.budget.spend(looks) {
+            bin.proven = bin.meet_with(self.how, self.budget);
         }
-        if bin.node.ceilings.is_none() {
-            return true;
-        }
-        let analysis = bin.analyse(self.how, self.budget);
-        let admitted = analysis.meets(&bin.members) && bin.over_ceiling(&analysis, self.budget).is_none();
-        let needs = bin.group_needs(&analysis);
-        let before = std::mem::replace(&mut bin.groups, needs);
-        if admitted && self.groups_fit(position) {
-            return true;
+        if bin.proven.is_some() && bin.admitted(self.how, self.budget) {
+            bin.groups = bin.group_needs_by_deadline();
+            if self.groups_fit(position) || self.groups_fit_exactly(position) {
+                return true;
+            }
         }
         if let Some(bin) = self.bins.get_mut(position) {
-            bin.groups = before;
             bin.members.pop();
+            (bin.proven, bin.groups) = before;
         }
         false
+    }
+
+    /// With exact response times instead of deadlines, on all CPUs of the node.
+    fn groups_fit_exactly(&mut self, position: usize) -> bool {
+        let Some(name) = self.bins.get(position).map(|bin| bin.node.name.as_str()) else { return false };
+        for bin in self.bins.iter_mut().filter(|bin| bin.node.name == name && !bin.members.is_empty()) {
+            let analysis = bin.analyse(self.how, self.budget);
+            bin.groups = bin.group_needs(&analysis);
+        }
+        self.groups_fit(position)
     }
 
     fn groups_fit(&self, position: usize) -> bool {
@@ -232,6 +269,20 @@ impl<'a, 'b> Board<'a, 'b> {
     /// What speaks against the emptiest of the CPUs that the task may have.
     fn why_not(&mut self, candidates: &[usize], member: Member<'a>) -> Reason {
         let task = member.task;
+        let undecided =
+            candidates.first().and_then(|position| self.bins.get(*position)).filter(|_| self.budget.left() == 0);
+        let undecided = undecided.map(|bin| {
+            let tasks = vec![task.name.clone()];
+            Box::new(Reason::Undecided { node: bin.node.name.clone(), cpu: bin.cpu, tasks })
+        });
+        let unexplained = Reason::Unplaced { task: task.name.clone(), tried: candidates.len(), best: undecided };
+        if matches!(unexplained, Reason::Unplaced { best: Some(_), .. }) {
+            return unexplained;
+        }
+        self.explanations = match self.explanations.checked_sub(1) {
+            Some(left) => left,
+            None => return unexplained,
+        };
         let fitting = candidates.iter().filter_map(|position| Some((*position, self.bins.get(*position)?)));
         let emptiest = fitting
             .filter(|(_, bin)| bin.class().is_none_or(|class| class == class_of(task.policy)))
@@ -241,6 +292,7 @@ impl<'a, 'b> Board<'a, 'b> {
             None => candidates.first().and_then(|position| self.bins.get(*position)).map(|bin| other_class(bin, task)),
             Some((position, mut bin)) => {
                 bin.members.push(member);
+                bin.proven = None;
                 let judgement = judge(&bin, self.how, self.budget);
                 let first = judgement.reasons.into_iter().next();
                 first.or_else(|| {

@@ -9,7 +9,7 @@ pub struct Budget(u64);
 
 impl Budget {
     /// Enough for the exact analysis of thousands of ordinary tasks, and a second or two at most when all of it is used.
-    pub const DEFAULT: Self = Self(200_000_000);
+    pub const DEFAULT: Self = Self(300_000_000);
 
     #[must_use]
     pub const fn new(units: u64) -> Self {

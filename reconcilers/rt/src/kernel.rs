@@ -23,6 +23,8 @@ pub const LEAST_DEADLINE_PERIOD_NS: u64 = 100_000;
 pub const GREATEST_DEADLINE_PERIOD_NS: u64 = (1 << 22) * 1000;
 /// More steps than this and the closed sum of peaks is used alone.
 const STEPS: u64 = 20_000;
+/// What the search for the busy period may use of a budget.
+const PATIENCE: u64 = 1_000_000;
 
 /// ⌊runtime·2²⁰ / period⌋, as `to_ratio`.
 #[must_use]
@@ -86,45 +88,53 @@ pub fn peak_ns(load: &Load, response_ns: u64, window_ns: u64) -> u64 {
     whole.saturating_mul(load.wcet_ns).saturating_add(rest.min(load.wcet_ns)).min(window_ns)
 }
 
-/// The most that the tasks of one CPU execute together in any window: the lesser of the sum of their peaks and of what the longest busy period before the
-/// window's end may bring, less what was done before its start (network calculus: the output bound of a work-conserving CPU).
+/// The most that the tasks of one CPU execute together in any window: the sum of their peaks; where that exceeds `limit_ns`, the lesser of it and of what
+/// the longest busy period before the window's end may bring, less what was done before its start (network calculus: the output bound of a
+/// work-conserving CPU).
 #[must_use]
-pub fn peak_of_all_ns(loads: &[Load], responses_ns: &[u64], window_ns: u64, budget: &mut Budget) -> u64 {
+pub fn peak_of_all_ns(loads: &[Load], responses_ns: &[u64], window_ns: u64, limit_ns: u64, budget: &mut Budget) -> u64 {
     let peaks = loads
         .iter()
         .zip(responses_ns)
         .fold(0_u64, |sum, (load, response)| sum.saturating_add(peak_ns(load, *response, window_ns)));
     let peaks = peaks.min(window_ns);
+    if peaks <= limit_ns {
+        return peaks;
+    }
     output_bound_ns(loads, window_ns, budget).map_or(peaks, |bound| bound.min(peaks))
 }
 
-/// max over x in the busy period of the work released in (window + x) less x, and the blocking.
-fn output_bound_ns(loads: &[Load], window_ns: u64, budget: &mut Budget) -> Option<u64> {
+/// max over x in the busy period of the work released in (window + x) less x, and the blocking. `None` where that is too long to find.
+pub(crate) fn output_bound_ns(loads: &[Load], window_ns: u64, budget: &mut Budget) -> Option<u64> {
     if Utilisation::of(loads.iter()).left() == 0 {
         return None;
     }
-    let busy = busy_period(loads, budget)?;
+    let given = budget.part(PATIENCE);
+    let mut mine = given;
+    let busy = busy_period(loads, &mut mine);
+    budget.settle(given, mine);
+    let busy = busy?;
     let steps = loads.iter().fold(0_u64, |sum, load| sum.saturating_add((busy / load.period_ns).saturating_add(1)));
-    let looks = u64::try_from(loads.len()).ok()?;
-    if steps > STEPS || !budget.spend(steps.saturating_mul(looks)) {
+    if steps > STEPS || !budget.spend(steps.saturating_mul(8)) {
         return None;
     }
-    // Just after the step: ⌊(t + J) / T⌋ + 1 jobs.
-    let released = |span: u64| {
-        loads.iter().fold(0_u64, |sum, load| {
-            let jobs = (span.saturating_add(load.jitter_ns) / load.period_ns).saturating_add(1);
-            sum.saturating_add(jobs.saturating_mul(load.wcet_ns))
-        })
-    };
-    let mut most = released(window_ns);
+    // At x = 0, just after a step there: ⌊(window + J) / T⌋ + 1 jobs of each.
+    let mut released = 0_u64;
+    let mut later: Vec<(u64, u64)> = Vec::new();
     for load in loads {
-        let start = window_ns.saturating_add(load.jitter_ns);
-        let first = start.div_ceil(load.period_ns).saturating_mul(load.period_ns).saturating_sub(start);
-        let mut after = first;
-        while after < busy {
-            most = most.max(released(window_ns.saturating_add(after)).saturating_sub(after));
-            after = after.saturating_add(load.period_ns);
+        let span = window_ns.saturating_add(load.jitter_ns);
+        released = released.saturating_add((span / load.period_ns).saturating_add(1).saturating_mul(load.wcet_ns));
+        let mut step = load.period_ns - span % load.period_ns;
+        while step < busy {
+            later.push((step, load.wcet_ns));
+            step = step.saturating_add(load.period_ns);
         }
+    }
+    later.sort_unstable();
+    let mut most = released;
+    for (at, wcet) in later {
+        released = released.saturating_add(wcet);
+        most = most.max(released.saturating_sub(at));
     }
     let blocked = loads.iter().map(|load| load.blocking_ns).max().unwrap_or(0);
     Some(most.saturating_add(blocked))

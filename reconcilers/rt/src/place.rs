@@ -9,7 +9,7 @@ use crate::edf::{self, Demand};
 use crate::fp::{self, Ranked};
 use crate::kernel;
 use crate::load::{Load, Utilisation, Wcrt};
-use crate::priorities::{Candidate, assign};
+use crate::priorities::{Assignment, Candidate, assign};
 use crate::proof::CpuTask;
 use crate::spuri;
 use crate::task::{Node, Task};
@@ -46,8 +46,12 @@ pub(crate) struct Bin<'a> {
     /// False for a CPU that only existing tasks are on: the node doesn't offer it (any more).
     pub(crate) offered: bool,
     pub(crate) members: Vec<Member<'a>>,
-    /// What each group needs of a window here; kept for nodes that limit groups.
+    /// What each group needs of a window here at most; kept for nodes that have ceilings.
     pub(crate) groups: BTreeMap<&'a str, u64>,
+    /// The tasks that have no other place miss already: there is room for nobody.
+    pub(crate) hopeless: bool,
+    /// The priorities with which exactly these members were shown to meet their deadlines (0 under EDF); `None`: that is still to be seen.
+    pub(crate) proven: Option<Vec<u8>>,
 }
 
 /// What the analysis says of the members of one CPU; everything is in the order of members.
@@ -65,7 +69,17 @@ impl Analysis {
         self.answers.iter().zip(members).all(|(answer, member)| meets(answer.as_ref(), member.task))
     }
 
-    /// Response times; where there is none, the longest that matters.
+    /// A deadline is a bound, too, once it is proven to be met: for the tasks whose exact response time would have taken too long.
+    fn trust(&mut self, members: &[Member<'_>]) {
+        for (answer, member) in self.answers.iter_mut().zip(members) {
+            let deadline_ns = member.task.deadline_ns;
+            if answer.is_none_or(|answer| !answer.exact && answer.response_ns > deadline_ns) {
+                *answer = Some(Wcrt { response_ns: deadline_ns, job: 0, end_ns: deadline_ns, exact: false });
+            }
+        }
+    }
+
+    /// Response times; where there is none, the longest that there is.
     pub(crate) fn responses(&self) -> Vec<u64> {
         self.answers.iter().map(|answer| answer.map_or(crate::load::MAX_NS, |answer| answer.response_ns)).collect()
     }
@@ -73,6 +87,14 @@ impl Analysis {
 
 pub(crate) fn meets(answer: Option<&Wcrt>, task: &Task) -> bool {
     answer.is_some_and(|answer| answer.response_ns <= task.deadline_ns)
+}
+
+/// Tasks by falling priority, which member each is, the priorities of the members in their order, and whether they are known to meet their deadlines.
+struct Ranking {
+    ranked: Vec<Ranked>,
+    members: Vec<usize>,
+    priorities: Vec<u8>,
+    proven: bool,
 }
 
 /// A kernel ceiling that a CPU's tasks exceed.
@@ -96,23 +118,23 @@ impl<'a> Bin<'a> {
         sum
     }
 
-    /// Whether the members meet all deadlines, by the quickest test that says so.
-    pub(crate) fn all_meet(&self, how: PriorityAssignment, budget: &mut Budget) -> bool {
-        if !Utilisation::at_most_one(self.loads().iter()) {
-            return false;
+    /// The priorities with which the members meet all deadlines, if the quickest test that can tell says so.
+    pub(crate) fn meet_with(&self, how: PriorityAssignment, budget: &mut Budget) -> Option<Vec<u8>> {
+        let loads = self.loads();
+        if !Utilisation::at_most_one(loads.iter()) {
+            return None;
         }
-        match self.class() {
-            None => true,
-            Some(Class::FixedPriority) => fp::meets_all(&self.ranked(how, budget).0, budget),
-            Some(Class::Deadline) => {
-                let loads = self.loads();
-                match edf::check(&loads, budget) {
-                    Demand::Met => true,
-                    Demand::Exceeded { .. } if self.shortened(&loads) => self.analyse(how, budget).meets(&self.members),
-                    _ => false,
-                }
-            }
+        if self.class() == Some(Class::FixedPriority) {
+            let ranking = self.ranked(how, budget);
+            let meet = ranking.proven || fp::meets_all(&ranking.ranked, budget);
+            return meet.then_some(ranking.priorities);
         }
+        let meet = match edf::check(&loads, budget) {
+            Demand::Met => true,
+            Demand::Exceeded { .. } if self.shortened(&loads) => self.analyse(how, budget).meets(&self.members),
+            _ => false,
+        };
+        meet.then(|| vec![0; loads.len()])
     }
 
     /// Whether SCHED_DEADLINE orders one of them by an earlier deadline than it has: then the demand test is stricter than it need be.
@@ -132,37 +154,42 @@ impl<'a> Bin<'a> {
             .collect()
     }
 
-    /// Sorted by falling priority, and which member each is.
-    fn ranked(&self, how: PriorityAssignment, budget: &mut Budget) -> (Vec<Ranked>, Vec<usize>) {
+    fn ranked(&self, how: PriorityAssignment, budget: &mut Budget) -> Ranking {
         let candidates: Vec<Candidate> =
             self.members.iter().map(|member| Candidate { load: member.task.load(), fixed: member.fixed }).collect();
-        let numbers = assign(&candidates, how, budget);
-        let mut order: Vec<(u8, usize)> = numbers.iter().copied().zip(0..).collect();
+        let assignment = match &self.proven {
+            Some(priorities) => Assignment { priorities: priorities.clone(), proven: true },
+            None => assign(&candidates, how, budget),
+        };
+        let mut order: Vec<(u8, usize)> = assignment.priorities.iter().copied().zip(0..).collect();
         order.sort_by_key(|(priority, at)| (std::cmp::Reverse(*priority), *at));
         let ranked = order
             .iter()
             .filter_map(|(priority, at)| Some(Ranked { load: candidates.get(*at)?.load, priority: *priority }))
             .collect();
-        (ranked, order.into_iter().map(|(_, at)| at).collect())
+        let members = order.into_iter().map(|(_, at)| at).collect();
+        Ranking { ranked, members, priorities: assignment.priorities, proven: assignment.proven }
     }
 
     pub(crate) fn analyse(&self, how: PriorityAssignment, budget: &mut Budget) -> Analysis {
         let loads = self.loads();
-        let count = loads.len();
-        if self.class() == Some(Class::Deadline) {
+        let mut analysis = if self.class() == Some(Class::Deadline) {
             let answers = spuri::response_times(&loads, budget);
-            return Analysis { class: Class::Deadline, loads, priorities: vec![0; count], answers };
-        }
-        let (ranked, order) = self.ranked(how, budget);
-        let mut answers = vec![None; count];
-        let mut priorities = vec![0; count];
-        for ((at, answer), task) in order.into_iter().zip(fp::analyse(&ranked, budget)).zip(&ranked) {
-            if let (Some(slot), Some(priority)) = (answers.get_mut(at), priorities.get_mut(at)) {
-                *slot = answer;
-                *priority = task.priority;
+            Analysis { class: Class::Deadline, priorities: vec![0; loads.len()], loads, answers }
+        } else {
+            let ranking = self.ranked(how, budget);
+            let mut answers = vec![None; loads.len()];
+            for (at, answer) in ranking.members.into_iter().zip(fp::analyse(&ranking.ranked, budget)) {
+                if let Some(slot) = answers.get_mut(at) {
+                    *slot = answer;
+                }
             }
+            Analysis { class: Class::FixedPriority, loads, priorities: ranking.priorities, answers }
+        };
+        if self.proven.is_some() {
+            analysis.trust(&self.members);
         }
-        Analysis { class: Class::FixedPriority, loads, priorities, answers }
+        analysis
     }
 
     /// The node's ceiling for this CPU, if the members exceed it.
@@ -172,15 +199,31 @@ impl<'a> Bin<'a> {
             Class::Deadline => self.over_bandwidth(ceilings.deadline_ppm),
             Class::FixedPriority => {
                 let window = ceilings.fixed_priority_window_ns;
-                let peak = kernel::peak_of_all_ns(&analysis.loads, &analysis.responses(), window, budget);
-                let exceeded = peak > kernel::share_ns(ceilings.fixed_priority_ppm, window);
-                exceeded.then(|| OverCeiling {
+                let limit = kernel::share_ns(ceilings.fixed_priority_ppm, window);
+                let peak = kernel::peak_of_all_ns(&analysis.loads, &analysis.responses(), window, limit, budget);
+                (peak > limit).then(|| OverCeiling {
                     needed_ppm: kernel::share_ppm(peak, window),
                     limit_ppm: ceilings.fixed_priority_ppm.into(),
                     window_ns: Some(window),
                 })
             }
         }
+    }
+
+    /// Whether the kernel admits members that all meet their deadlines: by these, which bound their response times, by all together, or by the exact ones.
+    pub(crate) fn admitted(&self, how: PriorityAssignment, budget: &mut Budget) -> bool {
+        let Some(ceilings) = &self.node.ceilings else { return true };
+        if self.class() == Some(Class::Deadline) {
+            return self.over_bandwidth(ceilings.deadline_ppm).is_none();
+        }
+        let window = ceilings.fixed_priority_window_ns;
+        let by_deadline = self.members.iter().fold(0_u64, |sum, member| {
+            sum.saturating_add(kernel::peak_ns(&member.task.load(), member.task.deadline_ns, window))
+        });
+        let limit = kernel::share_ns(ceilings.fixed_priority_ppm, window);
+        by_deadline <= limit
+            || kernel::output_bound_ns(&self.loads(), window, budget).is_some_and(|ns| ns <= limit)
+            || self.over_ceiling(&self.analyse(how, budget), budget).is_none()
     }
 
     fn over_bandwidth(&self, limit_ppm: u32) -> Option<OverCeiling> {
@@ -196,15 +239,24 @@ impl<'a> Bin<'a> {
 
     /// What each group needs of a window on this CPU.
     pub(crate) fn group_needs(&self, analysis: &Analysis) -> BTreeMap<&'a str, u64> {
+        self.group_needs_by(&analysis.responses())
+    }
+
+    /// The same, at most, where all members meet their deadlines.
+    pub(crate) fn group_needs_by_deadline(&self) -> BTreeMap<&'a str, u64> {
+        self.group_needs_by(&self.members.iter().map(|member| member.task.deadline_ns).collect::<Vec<_>>())
+    }
+
+    fn group_needs_by(&self, responses_ns: &[u64]) -> BTreeMap<&'a str, u64> {
         let Some(window) = self.node.ceilings.as_ref().map(|ceilings| ceilings.fixed_priority_window_ns) else {
             return BTreeMap::new();
         };
-        if analysis.class == Class::Deadline {
+        if self.class() == Some(Class::Deadline) {
             return BTreeMap::new();
         }
         let mut by_group: BTreeMap<&'a str, Vec<(Load, u64)>> = BTreeMap::new();
-        for ((member, load), response) in self.members.iter().zip(&analysis.loads).zip(analysis.responses()) {
-            by_group.entry(&member.task.group).or_default().push((*load, response));
+        for (member, response) in self.members.iter().zip(responses_ns) {
+            by_group.entry(&member.task.group).or_default().push((member.task.load(), *response));
         }
         by_group.into_iter().map(|(group, tasks)| (group, kernel::group_runtime_ns(&tasks, window))).collect()
     }

@@ -13,7 +13,7 @@ use std::cmp::Reverse;
 
 use crate::PriorityAssignment;
 use crate::budget::Budget;
-use crate::fp::{ClosedBound, Interference, Ranked, response};
+use crate::fp::{ClosedBound, Interference, Ranked, meets_all, response};
 use crate::load::Load;
 
 /// The most urgent priority of SCHED_FIFO and SCHED_RR.
@@ -26,25 +26,60 @@ pub struct Candidate {
     pub fixed: Option<u8>,
 }
 
-/// The priorities of the candidates, in their order, each 1–99. They aren't proven.
+/// Priorities of candidates, in their order, each 1–99.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Assignment {
+    pub priorities: Vec<u8>,
+    /// Finding them has shown that all deadlines are met; if false, that is still to be seen.
+    pub proven: bool,
+}
+
+/// Gives the candidates their priorities.
 #[must_use]
-pub fn assign(candidates: &[Candidate], how: PriorityAssignment, budget: &mut Budget) -> Vec<u8> {
+pub fn assign(candidates: &[Candidate], how: PriorityAssignment, budget: &mut Budget) -> Assignment {
+    let unproven = |priorities| Assignment { priorities, proven: false };
     if let Some(fixed) = candidates.iter().map(|candidate| candidate.fixed).collect() {
-        return fixed;
+        return unproven(fixed);
+    }
+    // Numbers for an order, if they hold: the closed bounds mostly see it at once.
+    let mut holds = |order: &[usize]| {
+        let numbers = number(candidates, order);
+        let proven = meets_all(&ranked(candidates, &numbers), budget);
+        (numbers, proven)
+    };
+    let order = match how {
+        PriorityAssignment::RateMonotonic => monotonic(candidates, by_period),
+        _ => monotonic(candidates, by_deadline),
+    };
+    let enough = candidates.len() <= usize::from(HIGHEST);
+    if how != PriorityAssignment::Optimal && enough {
+        return unproven(number(candidates, &order));
+    }
+    let (priorities, proven) = holds(&order);
+    if proven {
+        return Assignment { priorities, proven };
     }
     let order = match how {
-        PriorityAssignment::Optimal => {
-            audsley(candidates, budget).unwrap_or_else(|| monotonic(candidates, by_deadline))
-        }
-        PriorityAssignment::RateMonotonic => monotonic(candidates, by_period),
-        PriorityAssignment::DeadlineMonotonic | PriorityAssignment::Explicit => monotonic(candidates, by_deadline),
+        PriorityAssignment::Optimal => audsley(candidates, budget).unwrap_or(order),
+        _ => order,
     };
     let all_free = candidates.iter().all(|candidate| candidate.fixed.is_none());
-    if all_free && order.len() > usize::from(HIGHEST) {
-        levels(candidates, &order, budget).unwrap_or_else(|| number(candidates, &order))
-    } else {
-        number(candidates, &order)
+    let shared = if all_free && !enough { levels(candidates, &order, budget) } else { None };
+    match shared {
+        Some(priorities) => Assignment { priorities, proven: true },
+        None => unproven(number(candidates, &order)),
     }
+}
+
+/// Sorted by falling priority.
+fn ranked(candidates: &[Candidate], numbers: &[u8]) -> Vec<Ranked> {
+    let mut ranked: Vec<Ranked> = candidates
+        .iter()
+        .zip(numbers)
+        .map(|(candidate, priority)| Ranked { load: candidate.load, priority: *priority })
+        .collect();
+    ranked.sort_by_key(|task| Reverse(task.priority));
+    ranked
 }
 
 const fn by_deadline(load: &Load) -> (u64, u64) {
@@ -88,6 +123,9 @@ fn audsley(candidates: &[Candidate], budget: &mut Budget) -> Option<Vec<usize>> 
     open.sort_by_key(|at| candidates.get(*at).map(|candidate| (Reverse(by_deadline(&candidate.load)), *at)));
     let mut upward = Vec::with_capacity(candidates.len());
     while !open.is_empty() {
+        if !budget.spend(u64::try_from(open.len()).unwrap_or(u64::MAX)) {
+            return None;
+        }
         let ranked: Vec<Ranked> = open
             .iter()
             .filter_map(|at| candidates.get(*at))

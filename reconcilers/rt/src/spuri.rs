@@ -31,22 +31,21 @@ pub fn response_times(loads: &[Load], budget: &mut Budget) -> Vec<Option<Wcrt>> 
     if !Utilisation::at_most_one(loads.iter()) {
         return vec![None; loads.len()];
     }
-    let given = budget.part(PER_TASK);
+    // First what all can fall back to: the quick proof that no deadline is missed.
+    let given = budget.part(budget.left() / 2);
     let mut mine = given;
+    let met = edf::check(loads, &mut mine) == Demand::Met;
     let end = candidates_end(loads, &mut mine);
     budget.settle(given, mine);
-    let mut proven = None;
     let mut answers = Vec::with_capacity(loads.len());
     for (at, load) in loads.iter().enumerate() {
-        let given = budget.part(PER_TASK);
+        // A fair part for each, so that the first doesn't starve the last.
+        let tasks = u64::try_from(loads.len().saturating_sub(at)).unwrap_or(u64::MAX);
+        let given = budget.part(PER_TASK.min(budget.left() / tasks.max(1)));
         let mut mine = given;
         let exact = end.and_then(|end| search(loads, at, end, &mut mine));
         budget.settle(given, mine);
-        let answer = exact.or_else(|| {
-            let met = *proven.get_or_insert_with(|| edf::check(loads, budget) == Demand::Met);
-            closed(loads, load, met)
-        });
-        answers.push(answer.filter(|answer| answer.response_ns <= MAX_NS));
+        answers.push(exact.or_else(|| closed(loads, load, met)).filter(|answer| answer.response_ns <= MAX_NS));
     }
     answers
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use proptest::prelude::*;
 use pullpiri_crds::instance::InstanceTask;
 use pullpiri_crds::node::NodeRealtime;
 use pullpiri_crds::schedule::{OnMiss, Realtime, ScheduleSpec, TaskProof};
@@ -423,4 +424,62 @@ fn verdicts_become_the_status() {
     let proof = proven(&request(vec![on(0, task("a", 6 * MS, 10 * MS))], 1));
     let status = TaskProof::from(&proof.tasks[0]);
     assert_eq!((status.cpu, status.response_time_ns, status.slack_ns), (Some(0), Some(6_000_000), Some(4_000_000)));
+}
+
+fn any_task(name: usize, edf: bool, numbers: (u64, u64, u64, u64, u64, u8), pin: Option<u32>) -> Task {
+    let (period, share, deadline, jitter, blocking, priority) = numbers;
+    let period_ns = period * MS;
+    Task {
+        deadline_ns: (period_ns * deadline / 100).max(1),
+        jitter_ns: if jitter > 20 { 0 } else { period_ns * jitter / 100 },
+        blocking_ns: if blocking > 10 { 0 } else { period_ns * blocking / 100 },
+        priority: (priority > 0).then_some(priority),
+        policy: if edf { Policy::Deadline } else { Policy::Fifo },
+        affinity: pin.map(|cpu| CpuSet::from_iter([cpu])),
+        group: format!("g{}", name % 3),
+        ..task(&format!("t{name}"), (period_ns * share / 1000).max(2000), period_ns)
+    }
+}
+
+proptest! {
+    /// Whatever is asked: every task once, every verdict as an independent analysis has it, what was there untouched, ceilings kept.
+    #[test]
+    fn any_request_is_answered(
+        numbers in prop::collection::vec(((1_u64..200, 1_u64..500, 30_u64..250, 0_u64..60, 0_u64..40, 0_u8..99), 0_u32..8, any::<bool>()), 1..14),
+        old in prop::collection::vec(((1_u64..200, 1_u64..200, 80_u64..250, 0_u64..60, 0_u64..40, 1_u8..99), 0_u32..3), 0..4),
+        how in prop::sample::select(vec![
+            PriorityAssignment::Explicit, PriorityAssignment::RateMonotonic, PriorityAssignment::DeadlineMonotonic, PriorityAssignment::Optimal,
+        ]),
+        placement in prop::sample::select(vec![Placement::FirstFit, Placement::BestFit, Placement::WorstFit]),
+        real in any::<bool>(),
+        mixed in any::<bool>(),
+    ) {
+        let tasks: Vec<Task> = numbers
+            .into_iter()
+            .enumerate()
+            .map(|(at, (numbers, pin, edf))| any_task(at, mixed && edf, numbers, (pin < 3).then_some(pin)))
+            .collect();
+        let existing: Vec<Placed> = old
+            .into_iter()
+            .enumerate()
+            .map(|(at, (numbers, cpu))| Placed { task: any_task(100 + at, false, numbers, None), node: "ecu".to_owned(), cpu })
+            .collect();
+        let node = if real { kernel_node(3, Some(900_000)) } else { Node::ideal("ecu", 3) };
+        let request = Request { tasks, priority_assignment: how, placement, nodes: vec![node], existing };
+        let proof = admit(&request);
+        verify(&request, &proof);
+        prop_assert_eq!(&proof, &admit(&request));
+        if proof.schedulable && real {
+            let shares: u64 = proof.groups.iter().map(|group| kernel::share_ppm(group.runtime_ns, group.period_ns)).sum();
+            let fixed = request.tasks.iter().any(|task| task.policy == Policy::Fifo);
+            prop_assert!(!fixed || shares <= 900_000, "{shares}");
+            for cpu in &proof.cpus {
+                let sum: u64 = cpu.tasks.iter().filter_map(|task| match task {
+                    CpuTask::New(at) => request.tasks.get(*at).filter(|task| task.policy == Policy::Deadline),
+                    CpuTask::Existing(_) => None,
+                }).map(|task| kernel::to_ratio(task.period_ns, task.wcet_ns)).sum();
+                prop_assert!(sum <= kernel::ratio_limit(900_000));
+            }
+        }
+    }
 }
