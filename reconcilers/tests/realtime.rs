@@ -494,3 +494,27 @@ fn a_thousand_tasks_are_admitted() {
     settle(&mut snapshot, 10);
     assert!(decide(&snapshot, at(20)).is_empty());
 }
+
+/// Kernels with RT_GROUP_SCHED give each container's group what it may use on any one CPU; the sum is bounded.
+#[test]
+fn tasks_that_may_be_in_any_container_count_as_if_each_had_its_own() {
+    let metered = || {
+        let mut node = timed("a", "0-1");
+        node.realtime.as_mut().unwrap().group_ppm = Some(700_000);
+        node
+    };
+    // Some 40 % of a CPU each, on two CPUs: one group needs 40 %, two need 80 %.
+    let spec = json!({"tasks": [
+        {"name": "x", "wcet": "4ms", "period": "10ms", "cpus": "0"},
+        {"name": "y", "wcet": "4ms", "period": "10ms", "cpus": "1"},
+    ]});
+    let mut one = scheduled(vec![on_node("m", "a")], &[model("m", "i")], &[metered()], spec.clone());
+    settle(&mut one, 0);
+    assert_eq!(proof(&one).0, "True", "{}", proof(&one).2);
+    let entries = vec![on_node("m", "a"), on_node("n", "a")];
+    let mut two = scheduled(entries, &[model("m", "i"), model("n", "i")], &[metered()], spec);
+    settle(&mut two, 0);
+    let (status, reason, message) = proof(&two);
+    assert_eq!((status, reason), ("False", "KernelCeiling"), "{message}");
+    assert!(message.contains("RT_GROUP_SCHED"), "{message}");
+}

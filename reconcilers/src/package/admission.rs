@@ -144,7 +144,7 @@ impl<'a> Ground<'a> {
             })
         };
         // An instance of ours that lost its seat holds what it has until it is gone.
-        let unseated = instances.mine.iter().filter(|i| !seated(i) && i.spec.realtime.iter().any(|_| true));
+        let unseated = instances.mine.iter().filter(|i| !seated(i));
         let strangers = snapshot
             .neighbours
             .iter()
@@ -152,34 +152,8 @@ impl<'a> Ground<'a> {
             .chain(instances.predecessors.iter().copied())
             .chain(instances.foreign.iter().copied())
             .chain(unseated.copied())
-            .filter(|i| holds(i));
-        let mut seen = BTreeSet::new();
-        let mut others: BTreeMap<String, Result<Vec<Placed>, String>> = BTreeMap::new();
-        for instance in strangers {
-            let node = rfc1123(&instance.spec.node_name).unwrap_or_default();
-            let owner = owner(instance);
-            for task in &instance.spec.realtime {
-                // A task without a target is on every instance of its package, and is still one task.
-                if !seen.insert((node.clone(), owner.clone(), task.name.clone(), task.cpu)) {
-                    continue;
-                }
-                let entry = others.entry(node.clone()).or_insert_with(|| Ok(Vec::new()));
-                match Placed::from_instance(&node, &group(&owner, &instance.spec.model, task), task) {
-                    Ok(mut placed) => {
-                        placed.task.name = format!("{}/{}", instance.spec.package, task.name);
-                        if let Ok(all) = entry {
-                            all.push(placed);
-                        }
-                    }
-                    Err(wrong) => {
-                        let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
-                        let name = instance.metadata.name.as_deref().unwrap_or_default();
-                        *entry =
-                            Err(format!("node {node}: task {} of instance {name}: {}", task.name, wrong.join(", ")));
-                    }
-                }
-            }
-        }
+            .filter(|i| holds(i) && !i.spec.realtime.is_empty());
+        let others = held(&strangers.collect::<Vec<_>>());
         let namespace = snapshot.package.metadata.namespace.as_deref().unwrap_or_default();
         let name = snapshot.package.metadata.name.as_deref().unwrap_or_default();
         Self { snapshot, declaration, package: format!("{namespace}/{name}"), mine: &instances.mine, others }
@@ -326,7 +300,12 @@ impl<'a> Ground<'a> {
             Some(Ok(others)) => others.clone(),
             None => Vec::new(),
         };
-        let seeker = Seeker { declaration: self.declaration, package: &self.package, mine: self.mine };
+        let mut containers =
+            models.iter().filter_map(|model| self.snapshot.models.get_key_value(model)).flat_map(|(name, model)| {
+                model.spec.containers.iter().map(|container| (name.as_str(), container.name.as_str()))
+            });
+        let only = containers.next().filter(|_| containers.next().is_none());
+        let seeker = Seeker { declaration: self.declaration, package: &self.package, only, mine: self.mine };
         seeker.seek(&site, others, &tasks)
     }
 }
@@ -335,8 +314,44 @@ fn owner(instance: &ModelInstance) -> String {
     format!("{}/{}", instance.metadata.namespace.as_deref().unwrap_or_default(), instance.spec.package)
 }
 
-fn group(owner: &str, model: &str, task: &InstanceTask) -> String {
-    group_of(owner, task.container.as_ref().map(|_| model), task.container.as_deref())
+/// What instances hold on each node. A task without a target is on every instance of its package, and is still one task.
+fn held(instances: &[&ModelInstance]) -> BTreeMap<String, Result<Vec<Placed>, String>> {
+    let place = |i: &ModelInstance| (rfc1123(&i.spec.node_name).unwrap_or_default(), owner(i));
+    let mut containers: BTreeMap<(String, String), Vec<(&str, &str)>> = BTreeMap::new();
+    for instance in instances {
+        let names =
+            instance.spec.template.spec.containers.iter().map(|c| (instance.spec.model.as_str(), c.name.as_str()));
+        containers.entry(place(instance)).or_default().extend(names);
+    }
+    let mut seen = BTreeSet::new();
+    let mut all: BTreeMap<String, Result<Vec<Placed>, String>> = BTreeMap::new();
+    for instance in instances {
+        let at = place(instance);
+        let only = containers.get(&at).and_then(|all| if let [one] = all[..] { Some(one) } else { None });
+        let (node, owner) = at;
+        for task in &instance.spec.realtime {
+            if !seen.insert((node.clone(), owner.clone(), task.name.clone(), task.cpu)) {
+                continue;
+            }
+            let container = task.container.as_deref().map(|container| (instance.spec.model.as_str(), container));
+            let group = group_of(&owner, container.or(only), &task.name);
+            let entry = all.entry(node.clone()).or_insert_with(|| Ok(Vec::new()));
+            match Placed::from_instance(&node, &group, task) {
+                Ok(mut placed) => {
+                    placed.task.name = format!("{}/{}", instance.spec.package, task.name);
+                    if let Ok(all) = entry {
+                        all.push(placed);
+                    }
+                }
+                Err(wrong) => {
+                    let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+                    let name = instance.metadata.name.as_deref().unwrap_or_default();
+                    *entry = Err(format!("node {node}: task {} of instance {name}: {}", task.name, wrong.join(", ")));
+                }
+            }
+        }
+    }
+    all
 }
 
 fn settings(declaration: &Declaration, verdicts: &[(usize, TaskVerdict)], here: &Here) -> Settings {

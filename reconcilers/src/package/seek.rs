@@ -41,6 +41,8 @@ pub(super) struct Seeker<'a> {
     pub declaration: &'a Declaration,
     /// `namespace/package`.
     pub package: &'a str,
+    /// Model and container, if the package has just one on the node.
+    pub only: Option<(&'a str, &'a str)>,
     /// The package's own instances.
     pub mine: &'a [&'a ModelInstance],
 }
@@ -123,9 +125,10 @@ impl<'a> Seeker<'a> {
 
     fn task(&self, site: &Site, at: usize) -> Task {
         let declared = &self.declaration.tasks[at];
+        let bound = declared.model.as_deref().zip(declared.container.as_deref());
         Task {
             node: Some(site.node.name.clone()),
-            group: group_of(self.package, declared.model.as_deref(), declared.container.as_deref()),
+            group: group_of(self.package, bound.or(self.only), &declared.task.name),
             ..declared.task.clone()
         }
     }
@@ -269,7 +272,11 @@ pub(super) fn named(tasks: &[&str]) -> String {
     }
 }
 
-/// The cgroup of a task's threads: its container's; a task that may be in several has one of its own.
-pub(super) fn group_of(owner: &str, model: Option<&str>, container: Option<&str>) -> String {
-    format!("{owner}/{}/{}", model.unwrap_or("*"), container.unwrap_or("*"))
+/// The cgroup of a task's thread, which is its container's. A task that may be in any of several counts as if it were alone in one: together
+/// they then need no more than is reckoned with, wherever each turns out to be.
+pub(super) fn group_of(owner: &str, container: Option<(&str, &str)>, task: &str) -> String {
+    match container {
+        Some((model, container)) => format!("{owner}/{model}/{container}"),
+        None => format!("{owner}/*/{task}"),
+    }
 }
