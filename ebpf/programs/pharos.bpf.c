@@ -28,6 +28,7 @@
 #include "pharos_maps.h"
 #include "pharos_policy.h"
 #include "pharos_state.h"
+#include "pharos_trips.h"
 
 #define NEXT (-1)
 
@@ -147,6 +148,7 @@ int pod_egress(struct __sk_buff *skb)
 	struct pharos_port *port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
 	struct pharos_identity from;
 	struct packet packet = {};
+	__u32 class;
 	int reason;
 
 	if (!port || !epoch)
@@ -172,14 +174,18 @@ int pod_egress(struct __sk_buff *skb)
 	if (packet.is & IS_FIRST_FRAGMENT)
 		remember_fragment(&packet);
 	/* Masquerading hides the sender from the uplink, forwarding overwrites the priority: the class travels in tc_index. */
-	skb->tc_index = PHAROS_STAMP | (from.shapes ? pharos_classify(epoch, &from, &packet) & PHAROS_CLASS_MASK : 0);
+	class = from.shapes ? pharos_classify(epoch, &from, &packet) & PHAROS_CLASS_MASK : 0;
+	skb->tc_index = PHAROS_STAMP | class;
+	if (class)
+		begin_trip(skb, &packet, epoch, class);
 	stat(PHAROS_PASS);
 	return NEXT;
 }
 
 /* Whether a packet may enter the pod that has `own`: as part of a connection, as an answer, or as the first of one. Returns 0 or a reason. */
-static __noinline int enters(__u32 epoch, const struct packet *packet, const struct pharos_port *port, __u32 bytes)
+static __noinline int enters(struct __sk_buff *skb, __u32 epoch, const struct packet *packet, const struct pharos_port *port)
 {
+	__u32 bytes = skb->len;
 	const __u32 *own = packet->is & IS_V6 ? port->v6 : port->v4;
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct pharos_connection_key key;
@@ -197,6 +203,8 @@ static __noinline int enters(__u32 epoch, const struct packet *packet, const str
 		mine = end ? &connection->half[0] : &connection->half[1];
 		if (theirs->ingress_epoch == epoch || mine->egress_epoch == epoch) {
 			touch(connection, packet, end, now);
+			if (connection->timed)
+				end_trip(skb, packet, connection, end);
 			if (theirs->ingress_epoch == epoch)
 				count(theirs->counter, bytes);
 			return 0;
@@ -267,7 +275,7 @@ int pod_ingress(struct __sk_buff *skb)
 		if (reason)
 			return drop(reason);
 	}
-	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, 1) : enters(epoch, &packet, port, skb->len);
+	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, 1) : enters(skb, epoch, &packet, port);
 	if (reason)
 		return drop(reason);
 	if (packet.is & IS_FIRST_FRAGMENT)

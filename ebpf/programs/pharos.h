@@ -10,7 +10,7 @@
 #ifndef PHAROS_H
 #define PHAROS_H
 
-#define PHAROS_LAYOUT 1
+#define PHAROS_LAYOUT 2
 
 /* Identities from here on stand for prefixes of `cidr` rules: the loader numbers them. */
 #define PHAROS_CIDR_IDENTITY 0x80000000u
@@ -38,6 +38,9 @@
 
 /* "Any" in a selector's dscp. */
 #define PHAROS_ANY_DSCP 0xffu
+
+/* Buckets of round trips: up to 2^33 ns. */
+#define PHAROS_BUCKETS 42
 
 /* Steps of a search among the ranges of a pair: 2^18 ranges. */
 #define PHAROS_SEARCH_STEPS 19
@@ -199,7 +202,23 @@ struct pharos_connection {
 	struct pharos_half half[2];
 	/* TCP: FIN of end 0, of end 1, RST. */
 	__u8 closed;
-	__u8 unused[7];
+	/* Of which end a packet is timed, from 1; 0: none. Since when, in 2^20 ns. */
+	__u8 timed;
+	__u8 unused[2];
+	__u32 timed_ms;
+};
+
+/* A packet whose answer is waited for. */
+struct pharos_trip {
+	__u64 sent_ns;
+	__u32 counter;
+	/* TCP: what acknowledges it. */
+	__u32 expects;
+};
+
+struct pharos_bucket_key {
+	__u32 counter;
+	__u32 bucket;
 };
 
 struct pharos_fragment_key {

@@ -96,7 +96,7 @@ fn a_hung_job_is_reported_while_it_hangs_and_only_once() {
     let Some((mut monitor, mut events)) = monitor(1) else { return };
     let worker = Worker::start("hung");
     worker.asleep();
-    monitor.watch(worker.tid, Watch { deadline_ns: 10 * MS, wcet_ns: MS, cookie: 1, ..Watch::default() }).unwrap();
+    monitor.watch(worker.tid, Watch { deadline_ns: 100 * MS, wcet_ns: MS, cookie: 1, ..Watch::default() }).unwrap();
     let release = Arc::new(AtomicBool::new(false));
     let released = Arc::clone(&release);
     worker.order(move || while !released.load(Ordering::Acquire) {});
@@ -112,7 +112,7 @@ fn a_hung_job_is_reported_while_it_hangs_and_only_once() {
     worker.asleep();
     let ended = monitor.read(pid).unwrap();
     assert_eq!((ended.misses, ended.overruns), (1, 1), "{ended:?}");
-    assert!(ended.jobs > hung.jobs && ended.max_response_ns > 10 * MS && ended.max_exec_ns > MS, "{ended:?}");
+    assert!(ended.jobs > hung.jobs && ended.max_response_ns > 100 * MS && ended.max_exec_ns > MS, "{ended:?}");
     seen.extend(events.drain(usize::MAX));
     let reports = misses(&seen, pid);
     assert_eq!(reports.len(), 1, "{reports:?}");
@@ -127,6 +127,39 @@ fn a_hung_job_is_reported_while_it_hangs_and_only_once() {
 }
 
 #[test]
+fn ends_that_race_with_their_deadline_are_counted_once_and_rightly() {
+    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let worker = Worker::start("racing");
+    worker.asleep();
+    // The deadline is where a bucket ends, so the histogram tells exactly how many responses were beyond it.
+    let bound_ns = upper_bound_ns(60);
+    let deadline_ns = bound_ns - 1;
+    monitor.watch(worker.tid, Watch { deadline_ns, ..Watch::default() }).unwrap();
+    let jobs = 1_500;
+    worker.order(move || {
+        for job in 0..jobs {
+            sleep_until(now_ns() + 30_000);
+            // The timer comes some 20 µs after the deadline: the ends are spread around both.
+            let end_ns = now_ns() + deadline_ns - 40_000 + (job * 7_919) % 80_000;
+            while now_ns() < end_ns {}
+        }
+    });
+    worker.wait();
+    worker.asleep();
+    let counters = monitor.read(worker.tid).unwrap();
+    let late: u64 = counters.responses.buckets().filter(|(bound, _)| *bound > bound_ns).map(|(_, count)| count).sum();
+    assert!(late > 20 && counters.jobs - late > 20, "both kinds: {late} of {}", counters.jobs);
+    assert_eq!(counters.misses, late, "{counters:?}");
+    let reports = misses(&events.drain(usize::MAX), worker.tid);
+    let by_timer = reports.iter().filter(|report| report.running).count();
+    println!("{by_timer} by the timer, {} at their end, {} in time", reports.len() - by_timer, counters.jobs - late);
+    assert_eq!(monitor.lost().unwrap().events, 0);
+    let mut numbers: Vec<u64> = reports.iter().map(|report| report.job).collect();
+    numbers.dedup();
+    assert_eq!(u64::try_from(numbers.len()).unwrap(), late, "each job once");
+}
+
+#[test]
 fn a_job_whose_release_went_unseen_is_found_at_its_next_switch() {
     if monitor(1).is_none() {
         return;
@@ -136,7 +169,7 @@ fn a_job_whose_release_went_unseen_is_found_at_its_next_switch() {
     let mut events = monitor.take_events().unwrap();
     let worker = Worker::start("unseen");
     worker.asleep();
-    monitor.watch(worker.tid, Watch { deadline_ns: 10 * MS, wcet_ns: 5 * MS, ..Watch::default() }).unwrap();
+    monitor.watch(worker.tid, Watch { deadline_ns: 100 * MS, wcet_ns: 50 * MS, ..Watch::default() }).unwrap();
     let order = |exec_ns| {
         worker.order(move || execute_ns(exec_ns));
         worker.wait();
@@ -145,12 +178,12 @@ fn a_job_whose_release_went_unseen_is_found_at_its_next_switch() {
     // Bases are taken when it blocks for the first time: what it did before isn't counted.
     order(0);
     let before = monitor.read(worker.tid).unwrap();
-    order(30 * MS);
+    order(150 * MS);
     let after = monitor.read(worker.tid).unwrap();
     assert!(after.jobs > before.jobs && after.active.is_none(), "{after:?}");
     assert_eq!(after.unseen, after.jobs);
     assert_eq!((after.misses, after.overruns), (before.misses + 1, before.overruns + 1), "{after:?}");
-    assert!(after.max_exec_ns >= 30 * MS && after.max_response_ns * 21 / 20 >= 30 * MS, "{after:?}");
+    assert!(after.max_exec_ns >= 150 * MS && after.max_response_ns * 21 / 20 >= 150 * MS, "{after:?}");
     let reports = misses(&events.drain(usize::MAX), worker.tid);
     assert!(reports.last().is_some_and(|report| report.running), "its timer was armed: {reports:?}");
 }
@@ -353,8 +386,8 @@ fn a_promise_changes_with_the_next_release() {
     monitor.update(worker.tid, Watch { deadline_ns: MS / 2, ..Watch::default() }).unwrap();
     job();
     let counters = monitor.read(worker.tid).unwrap();
-    assert!(counters.jobs >= 2 && counters.misses == 1, "{counters:?}");
-    assert_eq!(misses(&events.drain(usize::MAX), worker.tid).len(), 1);
+    assert!(counters.jobs >= 2 && counters.misses >= 1, "{counters:?}");
+    assert_eq!(misses(&events.drain(usize::MAX), worker.tid).len(), usize::try_from(counters.misses).unwrap());
 }
 
 #[test]

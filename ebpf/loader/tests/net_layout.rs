@@ -8,8 +8,8 @@ use std::process::Command;
 
 use pullpiri_ebpf::net::DropReason;
 use pullpiri_ebpf::net::layout::{
-    self, ClassValue, Config, Connection, ConnectionKey, Counter, Half, Identity, Key, Pair, Port, PrefixBody, Range,
-    Value,
+    self, BucketKey, ClassValue, Config, Connection, ConnectionKey, Counter, Half, Identity, Key, Pair, Port,
+    PrefixBody, Range, Value,
 };
 
 #[test]
@@ -31,7 +31,8 @@ fn rust_and_c_agree() {
     layout!(Port, "struct pharos_port", v4, v6, mac, has);
     layout!(ConnectionKey, "struct pharos_connection_key", address, port, protocol);
     layout!(Half, "struct pharos_half", egress_epoch, ingress_epoch, counter);
-    layout!(Connection, "struct pharos_connection", seen_ns, half, closed);
+    layout!(Connection, "struct pharos_connection", seen_ns, half, closed, timed, timed_ms);
+    layout!(BucketKey, "struct pharos_bucket_key", counter, bucket);
     layout!(Counter, "struct pharos_counter", packets, bytes);
     lines.push(("sizeof(union pharos_value)".into(), wide(size_of::<Value>())));
     lines.push(("sizeof(struct pharos_selector_key)".into(), 16));
@@ -60,6 +61,7 @@ fn rust_and_c_agree() {
         ("PHAROS_OPENED", layout::STAT_OPENED),
         ("PHAROS_REEVALUATED", layout::STAT_REEVALUATED),
         ("PHAROS_STATS", layout::STATS),
+        ("PHAROS_BUCKETS", layout::BUCKETS),
     ] {
         lines.push((name.to_owned(), value.into()));
     }

@@ -355,7 +355,7 @@ fn a_new_layout_takes_over_with_its_first_policy() {
     fixture.datapath = None;
     // As if an earlier release had made these maps.
     let maps = |layout: u32| dir.join(format!("maps-{layout}"));
-    std::fs::rename(maps(1), maps(0)).unwrap();
+    std::fs::rename(maps(pullpiri_ebpf::net::layout::LAYOUT), maps(0)).unwrap();
     fixture.datapath = Some(Datapath::open_or_load(&dir).unwrap());
     attach(fixture.get());
     assert_eq!(fixture.get().generation().unwrap(), None);
@@ -459,6 +459,33 @@ fn classes_reach_the_queues_of_the_uplink() {
     }
     assert_eq!(class_packets(&netns, "1:1"), 10);
     from_a_cgroup(&mut fixture, &netns);
+}
+
+#[test]
+fn round_trips_are_measured_by_class() {
+    let Some((topology, mut fixture)) = node("trips") else { return };
+    let b = PODS[1].1[0];
+    let echo = topology.within("b", move || UdpSocket::bind(at(b, 7001)).unwrap());
+    echo.set_read_timeout(Some(PATIENCE)).unwrap();
+    let server = std::thread::spawn(move || {
+        for _ in 0..10 {
+            let (length, from) = echo.recv_from(&mut [0; 8]).unwrap();
+            echo.send_to(&vec![0; length], from).unwrap();
+        }
+    });
+    topology.within("a", move || {
+        let socket = UdpSocket::bind(at(PODS[0].1[0], 0)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        for _ in 0..10 {
+            socket.send_to(b"x", at(b, 7001)).unwrap();
+            socket.recv_from(&mut [0; 8]).unwrap();
+        }
+    });
+    server.join().unwrap();
+    let counters = fixture.get().counters().unwrap();
+    let trips = |class: &str| counters.round_trips[class].buckets.iter().sum::<u64>();
+    assert_eq!(trips("default/n1/control"), 10, "{:?}", counters.round_trips);
+    assert_eq!(trips("default/n1/host"), 0);
 }
 
 /// A workload in the node's own network. Runs in a child; does nothing otherwise.

@@ -97,6 +97,38 @@ impl Traffic {
     }
 }
 
+/// Round trips of a class: from where a packet leaves its pod until what answers it enters the pod.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RoundTrips {
+    /// How many took less than the bucket's bound, and not less than that of the bucket before.
+    pub buckets: [u64; BUCKETS],
+}
+
+/// [`layout::BUCKETS`](super::layout::BUCKETS), as a length.
+const BUCKETS: usize = 42;
+const _: () = assert!(super::layout::BUCKETS == 42);
+
+impl Default for RoundTrips {
+    fn default() -> Self {
+        Self { buckets: [0; BUCKETS] }
+    }
+}
+
+impl RoundTrips {
+    /// The bound of a bucket in nanoseconds; the last one has none.
+    #[must_use]
+    pub fn bound_ns(bucket: usize) -> Option<u64> {
+        let below = |n: usize| 1_u64.checked_shl(u32::try_from(13 + n).ok()?);
+        match bucket {
+            0 => below(0),
+            last if last + 1 >= BUCKETS => None,
+            // 1.5 · 2^(13 + n), then 2^(14 + n).
+            odd if odd % 2 == 1 => below((odd - 1) / 2).map(|low| low + low / 2),
+            even => below(even / 2),
+        }
+    }
+}
+
 /// Rules, classes and networks are those of the generation that this process applied last; a name keeps its numbers from one generation, and one
 /// process, to the next.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -109,6 +141,8 @@ pub struct Counters {
     pub ports: BTreeMap<String, Traffic>,
     /// What left by an uplink: `<namespace>/<network>/<class>`. Bytes on the wire, each segment's headers included.
     pub classes: BTreeMap<String, Traffic>,
+    /// Round trips of what pods here sent, by class.
+    pub round_trips: BTreeMap<String, RoundTrips>,
     /// What left by an uplink without a class, and what entered pods from this node itself.
     pub other: Traffic,
     pub drops: BTreeMap<DropReason, u64>,
@@ -117,4 +151,17 @@ pub struct Counters {
     pub connections_opened: u64,
     /// Connections that a later generation was asked about and allowed.
     pub connections_reevaluated: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_grow_by_half_octaves() {
+        let bounds: Vec<Option<u64>> = (0..6).map(RoundTrips::bound_ns).collect();
+        assert_eq!(bounds, [8192, 12288, 16384, 24576, 32768, 49152].map(Some));
+        assert!((1..41).all(|bucket| RoundTrips::bound_ns(bucket) > RoundTrips::bound_ns(bucket - 1)));
+        assert_eq!(RoundTrips::bound_ns(41), None);
+    }
 }

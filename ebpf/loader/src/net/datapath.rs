@@ -4,24 +4,26 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use aya::maps::lpm_trie::Key as PrefixKey;
-use aya::maps::{Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuValues};
+use aya::maps::{
+    Array, ArrayOfMaps, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, PerCpuHashMap, PerCpuValues,
+};
 use aya::programs::{CgroupSkb, SchedClassifier};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
 
 use super::compile::{CompileError, Counted, Tables, compile, counted};
-use super::counters::{Counters, DropReason, Traffic};
+use super::counters::{Counters, DropReason, RoundTrips, Traffic};
 use super::error::{NetError, map_error, pin_error};
 use super::layout::{
-    COUNTERS, Config, Connection, ConnectionKey, Counter, Identity, Key, LAYOUT, Port, PrefixBody, Range, STAT_OPENED,
-    STAT_PASS, STAT_REEVALUATED, Value, fnv1a,
+    BUCKETS, BucketKey, COUNTERS, Config, Connection, ConnectionKey, Counter, Identity, Key, LAYOUT, Port, PrefixBody,
+    Range, STAT_OPENED, STAT_PASS, STAT_REEVALUATED, Value, fnv1a,
 };
 use super::pins::{Found, Hook, Pins};
 use super::policy::Compiled;
 use crate::object;
 
 /// Every map of the object: all are pinned.
-const MAPS: [&str; 12] = [
+const MAPS: [&str; 14] = [
     "pharos_config",
     "pharos_tables",
     "pharos_prefixes",
@@ -34,6 +36,8 @@ const MAPS: [&str; 12] = [
     "pharos_counts",
     "pharos_stats",
     "pharos_names",
+    "pharos_trips",
+    "pharos_rtt",
 ];
 /// BPF_F_NO_PREALLOC: tries have no other way.
 const NO_PREALLOC: u32 = 1;
@@ -60,6 +64,7 @@ pub struct Datapath {
     counts: PerCpuArray<MapData, Counter>,
     stats: PerCpuArray<MapData, u64>,
     names: HashMap<MapData, u64, u32>,
+    round_trips: PerCpuHashMap<MapData, BucketKey, u64>,
     /// What this process applied last, and where each name is counted.
     counted: BTreeMap<Counted, u32>,
     /// Links of an earlier layout: they change over when there is a policy to enforce.
@@ -102,6 +107,7 @@ impl Datapath {
             counts: typed(&mut ebpf, "pharos_counts")?,
             stats: typed(&mut ebpf, "pharos_stats")?,
             names: typed(&mut ebpf, "pharos_names")?,
+            round_trips: typed(&mut ebpf, "pharos_rtt")?,
             ebpf,
             pins,
             counted: BTreeMap::new(),
@@ -143,6 +149,10 @@ impl Datapath {
         })?;
         for (name, place) in &fresh {
             self.counts.set(*place, clone_values(&zero)?, 0).map_err(map_error("clearing", "pharos_counts"))?;
+            for bucket in 0..BUCKETS {
+                absent(self.round_trips.remove(&BucketKey { counter: *place, bucket }))
+                    .map_err(map_error("clearing", "pharos_rtt"))?;
+            }
             self.names.insert(name, place, 0).map_err(map_error("writing", "pharos_names"))?;
         }
         let filled = fill(&tables)?;
@@ -176,7 +186,10 @@ impl Datapath {
             let traffic = self.traffic(*place)?;
             match what {
                 Counted::Rule(name) => counters.rules.insert(name.clone(), traffic),
-                Counted::Class(name) => counters.classes.insert(name.clone(), traffic),
+                Counted::Class(name) => {
+                    counters.round_trips.insert(name.clone(), self.round_trips(*place)?);
+                    counters.classes.insert(name.clone(), traffic)
+                }
                 Counted::Internal(name) => counters.internal.insert(name.clone(), traffic),
                 Counted::Port { .. } => counters.ports.insert(what.label(), traffic),
             };
@@ -242,6 +255,18 @@ impl Datapath {
     fn traffic(&self, place: u32) -> Result<Traffic, NetError> {
         let values = self.counts.get(&place, 0).map_err(map_error("reading", "pharos_counts"))?;
         Ok(Traffic::sum(values.iter()))
+    }
+
+    fn round_trips(&self, place: u32) -> Result<RoundTrips, NetError> {
+        let mut trips = RoundTrips::default();
+        for (bucket, count) in (0..).zip(&mut trips.buckets) {
+            match self.round_trips.get(&BucketKey { counter: place, bucket }, 0) {
+                Ok(values) => *count = values.iter().fold(0, |sum, value| sum.wrapping_add(*value)),
+                Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(map_error("reading", "pharos_rtt")(error)),
+            }
+        }
+        Ok(trips)
     }
 
     fn stat(&self, number: u32) -> Result<u64, NetError> {

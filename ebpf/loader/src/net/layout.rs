@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use aya::Pod;
 
 /// `PHAROS_LAYOUT`: maps of another layout aren't adopted.
-pub const LAYOUT: u32 = 1;
+pub const LAYOUT: u32 = 2;
 /// Identities from here on stand for prefixes of rules.
 pub const CIDR_IDENTITY: u32 = 0x8000_0000;
 
@@ -32,6 +32,8 @@ pub const PRIORITY: u32 = 0x5048_0000;
 
 /// Entries of `pharos_counts`; 0 is nobody's.
 pub const COUNTERS: u32 = 16384;
+/// Buckets of round trips, as `trip_bucket` in `pharos_trips.h` fills them.
+pub const BUCKETS: u32 = 42;
 /// Ranges of all pairs: what the bounded search can tell apart.
 pub const MAX_RANGES: usize = 1 << 18;
 /// Prefixes in the trie: freeing a large one stalls a CPU, so single addresses go to the hash.
@@ -159,7 +161,17 @@ pub struct Connection {
     pub seen_ns: u64,
     pub half: [Half; 2],
     pub closed: u8,
-    pub unused: [u8; 7],
+    pub timed: u8,
+    pub unused: [u8; 2],
+    pub timed_ms: u32,
+}
+
+/// `struct pharos_bucket_key`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct BucketKey {
+    pub counter: u32,
+    pub bucket: u32,
 }
 
 /// `struct pharos_counter`.
@@ -185,6 +197,8 @@ const _: () = {
     assert!(offset_of!(ConnectionKey, protocol) == 36);
     assert!(size_of::<Half>() == 12 && offset_of!(Half, ingress_epoch) == 4 && offset_of!(Half, counter) == 8);
     assert!(size_of::<Connection>() == 40 && offset_of!(Connection, half) == 8 && offset_of!(Connection, closed) == 32);
+    assert!(offset_of!(Connection, timed) == 33 && offset_of!(Connection, timed_ms) == 36);
+    assert!(size_of::<BucketKey>() == 8 && offset_of!(BucketKey, bucket) == 4);
     assert!(size_of::<Counter>() == 16 && offset_of!(Counter, bytes) == 8);
 };
 
@@ -208,6 +222,8 @@ unsafe impl Pod for ConnectionKey {}
 unsafe impl Pod for Connection {}
 // SAFETY: as above.
 unsafe impl Pod for Counter {}
+// SAFETY: as above.
+unsafe impl Pod for BucketKey {}
 
 /// 16 bytes in network order; IPv4 as `::ffff:a.b.c.d`.
 #[must_use]

@@ -35,7 +35,7 @@ mod run;
 
 pub use attach::PodPort;
 pub use compile::{CompileError, Counted, Tables, compile, counted};
-pub use counters::{Counters, DropReason, Traffic};
+pub use counters::{Counters, DropReason, RoundTrips, Traffic};
 pub use datapath::Datapath;
 pub use error::NetError;
 pub use pins::Hook;
