@@ -8,8 +8,11 @@
 //! `node-runtime/core`.
 
 pub mod images;
+mod logs;
 pub mod oci;
 pub mod podman;
+
+pub use logs::LogRetention;
 
 use std::path::Path;
 use std::time::Duration;
@@ -79,7 +82,7 @@ pub trait Runtime: std::fmt::Debug + Send + Sync + 'static {
     /// stays listed with its exit codes.
     fn stop_pod<'a>(&'a self, pod: &'a PodId, grace: Duration) -> BoxFuture<'a, Result<(), RuntimeError>>;
 
-    /// Removes a pod with everything that was made for it, killing what still runs. Logs stay until `remove_logs`.
+    /// Removes a pod with everything that was made for it, killing what still runs. Its logs stay for a while: see [`LogRetention`].
     fn remove_pod<'a>(&'a self, pod: &'a PodId) -> BoxFuture<'a, Result<(), RuntimeError>>;
 
     /// What happens from now on. Several may listen.

@@ -31,7 +31,7 @@ use pullpiri_node_host::cgroup;
 use tokio::sync::broadcast::error::RecvError;
 
 use crate::images::ImageStore;
-use crate::{Runtime, RuntimeError, RuntimeEvent};
+use crate::{LogRetention, Runtime, RuntimeError, RuntimeEvent};
 
 pub use zygote::{Zygote, ZygoteError};
 
@@ -52,11 +52,18 @@ pub struct OciOptions {
     pub log_max_bytes: u64,
     /// Log files kept per container.
     pub log_max_files: u32,
+    /// Of removed pods.
+    pub log_retention: LogRetention,
 }
 
 impl Default for OciOptions {
     fn default() -> Self {
-        Self { cgroup_root: PathBuf::from(cgroup::DEFAULT_ROOT), log_max_bytes: 10 << 20, log_max_files: 5 }
+        Self {
+            cgroup_root: PathBuf::from(cgroup::DEFAULT_ROOT),
+            log_max_bytes: 10 << 20,
+            log_max_files: 5,
+            log_retention: LogRetention::default(),
+        }
     }
 }
 
@@ -83,11 +90,6 @@ impl OciRuntime {
     #[must_use]
     pub fn log_path(&self, pod: &PodId, container: &str) -> PathBuf {
         self.pods.log_dir(pod).join(format!("{container}.log"))
-    }
-
-    /// Removes a pod's logs.
-    pub async fn remove_logs(&self, pod: &PodId) -> Result<(), RuntimeError> {
-        self.pods.remove_logs(pod).await
     }
 
     /// The zygote's process id and those of the supervisors, for measurements.

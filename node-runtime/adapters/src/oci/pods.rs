@@ -25,6 +25,7 @@ use super::wire::{Birth, SOCKET_NAME, What};
 use super::zygote::Zygote;
 use super::{ADAPTER, OciOptions};
 use crate::images::{ImageError, ImageStore};
+use crate::logs::Logs;
 use crate::{RuntimeError, RuntimeEvent};
 
 /// What making namespaces, mounts, devices and cgroups and becoming another user takes (capabilities(7)): bit and name.
@@ -113,18 +114,19 @@ impl Pods {
             let shown = data_dir.display();
             return Err(unavailable(format!("data directory {shown} has a colon, comma or backslash in its path")));
         }
-        let (pods_dir, logs_dir) = (data_dir.join("pods"), data_dir.join("logs"));
-        for dir in [&pods_dir, &logs_dir] {
+        let (pods_dir, logs) = (data_dir.join("pods"), Logs::new(data_dir.join("logs"), options.log_retention));
+        for dir in [pods_dir.as_path(), logs.dir()] {
             fs::create_dir_all(dir).map_err(|e| making(dir, e))?;
         }
         let images = ImageStore::open(data_dir.join("images")).map_err(|e| unavailable(e.to_string()))?;
         let cgroups = Cgroups::probe(&options.cgroup_root).map_err(|e| unavailable(e.to_string()))?;
         let boot_id = clock::boot_id().map_err(|e| unavailable(e.to_string()))?;
-        let node = Node { images, options, layout: cgroups.layout(), logs_dir };
+        let node = Node { images, options, layout: cgroups.layout(), logs };
         let (events, _) = broadcast::channel(EVENT_BACKLOG);
         let known = Mutex::new(BTreeMap::new());
         let this = Self { inner: Arc::new(Inner { node, pods_dir, cgroups, boot_id, zygote, known, events }) };
         this.adopt_all().await.map_err(|e| unavailable(format!("taking over pods: {e}")))?;
+        this.prune_logs();
         Ok(this)
     }
 
@@ -133,7 +135,7 @@ impl Pods {
     }
 
     pub(super) fn log_dir(&self, pod: &PodId) -> PathBuf {
-        self.inner.node.logs_dir.join(&pod.0)
+        self.inner.node.logs.of(pod)
     }
 
     pub(super) fn subscribe(&self) -> broadcast::Receiver<RuntimeEvent> {
@@ -202,12 +204,14 @@ impl Pods {
         .await
     }
 
-    pub(super) async fn remove_logs(&self, pod: &PodId) -> Result<(), RuntimeError> {
-        if !store::is_plain_name(&pod.0) {
-            return Ok(());
-        }
-        let (dir, id) = (self.log_dir(pod), pod.clone());
-        blocking(move || remove_dir(&dir).map_err(|e| failed(&id, "removing logs", e.to_string()))).await
+    /// Deletes old logs of removed pods, off the way of what comes next.
+    fn prune_logs(&self) {
+        let inner = Arc::clone(&self.inner);
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = inner.node.logs.prune(|pod| inner.pods_dir.join(pod).exists()) {
+                tracing::warn!(%error, "old logs can't be deleted");
+            }
+        }));
     }
 
     pub(super) async fn run(&self, pod: &PodSpec) -> Result<PodObserved, RuntimeError> {
@@ -355,6 +359,8 @@ impl Pods {
         }
         self.discard(&pod).await?;
         self.known().remove(id);
+        self.inner.node.logs.release(id);
+        self.prune_logs();
         Ok(())
     }
 
@@ -378,6 +384,7 @@ impl Pods {
         let prepared: Vec<Prepared> = spec.containers.iter().map(prepare).collect::<Result<_, _>>()?;
         self.pin(id, &prepared.iter().collect::<Vec<_>>())?;
         let stored = StoredPod::of(spec, &self.inner.boot_id);
+        self.inner.node.logs.claim(id);
         let make = || -> io::Result<SeqPacket> {
             self.inner.node.make_pod_dir(spec, &dir)?;
             // Before it is known to be a pod: whoever finds the pod must be able to tell whether a supervisor is on its way.
@@ -405,6 +412,7 @@ impl Pods {
                 if let Err(e) = self.inner.clear(&dir, id) {
                     tracing::error!(pod = %id, error = %e, "what was made of a pod can't be removed");
                 }
+                self.inner.node.logs.release(id);
                 Err(failed(id, attempted, e.to_string()))
             }
         }
@@ -434,6 +442,7 @@ impl Pods {
                 continue;
             };
             let pod = Arc::new(Pod { stored, dir, state: Mutex::default() });
+            self.inner.node.logs.claim(&id);
             match self.reconnect(&pod).await? {
                 Some(opened) => drop(self.attend(&pod, opened)),
                 None => {

@@ -16,6 +16,7 @@ use super::wire::{LogTarget, PublishedPort, Start};
 use super::{ADAPTER, OciOptions};
 use crate::RuntimeError;
 use crate::images::{Image, ImageError, ImageStore};
+use crate::logs::Logs;
 
 const SIGTERM: i32 = 15;
 
@@ -25,7 +26,7 @@ pub(super) struct Node {
     pub images: ImageStore,
     pub options: OciOptions,
     pub layout: Layout,
-    pub logs_dir: PathBuf,
+    pub logs: Logs,
 }
 
 /// A container that is ready to be written down and started.
@@ -146,7 +147,7 @@ impl Node {
             limits: container.limits.clone(),
             devices,
             log: LogTarget {
-                path: self.logs_dir.join(&pod.0).join(format!("{}.log", container.name)),
+                path: self.logs.of(pod).join(format!("{}.log", container.name)),
                 max_bytes: self.options.log_max_bytes,
                 max_files: self.options.log_max_files,
             },
@@ -158,7 +159,7 @@ impl Node {
     pub(super) fn make_pod_dir(&self, pod: &PodSpec, dir: &Path) -> io::Result<()> {
         private_dir(dir)?;
         fs::create_dir_all(dir.join("empty"))?;
-        fs::create_dir_all(self.logs_dir.join(&pod.id.0))?;
+        fs::create_dir_all(self.logs.of(&pod.id))?;
         let own = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t{}\n", pod.hostname);
         let (hosts, resolv) = match pod.network {
             NetworkMode::Own => (own, String::new()),

@@ -1,15 +1,18 @@
 //! The podman adapter: libpod's REST API (v4) on podman's unix socket, without its command line.
 //!
 //! Pods are found again by labels. A restart is a new container with the next attempt's number in its name; the one before is removed once
-//! the new one runs. Logs are podman's `k8s-file`, in the node's data directory, appended to by each attempt.
+//! the new one runs. Logs are podman's `k8s-file`, in the node's data directory, appended to by each attempt. A file that has reached its limit
+//! is begun anew by podman's monitor, which keeps nothing of what was in it.
 
 mod events;
 mod http;
 mod observe;
 mod spec;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ::http::StatusCode;
@@ -25,7 +28,8 @@ use serde_json::json;
 use self::http::{Client, HttpError, encode, filters};
 use self::observe::{Inspected, Listed};
 use self::spec::{Place, container_name, label, pod_labels, pod_name};
-use crate::{Runtime, RuntimeError, RuntimeEvent};
+use crate::logs::Logs;
+use crate::{LogRetention, Runtime, RuntimeError, RuntimeEvent};
 
 /// Where podman's system service listens.
 pub const DEFAULT_SOCKET: &str = "/run/podman/podman.sock";
@@ -36,8 +40,27 @@ const ADAPTER: &str = "podman";
 #[derive(Clone, Debug)]
 pub struct PodmanRuntime {
     client: Client,
-    logs: PathBuf,
+    logs: Arc<Logs>,
+    /// Logs of pods that were removed before this start have been looked at.
+    pruned: Arc<AtomicBool>,
     owner: String,
+    log_max_bytes: u64,
+}
+
+/// What may be chosen.
+#[derive(Clone, Debug)]
+pub struct PodmanOptions {
+    /// A container's log is begun anew once it has grown to this; 0: never. There is one file, so it may be as large as those of the oci
+    /// adapter are together.
+    pub log_max_bytes: u64,
+    /// Of removed pods.
+    pub log_retention: LogRetention,
+}
+
+impl Default for PodmanOptions {
+    fn default() -> Self {
+        Self { log_max_bytes: 50 << 20, log_retention: LogRetention::default() }
+    }
 }
 
 /// `images/{name}/json`, as far as it is needed.
@@ -59,30 +82,38 @@ impl PodmanRuntime {
     /// Needs no podman to be there: as long as there is none, each operation says so. Pods of other data directories are left alone.
     #[must_use]
     pub fn new(socket: &Path, data_dir: &Path) -> Self {
+        Self::with_options(socket, data_dir, &PodmanOptions::default())
+    }
+
+    /// As [`Self::new`].
+    #[must_use]
+    pub fn with_options(socket: &Path, data_dir: &Path, options: &PodmanOptions) -> Self {
+        let logs = Logs::new(data_dir.join("podman").join("logs"), options.log_retention);
         Self {
             client: Client::new(socket),
-            logs: data_dir.join("podman").join("logs"),
+            logs: Arc::new(logs),
+            pruned: Arc::default(),
             owner: data_dir.display().to_string(),
+            log_max_bytes: options.log_max_bytes,
         }
     }
 
     /// Where a container's log is, in the format of Kubernetes' CRI.
     #[must_use]
     pub fn log_path(&self, pod: &PodId, container: &str) -> PathBuf {
-        self.logs.join(&pod.0).join(format!("{container}.log"))
+        self.logs.of(pod).join(format!("{container}.log"))
     }
 
-    /// Removes a pod's logs.
-    ///
-    /// # Errors
-    /// [`RuntimeError::Failed`] if the files can't be removed.
-    pub async fn remove_logs(&self, pod: &PodId) -> Result<(), RuntimeError> {
-        match tokio::fs::remove_dir_all(self.logs.join(&pod.0)).await {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(failed(pod, "removing the logs", error.to_string()))
+    /// Deletes old logs of pods other than these, off the way of what comes next.
+    fn prune_logs(&self, there: &[Listed]) {
+        let logs = Arc::clone(&self.logs);
+        let there: BTreeSet<String> =
+            there.iter().filter_map(|entry| entry.label(label::POD)).map(str::to_owned).collect();
+        drop(tokio::task::spawn_blocking(move || {
+            if let Err(error) = logs.prune(|pod| there.contains(pod)) {
+                tracing::warn!(%error, "old logs can't be deleted");
             }
-            _ => Ok(()),
-        }
+        }));
     }
 
     /// The containers of ours, or of one pod.
@@ -171,12 +202,14 @@ impl PodmanRuntime {
         let error = |attempted| move |error| runtime_error(id, attempted, error);
         let image = self.image_of(&container.image).await.map_err(error("looking for the image"))?;
         let Some(image) = image else { return Err(RuntimeError::ImageMissing { image: container.image.clone() }) };
+        self.logs.claim(id);
         let log = self.log_path(id, &container.name);
         if let Some(directory) = log.parent() {
             let made = tokio::fs::create_dir_all(directory).await;
             made.map_err(|error| failed(id, "making the log directory", error.to_string()))?;
         }
-        let place = Place { id, labels, attempt, log: &log, image_user: &image.user };
+        let place =
+            Place { id, labels, attempt, log: &log, log_max_bytes: self.log_max_bytes, image_user: &image.user };
         let body = spec::container(container, &place);
         let created = self.client.create::<Created>("/containers/create", &body).await;
         let created = match created {
@@ -244,7 +277,13 @@ impl PodmanRuntime {
             removal.map_err(error("removing a container"))?;
         }
         let pod = format!("/pods/{}?force=true&timeout=0", encode(&pod_name(id)));
-        self.client.delete(&pod).await.map_err(error("removing the pod"))
+        self.client.delete(&pod).await.map_err(error("removing the pod"))?;
+        self.logs.release(id);
+        // Those who made pods since hold claims. What can't be asked now is looked at after the next removal.
+        if let Ok(there) = self.containers(None).await {
+            self.prune_logs(&there);
+        }
+        Ok(())
     }
 
     async fn stop(&self, id: &PodId, grace: Duration) -> Result<(), RuntimeError> {
@@ -329,6 +368,9 @@ impl Runtime for PodmanRuntime {
     fn list(&self) -> BoxFuture<'_, Result<Vec<PodObserved>, RuntimeError>> {
         Box::pin(async {
             let listed = self.containers(None).await.map_err(|error| unavailable(&error))?;
+            if !self.pruned.swap(true, Ordering::Relaxed) {
+                self.prune_logs(&listed);
+            }
             self.observed(&listed).await.map_err(|error| unavailable(&error))
         })
     }

@@ -90,6 +90,8 @@ pub(super) struct Place<'a> {
     pub labels: &'a BTreeMap<String, String>,
     pub attempt: u32,
     pub log: &'a Path,
+    /// 0: unlimited.
+    pub log_max_bytes: u64,
     /// The user that the image names.
     pub image_user: &'a str,
 }
@@ -114,7 +116,11 @@ pub(super) fn container(container: &ContainerSpec, place: &Place<'_>) -> Value {
     set("env", json!(environment));
     set("mounts", container.mounts.iter().map(mount).collect());
     set("resource_limits", limits(&container.limits));
-    set("log_configuration", json!({ "driver": "k8s-file", "path": place.log }));
+    let mut log = json!({ "driver": "k8s-file", "path": place.log });
+    if place.log_max_bytes > 0 {
+        log["size"] = json!(place.log_max_bytes);
+    }
+    set("log_configuration", log);
     set("restart_policy", json!("no"));
     set("sdnotifyMode", json!("ignore"));
     set("systemd", json!("false"));
@@ -245,12 +251,12 @@ mod tests {
         let own = pod_spec(NetworkMode::Own);
         let labels = pod_labels(&own, "/data");
         let log = Path::new("/data/log");
-        let place = Place { id: &own.id, labels: &labels, attempt: 2, log, image_user: "app:9" };
+        let place = Place { id: &own.id, labels: &labels, attempt: 2, log, log_max_bytes: 4096, image_user: "app:9" };
         insta::assert_json_snapshot!("own_network", json!([pod(&own, &labels), container(&own.containers[0], &place)]));
 
         let host = pod_spec(NetworkMode::Host);
         let labels = pod_labels(&host, "/data");
-        let place = Place { id: &host.id, labels: &labels, attempt: 0, log, image_user: "" };
+        let place = Place { id: &host.id, labels: &labels, attempt: 0, log, log_max_bytes: 0, image_user: "" };
         insta::assert_json_snapshot!("host_network", container(&host.containers[0], &place));
     }
 }

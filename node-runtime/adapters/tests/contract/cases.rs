@@ -5,14 +5,14 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use pullpiri_node_adapters::{RuntimeError, RuntimeEvent};
+use pullpiri_node_adapters::{LogRetention, RuntimeError, RuntimeEvent};
 use pullpiri_node_core::runtime::{
     ContainerStateObserved, Limits, Mount, MountSource, NetworkMode, PodId, Port, Security,
 };
 
 use super::oci::{Oci, foreign_files, is_alive, start_agent};
 use super::support::{IMAGE, container};
-use super::{Backend, Case, Context, DEADLINE, exit_of, pid_of};
+use super::{Backend, Case, Context, DEADLINE, Narrow, exit_of, pid_of};
 
 macro_rules! cases {
     ($($name:ident),* $(,)?) => {
@@ -50,6 +50,8 @@ cases![
     a_killed_sandbox_takes_its_containers_with_it,
     an_agent_that_was_killed_loses_nothing,
     removal_leaves_nothing,
+    logs_of_removed_pods_are_kept_for_a_while,
+    a_flood_of_output_leaves_a_bounded_log,
 ];
 
 async fn runs_logs_and_reports_the_exit(c: &Context) {
@@ -626,4 +628,84 @@ async fn removal_leaves_nothing(c: &Context) {
     assert!(pids.iter().all(|p| !is_alive(*p)));
     assert!(c.observed(&pod.id).await.is_none());
     assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
+}
+
+/// Bytes of all files in a pod's log directory.
+fn logged_bytes(c: &Context, pod: &PodId) -> u64 {
+    let entries = std::fs::read_dir(c.backend.log_dir(pod)).unwrap();
+    entries.map(|entry| entry.unwrap().metadata().unwrap().len()).sum()
+}
+
+/// Waits until those pods' logs, and no others of these, are there: old ones are deleted in the background.
+async fn logs_left(c: &Context, pods: &[PodId], expected: &[&PodId]) {
+    let left = || -> Vec<&PodId> { pods.iter().filter(|pod| c.backend.log_dir(pod).exists()).collect() };
+    let wait = async {
+        while left() != expected {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    assert!(tokio::time::timeout(DEADLINE, wait).await.is_ok(), "{:?} isn't {expected:?}", left());
+}
+
+async fn logs_of_removed_pods_are_kept_for_a_while(c: &Context) {
+    let keep = |pods| Narrow { log_max_bytes: 0, retention: LogRetention { pods, bytes: 1 << 20 } };
+    let narrow = Context {
+        backend: c.backend.clone(),
+        runtime: c.backend.open_narrow(keep(2)).await,
+        case: c.case,
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let lives = narrow.run("lives", &["say", "alive", "forever"]).await;
+    narrow.logged(&lives.id, "c", "stdout alive").await;
+    let mut pods = vec![lives.id.clone()];
+    for name in ["one", "two", "three"] {
+        let pod = narrow.run(name, &["say", name, "exit", "0"]).await;
+        narrow.exit(&pod.id, "c").await;
+        narrow.runtime.remove_pod(&pod.id).await.unwrap();
+        pods.push(pod.id);
+    }
+    logs_left(c, &pods, &[&pods[0], &pods[2], &pods[3]]).await;
+    // What another agent left is known by the next, which also finds the living one.
+    let second = Context {
+        backend: c.backend.clone(),
+        runtime: c.backend.open_narrow(keep(1)).await,
+        case: c.case,
+        dir: tempfile::tempdir().unwrap(),
+    };
+    assert!(second.observed(&lives.id).await.is_some());
+    logs_left(c, &pods, &[&pods[0], &pods[3]]).await;
+    assert_eq!(c.backend.log(&pods[0], "c").await[0], "stdout alive");
+    assert_eq!(c.backend.log(&pods[3], "c").await, ["stdout three"]);
+    // Run again, it is no removed pod any more.
+    let again = second.run("three", &["say", "again", "forever"]).await;
+    second.logged(&again.id, "c", "stdout again").await;
+    second.runtime.remove_pod(&lives.id).await.unwrap();
+    let other = second.run("other", &["say", "other", "exit", "0"]).await;
+    second.exit(&other.id, "c").await;
+    second.runtime.remove_pod(&other.id).await.unwrap();
+    pods.push(other.id);
+    logs_left(c, &pods, &[&pods[3], &pods[4]]).await;
+    second.runtime.remove_pod(&again.id).await.unwrap();
+}
+
+async fn a_flood_of_output_leaves_a_bounded_log(c: &Context) {
+    const LIMIT: u64 = 64 << 10;
+    let narrow = Context {
+        backend: c.backend.clone(),
+        runtime: c.backend.open_narrow(Narrow { log_max_bytes: LIMIT, retention: LogRetention::default() }).await,
+        case: c.case,
+        dir: tempfile::tempdir().unwrap(),
+    };
+    // 2 MB in all, twice, since a restart appends.
+    let pod = narrow.run("a", &["flood", "20000", "say", "the end", "exit", "0"]).await;
+    narrow.exit(&pod.id, "c").await;
+    let again = narrow.runtime.start_container(&pod.id, &pod.containers[0], 1).await.unwrap();
+    assert_eq!(again.attempt, 1);
+    narrow.until(&pod.id, "the second exit", |p| p.containers[0].attempt == 1 && exit_of(p, "c").is_some()).await;
+    narrow.logged(&pod.id, "c", "stdout the end").await;
+    let bytes = logged_bytes(c, &pod.id);
+    // Three files at most, and a podman monitor looks after a buffer of 8 KiB has been written.
+    assert!(bytes <= 3 * LIMIT + (16 << 10), "{bytes} B");
+    assert!(bytes > 0);
+    narrow.runtime.remove_pod(&pod.id).await.unwrap();
 }

@@ -25,7 +25,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use futures::future::BoxFuture;
-use pullpiri_node_adapters::{Runtime, RuntimeEvent};
+use pullpiri_node_adapters::{LogRetention, Runtime, RuntimeEvent};
 use pullpiri_node_core::runtime::{
     ContainerObserved, ContainerSpec, ContainerStateObserved, Exit, NetworkMode, PodId, PodObserved, PodSpec,
 };
@@ -33,12 +33,26 @@ use pullpiri_node_core::runtime::{
 /// How long anything may take before a case gives up on it.
 const DEADLINE: Duration = Duration::from_secs(60);
 
+/// Limits that a test can reach.
+#[derive(Clone, Copy)]
+struct Narrow {
+    /// Of one log file.
+    log_max_bytes: u64,
+    retention: LogRetention,
+}
+
 /// An adapter under test.
 trait Backend: Send + Sync {
     fn name(&self) -> &'static str;
 
     /// A new adapter object over the same state as those before it.
     fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>>;
+
+    /// The same, with little room for logs.
+    fn open_narrow(&self, narrow: Narrow) -> BoxFuture<'_, Arc<dyn Runtime>>;
+
+    /// The directory of a pod's logs.
+    fn log_dir(&self, pod: &PodId) -> PathBuf;
 
     /// What a container has logged, as `stdout one` or `stderr two` per line.
     fn log<'a>(&'a self, pod: &'a PodId, container: &'a str) -> BoxFuture<'a, Vec<String>>;

@@ -9,7 +9,7 @@ use pullpiri_node_adapters::oci::{OciOptions, OciRuntime, Zygote, ZygoteError, z
 use pullpiri_node_core::runtime::{NetworkMode, PodId};
 use pullpiri_node_host::{cgroup, mount, process};
 
-use super::{Backend, support};
+use super::{Backend, Narrow, support};
 
 pub struct Oci {
     data: PathBuf,
@@ -20,15 +20,15 @@ impl Oci {
     /// Fails with the reason to skip.
     pub async fn new(zygote: Result<Zygote, ZygoteError>, data: &Path, _archive: &Path) -> Result<Self, String> {
         let this = Self { data: data.to_owned(), zygote: Mutex::new(Some(zygote.map_err(|e| e.to_string())?)) };
-        let runtime = this.runtime().await.map_err(|e| e.to_string())?;
+        let runtime = this.runtime(OciOptions::default()).await.map_err(|e| e.to_string())?;
         runtime.probe().await.map_err(|e| e.to_string())?;
         Ok(this)
     }
 
-    async fn runtime(&self) -> Result<OciRuntime, pullpiri_node_adapters::RuntimeError> {
+    async fn runtime(&self, options: OciOptions) -> Result<OciRuntime, pullpiri_node_adapters::RuntimeError> {
         // The first has the forked zygote, those after it the executed one.
         let zygote = self.zygote.lock().unwrap().take().map_or_else(zygote::execute, Ok).unwrap();
-        OciRuntime::open(&self.data, zygote, OciOptions::default()).await
+        OciRuntime::open(&self.data, zygote, options).await
     }
 }
 
@@ -38,7 +38,21 @@ impl Backend for Oci {
     }
 
     fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
-        Box::pin(async { Arc::new(self.runtime().await.unwrap()) as Arc<dyn Runtime> })
+        Box::pin(async { Arc::new(self.runtime(OciOptions::default()).await.unwrap()) as Arc<dyn Runtime> })
+    }
+
+    fn open_narrow(&self, narrow: Narrow) -> BoxFuture<'_, Arc<dyn Runtime>> {
+        let options = OciOptions {
+            log_max_bytes: narrow.log_max_bytes,
+            log_max_files: 3,
+            log_retention: narrow.retention,
+            ..OciOptions::default()
+        };
+        Box::pin(async { Arc::new(self.runtime(options).await.unwrap()) as Arc<dyn Runtime> })
+    }
+
+    fn log_dir(&self, pod: &PodId) -> PathBuf {
+        self.data.join("logs").join(&pod.0)
     }
 
     fn log<'a>(&'a self, pod: &'a PodId, container: &'a str) -> BoxFuture<'a, Vec<String>> {

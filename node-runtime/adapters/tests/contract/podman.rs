@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use pullpiri_node_adapters::Runtime;
-use pullpiri_node_adapters::podman::PodmanRuntime;
+use pullpiri_node_adapters::podman::{PodmanOptions, PodmanRuntime};
 use pullpiri_node_core::runtime::PodId;
 
-use super::Backend;
 use super::service::PodmanService;
+use super::{Backend, Narrow};
 
 pub struct Podman {
     service: PodmanService,
@@ -37,6 +37,16 @@ impl Backend for Podman {
 
     fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>> {
         Box::pin(async { Arc::new(self.runtime()) as Arc<dyn Runtime> })
+    }
+
+    fn open_narrow(&self, narrow: Narrow) -> BoxFuture<'_, Arc<dyn Runtime>> {
+        let options = PodmanOptions { log_max_bytes: narrow.log_max_bytes, log_retention: narrow.retention };
+        let runtime = PodmanRuntime::with_options(&self.service.socket(), &self.data, &options);
+        Box::pin(async { Arc::new(runtime) as Arc<dyn Runtime> })
+    }
+
+    fn log_dir(&self, pod: &PodId) -> PathBuf {
+        self.data.join("podman/logs").join(&pod.0)
     }
 
     fn log<'a>(&'a self, pod: &'a PodId, container: &'a str) -> BoxFuture<'a, Vec<String>> {
