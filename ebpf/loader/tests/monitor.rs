@@ -2,7 +2,8 @@
 
 mod monitor_support;
 
-use std::process::Command;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
@@ -322,6 +323,62 @@ fn new_threads_names_programs_and_ends_are_told() {
     let told =
         |event: &Event| matches!(event, Event::Fork { thread, .. } | Event::Exit { thread, .. } if thread.pid == tid);
     assert!(!events.drain(usize::MAX).iter().any(told));
+}
+
+/// A cgroup of the unified hierarchy, removed when the test ends.
+struct Cgroup(std::path::PathBuf);
+
+impl Cgroup {
+    fn new() -> Option<Self> {
+        let mounts = std::fs::read_to_string("/proc/mounts").ok()?;
+        let mount = mounts.lines().find_map(|line| line.split(' ').collect::<Vec<_>>().get(1..3).and_then(unified))?;
+        let path = std::path::Path::new(&mount).join(format!("pullpiri-monitor-test-{}", std::process::id()));
+        std::fs::create_dir(&path).ok()?;
+        Some(Self(path))
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        // Its last process may not be gone yet.
+        let end = std::time::Instant::now() + PATIENCE;
+        while std::fs::remove_dir(&self.0).is_err() && std::time::Instant::now() < end {
+            std::thread::yield_now();
+        }
+    }
+}
+
+fn unified(fields: &[&str]) -> Option<String> {
+    (fields[1] == "cgroup2").then(|| fields[0].to_owned())
+}
+
+#[test]
+fn processes_of_a_followed_cgroup_are_told() {
+    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let Some(cgroup) = Cgroup::new() else {
+        println!("skipped: no cgroup v2 that may be written to");
+        return;
+    };
+    let id = std::fs::metadata(&cgroup.0).unwrap().ino();
+    let shell = Command::new("sh").args(["-c", "read line; sleep 0; true"]).stdin(Stdio::piped()).spawn();
+    let mut shell = shell.unwrap();
+    std::fs::write(cgroup.0.join("cgroup.procs"), shell.id().to_string()).unwrap();
+    monitor.follow_cgroup(id, 11).unwrap();
+    drop(shell.stdin.take());
+    assert!(shell.wait().unwrap().success());
+    let (pid, mut seen) = (shell.id(), Vec::new());
+    wait_for(
+        &mut events,
+        &mut seen,
+        "the end of a process of the cgroup",
+        |event| matches!(event, Event::Exit { thread, .. } if thread.pid == pid && thread.cookie == 11),
+    );
+    let child = seen.iter().find_map(|event| match event {
+        Event::Fork { thread, parent_tgid } if *parent_tgid == pid && thread.cookie == 11 => Some(thread.pid),
+        _ => None,
+    });
+    assert!(seen.iter().any(|event| matches!(event, Event::Exec(thread) if Some(thread.pid) == child)), "{seen:?}");
+    monitor.unfollow_cgroup(id).unwrap();
 }
 
 #[test]

@@ -432,3 +432,23 @@ fn ignore_missing(removed: Result<(), MapError>) -> Result<(), MapError> {
 fn is_not_found(error: &MapError) -> bool {
     matches!(error, MapError::SyscallError(error) if error.io_error.kind() == std::io::ErrorKind::NotFound)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_monitor_may_move_between_threads() {
+        fn movable<T: Send + 'static>() {}
+        movable::<Monitor>();
+        movable::<Events>();
+    }
+
+    #[test]
+    fn the_filter_has_a_bit_for_each_value_of_a_pids_low_sixteen_bits() {
+        assert_eq!(filter_bit(0), (0, 1));
+        assert_eq!(filter_bit(65), (1, 2));
+        assert_eq!(filter_bit(65_535), (1_023, 1 << 63));
+        assert_eq!(filter_bit(65_536 + 65), filter_bit(65));
+    }
+}
