@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pullpiri_node_core::quantity;
 
 /// Orchestrates the services of a software-defined vehicle.
 #[derive(Parser, Debug)]
@@ -93,6 +94,13 @@ pub(crate) struct Workloads {
     /// Serve Prometheus metrics over plain HTTP on this address
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// The interface to other nodes (default: the one that leads to the API server, or by default out)
+    #[arg(long, value_name = "IFACE")]
+    pub(crate) uplink: Option<String>,
+    /// How fast the link to other nodes is, in bits per second: 100M (default: what its driver says; the NodeRuntime's
+    /// spec.uplink comes before both)
+    #[arg(long, value_name = "RATE", value_parser = rate)]
+    pub(crate) link_rate: Option<u64>,
 }
 
 #[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -383,4 +391,12 @@ pub(crate) struct Kubeconfig {
     /// The API server's URL as the user reaches it
     #[arg(long, value_name = "URL")]
     pub(crate) server: String,
+}
+
+fn rate(text: &str) -> Result<u64, String> {
+    match quantity::units(text) {
+        Ok(0) => Err("expected more than 0 bits per second, as 100M".to_owned()),
+        Ok(bps) => Ok(bps),
+        Err(error) => Err(error.to_string()),
+    }
 }

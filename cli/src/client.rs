@@ -22,3 +22,10 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Failure
     };
     Client::try_from(config).map_err(|error| Failure::from_error("making a Kubernetes client", &error))
 }
+
+/// The API server's name or address in a kubeconfig, if it says one.
+pub(crate) async fn host(kubeconfig: &Path) -> Option<String> {
+    let file = Kubeconfig::read_from(kubeconfig).ok()?;
+    let config = Config::from_custom_kubeconfig(file, &KubeConfigOptions::default()).await.ok()?;
+    config.cluster_url.host().map(str::to_owned)
+}

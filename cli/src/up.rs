@@ -36,7 +36,8 @@ pub(crate) async fn run(arguments: &Up, zygote: Zygote) -> Result<(), Failure> {
     let user = UserInfo::new(format!("{NODE_USER_PREFIX}{node}"), [NODE_GROUP.to_owned(), AUTHENTICATED.to_owned()]);
     let data_dir = &arguments.serving.data_dir;
     let agent =
-        workloads::agent(&node, data_dir, &arguments.workloads, zygote, server.client(user), &mut registry).await?;
+        workloads::agent(&node, data_dir, &arguments.workloads, zygote, server.client(user), None, &mut registry)
+            .await?;
     metrics::serve(arguments.workloads.metrics_listen, Sources::new(registry, Some(server)), stop.clone()).await?;
 
     let controllers = tokio::spawn(controllers);

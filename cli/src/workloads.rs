@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use kube::Client;
 use prometheus_client::registry::Registry;
-use pullpiri_agent::{Agent, Config};
+use pullpiri_agent::{Agent, Config, NetworkConfig};
 use pullpiri_crds::model::Adapter;
 use pullpiri_node_adapters::Runtime;
 use pullpiri_node_adapters::oci::{OciOptions, OciRuntime, Zygote};
@@ -21,6 +21,7 @@ pub(crate) async fn agent(
     workloads: &Workloads,
     zygote: Zygote,
     client: Client,
+    api_server: Option<String>,
     registry: &mut Registry,
 ) -> Result<Agent, Failure> {
     let data_dir = absolute(data_dir)?;
@@ -32,6 +33,7 @@ pub(crate) async fn agent(
     config.metrics_address =
         workloads.metrics_listen.filter(|address| !address.ip().is_unspecified()).map(|address| address.to_string());
     config.stop_workloads = workloads.stop_workloads;
+    config.network = NetworkConfig { uplink: workloads.uplink.clone(), link_rate_bps: workloads.link_rate, api_server };
     config.default_adapter = match workloads.runtime {
         RuntimeChoice::Auto => None,
         RuntimeChoice::Oci => Some(Adapter::Oci),

@@ -11,11 +11,12 @@ use pullpiri_node_adapters::{Runtime, RuntimeError};
 use pullpiri_node_core::Action;
 use pullpiri_node_core::memory::{Failure, FailureKind};
 use pullpiri_node_core::plan::HostStep;
-use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, PodId, PodObserved};
+use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, NetworkMode, PodId, PodObserved};
 use pullpiri_node_host::{SysError, process};
 
 use crate::host;
 use crate::metrics::Metrics;
+use crate::network::Network;
 
 /// How often, and how long apart, a runtime is asked whether it knows that a process has ended.
 const LOOKS: u32 = 400;
@@ -36,18 +37,21 @@ pub(crate) enum Effect {
     Container(Adapter, ContainerObserved),
     /// The instance has volumes on disk, or none any more.
     Directory(bool),
+    /// The pod has its place in a Network, or none any more.
+    Attached(bool),
 }
 
 #[derive(Clone, Debug)]
 pub(crate) struct Executor {
     runtimes: Vec<Arc<dyn Runtime>>,
     volumes: PathBuf,
+    network: Network,
     metrics: Metrics,
 }
 
 impl Executor {
-    pub fn new(runtimes: Vec<Arc<dyn Runtime>>, volumes: PathBuf, metrics: Metrics) -> Self {
-        Self { runtimes, volumes, metrics }
+    pub fn new(runtimes: Vec<Arc<dyn Runtime>>, volumes: PathBuf, network: Network, metrics: Metrics) -> Self {
+        Self { runtimes, volumes, network, metrics }
     }
 
     pub fn runtime(&self, adapter: Adapter) -> Option<&Arc<dyn Runtime>> {
@@ -75,17 +79,33 @@ impl Executor {
                 effects.push(Effect::Directory(false));
                 Ok(())
             }
+            Action::Detach { pod } => {
+                self.network.detach(pod.clone()).await?;
+                effects.push(Effect::Attached(false));
+                Ok(())
+            }
             Action::ProjectFiles { steps, .. } => prepare(steps.clone()).await,
             Action::RunPod { adapter, spec, steps } => {
                 let runtime = self.get(*adapter)?;
+                let (joins, steps): (Vec<_>, Vec<_>) =
+                    steps.iter().cloned().partition(|step| matches!(step, HostStep::Attach { .. }));
                 if !steps.is_empty() {
                     effects.push(Effect::Directory(true));
-                    prepare(steps.clone()).await?;
+                    prepare(steps).await?;
+                }
+                for join in joins {
+                    if let HostStep::Attach { pod, attachment } = join {
+                        effects.push(Effect::Attached(true));
+                        self.network.attach(pod, *attachment).await?;
+                    }
                 }
                 let began = Instant::now();
                 match runtime.run_pod(spec).await {
                     Ok(pod) => {
                         self.metrics.started(began.elapsed());
+                        if spec.network == NetworkMode::Host {
+                            self.network.poke();
+                        }
                         effects.push(Effect::Pod(*adapter, Some(pod)));
                         Ok(())
                     }

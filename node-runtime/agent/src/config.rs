@@ -11,6 +11,7 @@ use pullpiri_node_adapters::Runtime;
 use pullpiri_node_core::restart::Backoff;
 
 use crate::AgentError;
+use crate::network::NetworkConfig;
 
 #[derive(Clone, Debug)]
 pub struct Config {
@@ -28,6 +29,7 @@ pub struct Config {
     pub heartbeat: Heartbeat,
     /// Where this process serves its metrics, if it does: `host:port`. Told to others as it is.
     pub metrics_address: Option<String>,
+    pub network: NetworkConfig,
 }
 
 /// How often a node renews its Lease, and for how long that holds. Four renewals may fail before a node is given up.
@@ -55,6 +57,7 @@ impl Config {
             backoff: Backoff::default(),
             heartbeat: Heartbeat::default(),
             metrics_address: None,
+            network: NetworkConfig::default(),
         }
     }
 

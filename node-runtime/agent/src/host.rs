@@ -32,6 +32,8 @@ pub(crate) fn prepare(steps: &[HostStep]) -> Result<(), HostError> {
         }
         HostStep::SubPath { volume, base, sub_path } => below(volume, base, sub_path),
         HostStep::Files { volume, directory, files, hash } => project(volume, directory, files, hash),
+        // The node's network does that.
+        HostStep::Attach { .. } => Ok(()),
     })
 }
 

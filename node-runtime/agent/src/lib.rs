@@ -18,6 +18,7 @@ mod host;
 mod instances;
 mod ledger;
 mod metrics;
+mod network;
 mod node;
 mod pods;
 mod realtime;
@@ -38,6 +39,7 @@ use tokio_util::sync::CancellationToken;
 pub use config::{Config, Heartbeat};
 pub use ledger::LedgerError;
 pub use metrics::Metrics;
+pub use network::{NetworkConfig, Outcome, Plumbing};
 
 /// The field manager of everything that a node writes.
 pub const FIELD_MANAGER: &str = "pullpiri-node";

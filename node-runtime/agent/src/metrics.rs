@@ -23,6 +23,7 @@ pub struct Metrics {
     pub(crate) events_dropped: Counter,
     pub(crate) ledger_failures: Counter,
     pub(crate) realtime: crate::realtime::Metrics,
+    pub(crate) network: crate::network::Source,
 }
 
 #[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
@@ -68,6 +69,7 @@ impl Metrics {
         let node = registry.sub_registry_with_prefix("pullpiri_node");
         let metrics = Self {
             realtime: crate::realtime::Metrics::register(node),
+            network: crate::network::Source::register(node),
             instances: Family::default(),
             starts: Counter::default(),
             restarts: Counter::default(),

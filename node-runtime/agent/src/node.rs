@@ -15,6 +15,7 @@ use pullpiri_crds::node::RuntimeStatus;
 use pullpiri_crds::{ModelInstance, ModelInstanceStatus};
 use pullpiri_node_adapters::{Runtime, RuntimeEvent};
 use pullpiri_node_core::memory::{FailureKind, Memory};
+use pullpiri_node_core::network::NodeState;
 use pullpiri_node_core::plan::{FinalizerChange, LedgerChange};
 use pullpiri_node_core::resolve::data_refs;
 use pullpiri_node_core::runtime::{PodId, PodObserved, Timestamp};
@@ -27,6 +28,7 @@ use tracing::{debug, info, warn};
 use crate::act::{Acted, Effect, Executor};
 use crate::instances::Told;
 use crate::metrics::Metrics;
+use crate::network::Network;
 use crate::pods::{Listed, fold, fold_container};
 use crate::realtime::{self, Realtime};
 use crate::references::References;
@@ -55,6 +57,8 @@ pub(crate) enum Message {
     /// As a write of ours left it.
     Written(Box<ModelInstance>),
     Realtime(realtime::News),
+    /// What this node can do for Networks is known.
+    Network(NodeState),
 }
 
 pub(crate) struct Node {
@@ -117,10 +121,12 @@ pub(crate) async fn run(
     tokio::spawn(instances::watch(client.clone(), name.clone(), sender.clone(), metrics.clone(), stop.clone()));
     tokio::spawn(heartbeat::beat(client.clone(), name.clone(), config.heartbeat, metrics.clone(), stop.clone()));
 
+    let network =
+        Network::start(&config, &name, client.clone(), sender.clone(), facts.clone(), &metrics.network, stop.clone());
     let volumes = config.data_dir.join("volumes");
     let mut node = Node {
         snapshot: first_snapshot(&config, &name, &volumes, memories, &runtimes),
-        executor: Executor::new(runtimes.clone(), volumes, metrics.clone()),
+        executor: Executor::new(runtimes.clone(), volumes, network.clone(), metrics.clone()),
         ledger: ledger::Writer::start(disk, metrics.clone(), ledger_failure),
         reporter: Reporter::start(client.clone(), sender.clone(), metrics.clone()),
         teller: Teller::start(client.clone(), name.clone(), metrics.clone()),
@@ -168,7 +174,8 @@ pub(crate) async fn run(
         if node.unlisted.is_empty() {
             if let Some(identity) = identity.take() {
                 node.choose_default(config.default_adapter);
-                tokio::spawn(register::keep(client.clone(), identity, facts_receiver.clone(), stop.clone()));
+                let network = network.clone();
+                tokio::spawn(register::keep(client.clone(), identity, facts_receiver.clone(), network, stop.clone()));
             }
             node.decide();
         }
@@ -200,6 +207,7 @@ fn first_snapshot(
         pods: BTreeMap::new(),
         data: BTreeMap::new(),
         directories: host::directories(volumes).into_iter().map(PodId).collect(),
+        network: Network::known(&config.data_dir),
         synced: false,
     }
 }
@@ -250,6 +258,11 @@ impl Node {
                 }
             }
             Message::Realtime(news) => self.hear_of_threads(news),
+            Message::Network(state) => {
+                self.snapshot.network = state;
+                self.dirty.extend(self.snapshot.instances.keys().cloned());
+                self.sweep = true;
+            }
         }
     }
 
@@ -479,6 +492,12 @@ impl Node {
             }
             Effect::Directory(false) => {
                 self.snapshot.directories.remove(id);
+            }
+            Effect::Attached(true) => {
+                self.snapshot.network.attached.insert(id.clone());
+            }
+            Effect::Attached(false) => {
+                self.snapshot.network.attached.remove(id);
             }
         }
     }

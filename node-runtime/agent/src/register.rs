@@ -23,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use crate::FIELD_MANAGER;
+use crate::network::{Network, NetworkFacts};
 use crate::realtime::Capability;
 use crate::retry::{Retry, Verdict, judge};
 
@@ -40,6 +41,7 @@ pub(crate) struct Facts {
     pub metrics_address: Option<String>,
     /// `None` until it was probed.
     pub realtime: Option<Capability>,
+    pub network: Option<NetworkFacts>,
 }
 
 #[derive(Clone, Debug)]
@@ -50,14 +52,20 @@ pub(crate) struct Identity {
     pub labels: BTreeMap<String, String>,
 }
 
-pub(crate) async fn keep(client: Client, identity: Identity, facts: watch::Receiver<Facts>, stop: CancellationToken) {
+pub(crate) async fn keep(
+    client: Client,
+    identity: Identity,
+    facts: watch::Receiver<Facts>,
+    network: Network,
+    stop: CancellationToken,
+) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = keep_registered(client, identity, facts) => {}
+        () = keep_registered(client, identity, facts, network) => {}
     }
 }
 
-async fn keep_registered(client: Client, identity: Identity, mut facts: watch::Receiver<Facts>) {
+async fn keep_registered(client: Client, identity: Identity, mut facts: watch::Receiver<Facts>, network: Network) {
     let api: Api<NodeRuntime> = Api::all(client);
     let mut retry = Retry::default();
     let mut complained = false;
@@ -66,7 +74,10 @@ async fn keep_registered(client: Client, identity: Identity, mut facts: watch::R
     loop {
         let current = facts.borrow_and_update().clone();
         match register(&api, &identity, &current).await {
-            Ok(()) => retry.succeeded(),
+            Ok(known) => {
+                retry.succeeded();
+                network.declare(known.spec.uplink).await;
+            }
             Err(error) => {
                 if judge(&error) == Verdict::Refused && !complained {
                     complained = true;
@@ -88,6 +99,7 @@ async fn keep_registered(client: Client, identity: Identity, mut facts: watch::R
                 event = events.next() => match event {
                     Some(Ok(watcher::Event::Delete(_))) => break,
                     Some(Ok(watcher::Event::Apply(known))) => {
+                        network.declare(known.spec.uplink.clone()).await;
                         if known.status.as_ref() != Some(&status(&current, known.status.as_ref())) {
                             // Whoever disagrees is answered no more than once in a while.
                             tokio::time::sleep(DISAGREE).await;
@@ -102,7 +114,7 @@ async fn keep_registered(client: Client, identity: Identity, mut facts: watch::R
     }
 }
 
-async fn register(api: &Api<NodeRuntime>, identity: &Identity, facts: &Facts) -> Result<(), kube::Error> {
+async fn register(api: &Api<NodeRuntime>, identity: &Identity, facts: &Facts) -> Result<NodeRuntime, kube::Error> {
     let params = PatchParams::apply(FIELD_MANAGER).force();
     let object = json!({
         "apiVersion": "pullpiri.io/v1alpha1",
@@ -117,7 +129,7 @@ async fn register(api: &Api<NodeRuntime>, identity: &Identity, facts: &Facts) ->
     let known = api.patch(&identity.name, &params, &Patch::Apply(object)).await?;
     let status = status(facts, known.status.as_ref());
     if known.status.as_ref() == Some(&status) {
-        return Ok(());
+        return Ok(known);
     }
     let object = json!({
         "apiVersion": "pullpiri.io/v1alpha1",
@@ -125,8 +137,7 @@ async fn register(api: &Api<NodeRuntime>, identity: &Identity, facts: &Facts) ->
         "metadata": { "name": identity.name },
         "status": status,
     });
-    api.patch_status(&identity.name, &params, &Patch::Apply(object)).await?;
-    Ok(())
+    api.patch_status(&identity.name, &params, &Patch::Apply(object)).await
 }
 
 fn labels(identity: &Identity) -> BTreeMap<String, String> {
@@ -175,11 +186,15 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
         let holds = fact.status == pullpiri_node_core::realtime::Status::True;
         conditions.push(condition(kind::REALTIME, (holds, fact.reason, fact.message.clone()), known));
     }
+    if let Some(NetworkFacts { condition: (holds, reason, message), .. }) = &facts.network {
+        let message = message.chars().take(1024).collect();
+        conditions.push(condition(kind::NETWORK, (*holds, reason, message), known));
+    }
     NodeRuntimeStatus {
         capacity,
         metrics_address: facts.metrics_address.clone(),
         realtime: facts.realtime.as_ref().and_then(|realtime| realtime.status.clone()),
-        network: None,
+        network: facts.network.as_ref().map(|network| network.status.clone()),
         runtimes: facts.runtimes.clone(),
         default_runtime: facts.default_runtime,
         kernel,

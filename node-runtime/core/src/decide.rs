@@ -72,6 +72,9 @@ pub fn decide_unknown(snapshot: &Snapshot) -> Plan {
         plan.actions.push(removal(pod, UNKNOWN_GRACE, StopReason::Unknown));
     }
     let has_pod = |id: &PodId| snapshot.pods.keys().any(|(pod, _)| pod == id);
+    for id in snapshot.network.attached.iter().filter(|id| !is_known(id) && !has_pod(id)) {
+        plan.actions.push(Action::Detach { pod: id.clone() });
+    }
     for id in snapshot.directories.iter().filter(|id| !is_known(id) && !has_pod(id)) {
         plan.actions.push(Action::RemoveFiles { pod: id.clone() });
     }
@@ -273,6 +276,13 @@ impl<'a> Pass<'a> {
             // Nobody knows what it was: it is removed as unknown.
             return self.plan;
         }
+        if self.snapshot.network.attached.contains(self.id) {
+            match self.wait_after_failure("") {
+                Some(at) => self.plan.requeue(at),
+                None => self.plan.actions.push(Action::Detach { pod: self.id.clone() }),
+            }
+            return self.plan;
+        }
         if self.snapshot.directories.contains(self.id) {
             self.plan.actions.push(Action::RemoveFiles { pod: self.id.clone() });
             if let Some(at) = self.wait_after_failure("") {
@@ -300,6 +310,10 @@ impl<'a> Pass<'a> {
     fn decide_removal(&mut self, accepted: &ModelInstance, why: StopReason, uncertain: Option<Blocked>) {
         let pods: Vec<&PodObserved> = self.pods().collect();
         if pods.is_empty() {
+            // Where nobody can look, a pod may still use it.
+            if uncertain.is_none() {
+                self.detach();
+            }
             self.blocked = uncertain;
         }
         for pod in pods {
@@ -320,7 +334,22 @@ impl<'a> Pass<'a> {
         if matches!(action, Action::StopPod { .. }) {
             self.event("Killing", false, format!("stopping the containers: {why}"));
         }
+        let removes = matches!(action, Action::RemovePod { .. });
         self.plan.actions.push(action);
+        // Its successor gets a namespace that nobody has touched.
+        if removes && self.snapshot.network.attached.contains(self.id) {
+            self.plan.actions.push(Action::Detach { pod: self.id.clone() });
+        }
+    }
+
+    fn detach(&mut self) {
+        if !self.snapshot.network.attached.contains(self.id) {
+            return;
+        }
+        match self.wait_after_failure("") {
+            Some(at) => self.plan.requeue(at),
+            None => self.plan.actions.push(Action::Detach { pod: self.id.clone() }),
+        }
     }
 
     fn decide_run(&mut self, accepted: &ModelInstance) {
@@ -342,6 +371,7 @@ impl<'a> Pass<'a> {
             namespace: accepted.metadata.namespace.as_deref().unwrap_or_default(),
             memory: &self.memory,
             data: &self.snapshot.data,
+            network: &self.snapshot.network,
         };
         let resolved = resolve::resolve(&context, accepted, adapter);
         if let Some(pod) = observed
@@ -508,6 +538,8 @@ impl<'a> Pass<'a> {
             degraded: &self.degraded,
             backoff,
             realtime: self.instance.realtime.as_ref(),
+            attached: self.snapshot.network.attached.contains(self.id),
+            no_network: self.snapshot.network.missing.as_deref(),
         };
         let status = status::compute(&facts, &self.memory);
         for (reason, warning, note) in status::transitions(&self.memory.status, &status) {

@@ -7,10 +7,12 @@
 //! * [`mod@decide`]: from the one to the other · [`status`]: what the API server is told
 //! * [`resolve`]: from a ModelInstance to a [`runtime::PodSpec`] · [`quantity`], [`expand`]: the texts in it
 //! * [`restart`]: restart policy and backoff · [`realtime`]: how threads are to be scheduled
+//! * [`network`]: interfaces, routes and queues of the node and its pods
 
 pub mod decide;
 pub mod expand;
 pub mod memory;
+pub mod network;
 pub mod plan;
 pub mod quantity;
 pub mod realtime;

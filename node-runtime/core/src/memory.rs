@@ -88,6 +88,8 @@ pub enum FailureKind {
     RuntimeMissing,
     /// A volume's path isn't there or isn't what it should be.
     Volume,
+    /// The pod couldn't be attached to its Network.
+    Network,
     /// The runtime says that it will never work.
     Refused,
     Failed,
@@ -97,7 +99,7 @@ impl FailureKind {
     /// The longest wait before another try. Images and volumes appear while somebody works on the node and looking for them is cheap.
     const fn max_delay(self) -> Duration {
         Duration::from_secs(match self {
-            Self::ImageMissing | Self::Volume => 10,
+            Self::ImageMissing | Self::Volume | Self::Network => 10,
             Self::RuntimeMissing => 30,
             Self::Failed => 60,
             Self::Refused => 300,
@@ -270,6 +272,7 @@ impl Memory {
             | Action::EndContainer { .. }
             | Action::RemovePod { .. }
             | Action::RemoveFiles { .. }
+            | Action::Detach { .. }
             | Action::ProjectFiles { .. }
             | Action::RunPod { .. } => String::new(),
         };

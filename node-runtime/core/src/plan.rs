@@ -9,6 +9,7 @@ use pullpiri_crds::ModelInstanceStatus;
 use pullpiri_crds::model::{Adapter, HostPathType};
 
 use crate::memory::Memory;
+use crate::network::Attachment;
 use crate::runtime::{ContainerSpec, PodId, PodSpec, Timestamp};
 use crate::snapshot::Content;
 
@@ -67,6 +68,10 @@ pub enum Action {
     RemoveFiles {
         pod: PodId,
     },
+    /// Its network namespace and interfaces.
+    Detach {
+        pod: PodId,
+    },
     /// Writes what ConfigMaps and Secrets hold now into volumes of a running pod.
     ProjectFiles {
         pod: PodId,
@@ -102,6 +107,7 @@ impl Action {
             Self::StopPod { pod, .. }
             | Self::RemovePod { pod, .. }
             | Self::RemoveFiles { pod }
+            | Self::Detach { pod }
             | Self::ProjectFiles { pod, .. }
             | Self::EndContainer { pod, .. }
             | Self::StartContainer { pod, .. } => pod,
@@ -113,9 +119,11 @@ impl Action {
     #[must_use]
     pub fn removes(&self) -> bool {
         match self {
-            Self::StopPod { .. } | Self::RemovePod { .. } | Self::RemoveFiles { .. } | Self::EndContainer { .. } => {
-                true
-            }
+            Self::StopPod { .. }
+            | Self::RemovePod { .. }
+            | Self::RemoveFiles { .. }
+            | Self::Detach { .. }
+            | Self::EndContainer { .. } => true,
             Self::ProjectFiles { .. } | Self::RunPod { .. } | Self::StartContainer { .. } => false,
         }
     }
@@ -163,6 +171,8 @@ pub enum HostStep {
     Directory { volume: String, path: PathBuf },
     /// `base/sub_path` exists, as a directory if nothing is there, and stays below `base` whatever links there are.
     SubPath { volume: String, base: PathBuf, sub_path: PathBuf },
+    /// The pod has its network namespace, with its place in a bridged Network.
+    Attach { pod: PodId, attachment: Box<Attachment> },
     /// `directory` holds exactly `files`, replaced all at once.
     Files { volume: String, directory: PathBuf, files: BTreeMap<String, File>, hash: String },
 }
@@ -181,7 +191,7 @@ impl HostStep {
     pub fn projection(&self) -> Option<(&str, String)> {
         match self {
             Self::Files { volume, hash, .. } => Some((volume, hash.clone())),
-            Self::HostPath { .. } | Self::Directory { .. } | Self::SubPath { .. } => None,
+            Self::HostPath { .. } | Self::Directory { .. } | Self::SubPath { .. } | Self::Attach { .. } => None,
         }
     }
 }
@@ -279,6 +289,7 @@ impl fmt::Display for Action {
             }
             Self::RemovePod { pod, adapter, why } => write!(f, "remove  {pod} {}: {why}", adapter.as_str()),
             Self::RemoveFiles { pod } => write!(f, "remove  {pod} files"),
+            Self::Detach { pod } => write!(f, "detach  {pod}"),
             Self::ProjectFiles { pod, steps } => {
                 write!(f, "project {pod}")?;
                 write_steps(f, steps)
@@ -316,6 +327,16 @@ impl fmt::Display for HostStep {
             Self::Directory { volume, path } => write!(f, "volume {volume}: directory {}", show(path)),
             Self::SubPath { volume, base, sub_path } => {
                 write!(f, "volume {volume}: {} below {}", show(sub_path), show(base))
+            }
+            Self::Attach { attachment, .. } => {
+                write!(f, "network {}:", attachment.network)?;
+                for (address, gateway) in attachment.addresses.iter().zip(&attachment.gateways) {
+                    write!(f, " {address} via {gateway}")?;
+                }
+                for port in &attachment.ports {
+                    write!(f, " {}/{}→{}", port.protocol, port.host_port, port.port)?;
+                }
+                Ok(())
             }
             Self::Files { volume, directory, files, hash } => {
                 write!(f, "volume {volume}: {} holds {hash}", show(directory))?;

@@ -43,13 +43,15 @@ pub struct PodSpec {
     pub labels: BTreeMap<String, String>,
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub enum NetworkMode {
     /// The node's network namespace.
     Host,
     /// A network namespace of the pod's own, shared by its containers, with loopback up.
     Own,
+    /// A network namespace that is there, by the file that it is bound to. Who made it publishes its ports.
+    Namespace(PathBuf),
 }
 
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub data: BTreeMap<DataRef, DataState>,
     /// Instances that have a directory of volumes on this node's disk.
     pub directories: BTreeSet<PodId>,
+    /// What of the node's network decides about pods.
+    pub network: crate::network::NodeState,
     /// Whether the API server has told all instances of this node. Before that, an instance that only the ledger knows is wanted, and
     /// a pod that nobody knows is left alone.
     pub synced: bool,

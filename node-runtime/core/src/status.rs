@@ -42,6 +42,9 @@ pub(crate) struct Facts<'a> {
     pub degraded: &'a [String],
     pub backoff: &'a Backoff,
     pub realtime: Option<&'a Report>,
+    /// Whether the pod is attached to its Network; why it can't be.
+    pub attached: bool,
+    pub no_network: Option<&'a str>,
 }
 
 /// The reason that stands on conditions and Events for a failed operation.
@@ -51,6 +54,7 @@ pub const fn failure_reason(kind: FailureKind) -> &'static str {
         FailureKind::ImageMissing => reason::IMAGE_MISSING,
         FailureKind::RuntimeMissing => reason::RUNTIME_MISSING,
         FailureKind::Volume => reason::VOLUME_MISSING,
+        FailureKind::Network => reason::NO_NETWORKING,
         FailureKind::Refused | FailureKind::Failed => reason::RUNTIME_ERROR,
     }
 }
@@ -218,6 +222,7 @@ impl Computation<'_> {
         ]
         .into_iter()
         .chain(self.realtime_conditions())
+        .chain(self.network().map(|network| self.condition(kind::NETWORK, network)))
         .collect()
     }
 
@@ -265,6 +270,23 @@ impl Computation<'_> {
 
     fn fact(&self, type_: &str, fact: &Fact) -> Condition {
         self.stated(type_, fact.status.as_str(), fact.reason, &fact.message)
+    }
+
+    /// `None` for an instance that joins no bridged Network.
+    fn network(&self) -> Option<(bool, &'static str, String)> {
+        let network = self.facts.accepted.spec.network.as_ref()?;
+        let failure = self.memory.failures.values().find(|failure| failure.failure.kind == FailureKind::Network);
+        Some(match (self.facts.attached, self.facts.no_network, failure) {
+            (_, Some(missing), _) => (false, reason::NO_NETWORKING, missing.to_owned()),
+            (_, None, Some(failure)) => (false, reason::NO_NETWORKING, failure.failure.message.clone()),
+            (true, None, None) => {
+                (true, reason::ATTACHED, format!("{} on network {}", network.addresses.join(", "), network.name))
+            }
+            (false, None, None) if self.facts.desired == Desired::Run => {
+                (false, reason::STARTING, format!("it joins network {} when it starts", network.name))
+            }
+            (false, None, None) => (false, reason::STOPPED, format!("it isn't on network {}", network.name)),
+        })
     }
 
     fn condition(&self, type_: &str, (holds, reason, message): (bool, &str, String)) -> Condition {

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use insta::assert_snapshot;
+use pullpiri_crds::instance::InstanceNetwork;
 use pullpiri_crds::model::{
     Adapter, ConfigMapFiles, ContainerPort, EnvVar, EnvVarSource, ImagePullPolicy, KeySelector, ModelVolume, Protocol,
     Resources, RestartPolicy, VolumeMount,
@@ -202,4 +203,92 @@ fn what_cannot_be_honoured_is_said() {
     world.create(instance("bad", spec));
     assert_snapshot!("invalid_template", world.settle(true));
     assert!(world.running("bad").is_empty());
+}
+
+fn joins(world: &mut World, name: &str) {
+    world.update(name, |spec| {
+        spec.network = Some(InstanceNetwork {
+            name: "drive".to_owned(),
+            addresses: vec!["10.20.0.5".to_owned(), "fd00:20::5".to_owned()],
+            gateways: vec!["10.20.0.1".to_owned(), "fd00:20::1".to_owned()],
+        });
+        let ports = [(80, Some(8080), Protocol::Tcp), (53, Some(53), Protocol::Udp), (99, None, Protocol::Tcp)];
+        spec.template.spec.containers[0].ports = ports
+            .into_iter()
+            .map(|(container_port, host_port, protocol)| ContainerPort {
+                container_port,
+                host_port,
+                protocol: Some(protocol),
+                name: None,
+            })
+            .collect();
+    });
+}
+
+#[test]
+fn a_bridged_pod_is_attached_before_it_runs_and_detached_after() {
+    let mut world = World::new();
+    world.create(instance("brake", model(&["brake"], RestartPolicy::Always)));
+    joins(&mut world, "brake");
+    assert_snapshot!("attached", world.settle(true));
+    world.restart_agent();
+    assert_snapshot!("adopted", world.settle(true));
+    // Made from another template: the successor gets a namespace that nobody has touched.
+    world.update("brake", |spec| spec.template.spec.hostname = Some("brake-2".to_owned()));
+    assert_snapshot!("attached_anew", world.settle(true));
+    world.update("brake", |spec| spec.run = false);
+    assert_snapshot!("stopped_and_detached", world.settle(true));
+    world.update("brake", |spec| spec.run = true);
+    world.settle(true);
+    world.delete("brake");
+    world.settle(true);
+    assert!(world.api.is_empty() && world.agent.network.attached.is_empty());
+}
+
+#[test]
+fn what_an_agent_that_died_left_attached_is_detached() {
+    let mut world = World::new();
+    world.agent.network.attached.insert(id("nobody"));
+    assert_snapshot!("nobodys_network", world.settle(true));
+    world.create(instance("brake", model(&["brake"], RestartPolicy::Always)));
+    joins(&mut world, "brake");
+    world.settle(true);
+    // The machine boots: pods are gone, the record of what was attached isn't.
+    world.pods.clear();
+    world.delete("brake");
+    world.restart_agent();
+    world.settle(true);
+    assert!(world.api.is_empty() && world.agent.network.attached.is_empty());
+}
+
+#[test]
+fn a_node_without_networking_says_so_and_runs_the_rest() {
+    let mut world = World::new();
+    world.agent.network.namespaces = None;
+    world.agent.network.missing = Some("this node can't attach pods: CAP_NET_ADMIN is missing".to_owned());
+    world.create(instance("brake", model(&["brake"], RestartPolicy::Always)));
+    joins(&mut world, "brake");
+    world.create(instance("log", model(&["log"], RestartPolicy::Always)));
+    assert_snapshot!("no_networking", world.settle(true));
+    assert_eq!(world.running("log").len(), 1);
+    world.agent.network.missing = None;
+    world.agent.network.namespaces = Some("/data/netns".into());
+    world.settle(true);
+    assert_eq!(world.running("brake").len(), 1);
+}
+
+#[test]
+fn gateways_that_do_not_match_are_refused() {
+    let mut world = World::new();
+    world.create(instance("brake", model(&["brake"], RestartPolicy::Always)));
+    joins(&mut world, "brake");
+    let network = |world: &mut World, change: fn(&mut InstanceNetwork)| {
+        world.update("brake", |spec| change(spec.network.as_mut().unwrap()));
+        world.settle(true)
+    };
+    let transcript = network(&mut world, |network| network.gateways.reverse());
+    assert!(transcript.contains("spec.network.gateways:"), "{transcript}");
+    let transcript = network(&mut world, |network| network.addresses[0] = "10.20.0.5/24".to_owned());
+    assert!(transcript.contains("spec.network.addresses[0]: \"10.20.0.5/24\" is no address"), "{transcript}");
+    assert!(world.running("brake").is_empty());
 }

@@ -6,9 +6,9 @@ use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 
-use pullpiri_node_host::net::nat::{self, Forward, Nat};
-use pullpiri_node_host::net::qdisc::{self, HtbClass};
-use pullpiri_node_host::net::{Address, Family, Gso, LinkChange, Netlink, Route, link, namespace, sysctl};
+use pullpiri_node_core::network::shape::handle;
+use pullpiri_node_core::network::{Forward, Gso, HtbClass, Nat};
+use pullpiri_node_host::net::{Address, Family, LinkChange, Netlink, Route, link, namespace, nat, qdisc, sysctl};
 
 /// Two namespaces in a directory, removed at the end.
 struct Rig {
@@ -184,8 +184,8 @@ fn classes_change_in_place() {
             return;
         }
         let root = HtbClass {
-            handle: qdisc::handle(0x7070, 0xffff),
-            parent: qdisc::handle(0x7070, 0),
+            handle: handle(0x7070, 0xffff),
+            parent: handle(0x7070, 0),
             rate_bps: 1_000_000_000,
             ceiling_bps: 1_000_000_000,
             burst_ns: 1 << 20,
@@ -195,7 +195,7 @@ fn classes_change_in_place() {
         };
         // Beyond what 32 bits of bytes per second hold.
         let fast = HtbClass {
-            handle: qdisc::handle(0x7070, 1),
+            handle: handle(0x7070, 1),
             parent: root.handle,
             rate_bps: 40_000_000_000,
             ceiling_bps: 80_000_000_000,

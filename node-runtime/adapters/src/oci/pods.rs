@@ -397,6 +397,10 @@ impl Pods {
                 pod: id.0.clone(),
                 dir: dir.clone(),
                 own_network: spec.network == NetworkMode::Own,
+                network: match &spec.network {
+                    NetworkMode::Namespace(path) => Some(path.clone()),
+                    NetworkMode::Host | NetworkMode::Own => None,
+                },
                 cgroup_root: self.inner.node.options.cgroup_root.clone(),
                 ports: published(spec),
             };

@@ -77,7 +77,7 @@ fn is_tcp(port: &Port) -> bool {
 
 /// The ports of the node that lead to the pod's own network.
 pub(super) fn published(pod: &PodSpec) -> Vec<PublishedPort> {
-    if pod.network == NetworkMode::Host {
+    if pod.network != NetworkMode::Own {
         return Vec::new();
     }
     let ports = pod.containers.iter().flat_map(|c| &c.ports).filter(|p| is_tcp(p));
@@ -163,6 +163,8 @@ impl Node {
         let own = format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost\n127.0.1.1\t{}\n", pod.hostname);
         let (hosts, resolv) = match pod.network {
             NetworkMode::Own => (own, String::new()),
+            // Its names are its own; whether it reaches the node's servers is its network's affair.
+            NetworkMode::Namespace(_) => (own, read_or("/etc/resolv.conf", String::new())?),
             // A container in the node's network sees the node's names.
             NetworkMode::Host => (read_or("/etc/hosts", own)?, read_or("/etc/resolv.conf", String::new())?),
         };

@@ -16,6 +16,9 @@ pub struct Birth {
     pub dir: PathBuf,
     /// Make a network namespace for the pod.
     pub own_network: bool,
+    /// Join this network namespace.
+    #[serde(default)]
+    pub network: Option<PathBuf>,
     pub cgroup_root: PathBuf,
     /// Of a network of its own.
     #[serde(default)]

@@ -108,8 +108,8 @@ pub(super) fn pods(listed: &[Listed], inspected: &BTreeMap<String, Inspected>) -
             name: text(label::NAME),
             hash: text(label::HASH),
             adapter: Adapter::Podman,
-            // With the node's network there is nothing that could die.
-            sandbox_alive: entry.label(label::NETWORK) == Some("host"),
+            // With a network that isn't the pod's there is nothing that could die.
+            sandbox_alive: entry.label(label::NETWORK) != Some("own"),
             containers: Vec::new(),
         });
         if entry.is_infra {

@@ -1,6 +1,6 @@
 //! From a [`PodSpec`] to what libpod's create calls want (its SpecGenerator), and the labels by which pods are found again.
 //!
-//! A pod with the node's network is a set of plain containers. One with a network of its own is a podman pod, whose infra container holds the
+//! A pod with the node's network, or with a network namespace that is there (podman's pods join none), is a set of plain containers. One with a network of its own is a podman pod, whose infra container holds the
 //! network, IPC and UTS namespaces, so that each container may end and start without the others noticing.
 
 use std::collections::BTreeMap;
@@ -18,13 +18,15 @@ pub(super) mod label {
     pub const NAME: &str = "io.pullpiri.name";
     pub const HASH: &str = "io.pullpiri.hash";
     pub const HOSTNAME: &str = "io.pullpiri.hostname";
-    /// `host` or `own`.
+    /// `host`, `own` or `ns:` and the path of a network namespace.
     pub const NETWORK: &str = "io.pullpiri.network";
     /// Not on the infra container.
     pub const CONTAINER: &str = "io.pullpiri.container";
     pub const ATTEMPT: &str = "io.pullpiri.attempt";
 }
 
+/// Before the path in a label.
+const NAMESPACE_PREFIX: &str = "ns:";
 /// The kernel's default period of CPU quotas, in microseconds.
 const CPU_PERIOD_US: u64 = 100_000;
 /// The smallest quota that the kernel takes, in microseconds.
@@ -40,9 +42,10 @@ pub(super) fn container_name(id: &PodId, container: &str, attempt: u32) -> Strin
 
 /// What all of a pod's containers carry.
 pub(super) fn pod_labels(pod: &PodSpec, owner: &str) -> BTreeMap<String, String> {
-    let network = match pod.network {
-        NetworkMode::Host => "host",
-        NetworkMode::Own => "own",
+    let network = match &pod.network {
+        NetworkMode::Host => "host".to_owned(),
+        NetworkMode::Own => "own".to_owned(),
+        NetworkMode::Namespace(path) => format!("{NAMESPACE_PREFIX}{}", path.display()),
     };
     let mut labels = pod.labels.clone();
     for (key, value) in [
@@ -52,7 +55,7 @@ pub(super) fn pod_labels(pod: &PodSpec, owner: &str) -> BTreeMap<String, String>
         (label::NAME, &pod.name),
         (label::HASH, &pod.hash),
         (label::HOSTNAME, &pod.hostname),
-        (label::NETWORK, network),
+        (label::NETWORK, &network),
     ] {
         labels.insert(key.to_owned(), value.to_owned());
     }
@@ -140,11 +143,17 @@ pub(super) fn container(container: &ContainerSpec, place: &Place<'_>) -> Value {
     if let Some(user) = user(container, place.image_user) {
         set("user", json!(user));
     }
-    if place.labels.get(label::NETWORK).map(String::as_str) == Some("host") {
-        set("netns", json!({ "nsmode": "host" }));
-        set("hostname", json!(place.labels.get(label::HOSTNAME)));
-    } else {
-        set("pod", json!(pod_name(place.id)));
+    let network = place.labels.get(label::NETWORK).map_or("own", String::as_str);
+    let namespace = match network.strip_prefix(NAMESPACE_PREFIX) {
+        Some(path) => Some(json!({ "nsmode": "path", "value": path })),
+        None => (network == "host").then(|| json!({ "nsmode": "host" })),
+    };
+    match namespace {
+        Some(namespace) => {
+            set("netns", namespace);
+            set("hostname", json!(place.labels.get(label::HOSTNAME)));
+        }
+        None => set("pod", json!(pod_name(place.id))),
     }
     Value::Object(spec)
 }
@@ -258,5 +267,11 @@ mod tests {
         let labels = pod_labels(&host, "/data");
         let place = Place { id: &host.id, labels: &labels, attempt: 0, log, log_max_bytes: 0, image_user: "" };
         insta::assert_json_snapshot!("host_network", container(&host.containers[0], &place));
+
+        let labels = pod_labels(&pod_spec(NetworkMode::Namespace("/data/netns/uid".into())), "/data");
+        let place = Place { id: &host.id, labels: &labels, attempt: 0, log, image_user: "" };
+        let joined = container(&host.containers[0], &place);
+        assert_eq!(joined["netns"], json!({ "nsmode": "path", "value": "/data/netns/uid" }));
+        assert!(joined.get("pod").is_none());
     }
 }

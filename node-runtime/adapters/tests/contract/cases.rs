@@ -35,6 +35,7 @@ cases![
     a_missing_mount_source_is_refused,
     containers_share_a_network_of_their_own,
     a_port_is_published_from_a_network_of_its_own,
+    a_pod_joins_a_network_namespace_that_is_there,
     the_host_network_is_the_nodes,
     users_and_capabilities,
     a_bad_capability_is_refused,
@@ -341,6 +342,28 @@ async fn a_port_is_published_from_a_network_of_its_own(c: &Context) {
     c.runtime.remove_pod(&pod.id).await.unwrap();
     assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
     c.runtime.run_pod(&refused).await.unwrap();
+}
+
+async fn a_pod_joins_a_network_namespace_that_is_there(c: &Context) {
+    let path = c.dir.path().join("netns");
+    pullpiri_node_host::net::namespace::create(&path).unwrap();
+    let inode = |path: &std::path::Path| std::os::unix::fs::MetadataExt::ino(&std::fs::metadata(path).unwrap());
+    let expected = inode(&path);
+    let mut first = container("c", &["forever"]);
+    // Whoever made the namespace publishes its ports.
+    first.ports = vec![Port { container_port: 80, host_port: None, protocol: "udp".to_owned() }];
+    let pod = c.pod("a", NetworkMode::Namespace(path.clone()), vec![first, container("d", &["exit", "3"])]);
+    let observed = c.runtime.run_pod(&pod).await.unwrap();
+    let at = |pid: u32| inode(std::path::Path::new(&format!("/proc/{pid}/ns/net")));
+    assert_eq!(at(pid_of(&observed, "c").unwrap()), expected);
+    c.exit(&pod.id, "d").await;
+    let again = c.runtime.start_container(&pod.id, &container("d", &["forever"]), 1).await.unwrap();
+    let ContainerStateObserved::Running { pid, .. } = again.state else { panic!("{again:?}") };
+    assert_eq!(at(pid), expected);
+    c.runtime.remove_pod(&pod.id).await.unwrap();
+    assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
+    assert_eq!(inode(&path), expected, "it isn't the runtime's to remove");
+    pullpiri_node_host::net::namespace::remove(&path).unwrap();
 }
 
 async fn the_host_network_is_the_nodes(c: &Context) {

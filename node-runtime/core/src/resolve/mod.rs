@@ -12,10 +12,11 @@ use std::fmt;
 use pullpiri_crds::ModelInstance;
 use pullpiri_crds::condition::reason;
 use pullpiri_crds::instance::Template;
-use pullpiri_crds::model::{self, Adapter, ImagePullPolicy, ModelSpec, Protocol};
+use pullpiri_crds::model::{self, Adapter, ImagePullPolicy, Protocol};
 use pullpiri_crds::names::{LABEL_MODEL, LABEL_NODE, LABEL_PACKAGE, rfc1123};
 
 use crate::memory::Memory;
+use crate::network;
 use crate::plan::HostStep;
 use crate::quantity;
 use crate::runtime::{ContainerSpec, Limits, NetworkMode, PodId, PodSpec, Port, Security};
@@ -46,6 +47,8 @@ pub enum ProblemKind {
     Invalid,
     /// This node can't run it.
     CannotHonour,
+    /// This node can't join Networks.
+    NoNetworking,
     /// Something it refers to isn't there (yet).
     Missing,
     /// Something it refers to hasn't been fetched yet.
@@ -59,6 +62,7 @@ impl ProblemKind {
         match self {
             Self::Invalid => reason::INVALID_TEMPLATE,
             Self::CannotHonour => reason::CANNOT_HONOUR,
+            Self::NoNetworking => reason::NO_NETWORKING,
             Self::Missing => reason::VOLUME_MISSING,
             Self::Unknown => reason::STARTING,
         }
@@ -81,6 +85,7 @@ pub(crate) struct Context<'a> {
     pub namespace: &'a str,
     pub memory: &'a Memory,
     pub data: &'a BTreeMap<DataRef, DataState>,
+    pub network: &'a network::NodeState,
 }
 
 pub(crate) enum Lookup<'a> {
@@ -160,7 +165,7 @@ pub(crate) fn resolve(
         }
         let environment = environment::resolve(context, container, &field, &mut problems);
         let mounts = volumes::mounts(&volumes, container, &field, &mut steps, &mut problems);
-        let ports = ports(spec, container, adapter, &field, &mut problems);
+        let ports = ports(instance, container, adapter, &field, &mut problems);
         if container.image_pull_policy == Some(ImagePullPolicy::Always) {
             degraded.push(format!(
                 "{field}.imagePullPolicy: Always, but this node doesn't pull images; what was loaded runs"
@@ -179,6 +184,7 @@ pub(crate) fn resolve(
             security: security(container, &field, &mut problems),
         });
     }
+    let network = join(context, instance, &mut containers, &mut steps, &mut problems);
     if !problems.is_empty() {
         problems.sort();
         return Err(problems);
@@ -193,11 +199,46 @@ pub(crate) fn resolve(
         name: instance.metadata.name.clone().unwrap_or_default(),
         hash: template_hash(template),
         hostname: spec.hostname.clone().unwrap_or_else(|| hostname(&instance.spec.model)),
-        network: if spec.host_network == Some(true) { NetworkMode::Host } else { NetworkMode::Own },
+        network,
         containers,
         labels,
     };
     Ok(Resolved { pod, steps, degraded })
+}
+
+/// Where the pod's network is. A bridged Network's ports are published by the node, not by the runtime.
+fn join(
+    context: &Context<'_>,
+    instance: &ModelInstance,
+    containers: &mut [ContainerSpec],
+    steps: &mut Vec<HostStep>,
+    problems: &mut Vec<Problem>,
+) -> NetworkMode {
+    if instance.spec.template.spec.host_network == Some(true) {
+        return NetworkMode::Host;
+    }
+    let Some(given) = &instance.spec.network else { return NetworkMode::Own };
+    let Some(namespace) = context.network.namespace(context.id) else {
+        let (kind, message) = match &context.network.missing {
+            Some(missing) => (ProblemKind::NoNetworking, missing.clone()),
+            None => (ProblemKind::Unknown, "this node is still looking at its network".to_owned()),
+        };
+        problems.push(Problem { kind, field: "spec.network".to_owned(), message });
+        return NetworkMode::Own;
+    };
+    match network::attachment(context.namespace, given, containers) {
+        Ok(attachment) => {
+            steps.push(HostStep::Attach { pod: context.id.clone(), attachment: Box::new(attachment) });
+        }
+        Err(error) => {
+            let (field, message) = (format!("spec.network.{}", error.field), error.message);
+            problems.push(Problem { kind: ProblemKind::Invalid, field, message });
+        }
+    }
+    for port in containers.iter_mut().flat_map(|container| &mut container.ports) {
+        port.host_port = None;
+    }
+    NetworkMode::Namespace(namespace)
 }
 
 /// A model's name as a host name: one label of at most 63 characters (RFC 1123, section 2.1).
@@ -208,12 +249,14 @@ fn hostname(model: &str) -> String {
 }
 
 fn ports(
-    spec: &ModelSpec,
+    instance: &ModelInstance,
     container: &model::Container,
     adapter: Adapter,
     field: &str,
     problems: &mut Vec<Problem>,
 ) -> Vec<Port> {
+    let spec = &instance.spec.template.spec;
+    let bridged = instance.spec.network.is_some();
     let mut ports = Vec::new();
     for (index, port) in container.ports.iter().enumerate() {
         let field = format!("{field}.ports[{index}]");
@@ -233,7 +276,7 @@ fn ports(
                     let message = format!("{host_port} differs from containerPort, which hostNetwork doesn't allow");
                     problems.push(Problem { kind: ProblemKind::Invalid, field: format!("{field}.hostPort"), message });
                 }
-            } else if adapter == Adapter::Oci && port.protocol == Some(Protocol::Udp) {
+            } else if adapter == Adapter::Oci && !bridged && port.protocol == Some(Protocol::Udp) {
                 problems.push(Problem {
                     kind: ProblemKind::CannotHonour,
                     field: format!("{field}.hostPort"),

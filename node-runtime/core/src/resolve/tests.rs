@@ -3,7 +3,7 @@ use std::path::PathBuf;
 use pullpiri_crds::ModelInstanceSpec;
 use pullpiri_crds::model::{
     Capabilities, ConfigMapFiles, Container, ContainerPort, EmptyDir, EnvVar, EnvVarSource, HostPath, HostPathType,
-    KeySelector, KeyToPath, Medium, ModelVolume, Resources, SecretFiles, SecurityContext, VolumeMount,
+    KeySelector, KeyToPath, Medium, ModelSpec, ModelVolume, Resources, SecretFiles, SecurityContext, VolumeMount,
 };
 use pullpiri_crds::quantity::Quantity;
 
@@ -60,7 +60,8 @@ fn resolved(spec: ModelSpec, data: &BTreeMap<DataRef, DataState>) -> Result<Reso
         backoff: Backoff::default(),
     };
     let (id, memory) = (PodId("uid".into()), Memory::default());
-    let context = Context { node: &node, id: &id, namespace: "default", memory: &memory, data };
+    let network = crate::network::NodeState::default();
+    let context = Context { node: &node, id: &id, namespace: "default", memory: &memory, data, network: &network };
     resolve(&context, &instance(spec), Adapter::Oci)
         .map_err(|problems| problems.iter().map(|problem| format!("{:?} {problem}", problem.kind)).collect())
 }

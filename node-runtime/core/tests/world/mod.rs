@@ -15,7 +15,8 @@ use pullpiri_crds::model::{Adapter, Container, ModelSpec, RestartPolicy};
 use pullpiri_crds::{ModelInstance, ModelInstanceSpec, ModelInstanceStatus};
 use pullpiri_node_core::decide::FINALIZER;
 use pullpiri_node_core::memory::{Failure, FailureKind, Memory};
-use pullpiri_node_core::plan::{FinalizerChange, LedgerChange};
+use pullpiri_node_core::network::NodeState;
+use pullpiri_node_core::plan::{FinalizerChange, HostStep, LedgerChange};
 use pullpiri_node_core::restart::Backoff;
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, Exit, PodId, PodObserved, Timestamp};
 use pullpiri_node_core::snapshot::{AdapterState, Instance, Node};
@@ -95,6 +96,7 @@ impl World {
             pods: BTreeMap::new(),
             data: BTreeMap::new(),
             directories: BTreeSet::new(),
+            network: NodeState { namespaces: Some(PathBuf::from("/data/netns")), ..NodeState::default() },
             synced: true,
         };
         Self {
@@ -266,8 +268,15 @@ impl World {
             Action::RemoveFiles { pod } => {
                 self.directories.remove(pod);
             }
+            Action::Detach { pod } => {
+                assert!(!self.pods.keys().any(|(other, _)| other == pod), "{pod} loses its network while it is there");
+                self.agent.network.attached.remove(pod);
+            }
             Action::ProjectFiles { .. } => {}
-            Action::RunPod { adapter, spec, .. } => {
+            Action::RunPod { adapter, spec, steps } => {
+                if steps.iter().any(|step| matches!(step, HostStep::Attach { .. })) {
+                    self.agent.network.attached.insert(spec.id.clone());
+                }
                 let key = (spec.id.clone(), *adapter);
                 assert!(!self.pods.keys().any(|(pod, _)| *pod == spec.id), "{} runs already", spec.id);
                 self.directories.insert(spec.id.clone());

@@ -2,6 +2,8 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use pullpiri_node_core::network::Gso;
+
 use super::socket::Netlink;
 use super::wire::{Attributes, Message, flag, read_text, read_u32};
 use crate::{Result, SysError};
@@ -56,13 +58,6 @@ pub struct Link {
     pub gso: Gso,
     /// Packets.
     pub queue_length: u32,
-}
-
-/// How large generic segmentation offload's packets may be.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Gso {
-    pub max_bytes: u32,
-    pub max_segments: u32,
 }
 
 /// What to set on an interface. `None` leaves it as it is.

@@ -13,6 +13,6 @@ pub mod socket;
 pub mod sysctl;
 pub mod wire;
 
-pub use link::{Gso, Link, LinkChange};
+pub use link::{Link, LinkChange};
 pub use route::{Address, Route};
 pub use socket::{Family, Netlink};

@@ -11,6 +11,8 @@
 
 use std::net::IpAddr;
 
+use pullpiri_node_core::network::{Forward, Nat};
+
 use super::route::octets;
 use super::socket::{Family, Netlink};
 use super::wire::{Message, flag};
@@ -61,35 +63,6 @@ const KEY_IPV4: u32 = 7;
 const KEY_IPV6: u32 = 8;
 /// Addresses in one message of a set: an attribute's length has 16 bits.
 const ELEMENTS: usize = 1000;
-
-/// What the table shall do.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Nat {
-    pub forwards: Vec<Forward>,
-    /// Networks whose packets get the node's address when they leave for elsewhere, as address and prefix length.
-    pub masquerade: Vec<(IpAddr, u8)>,
-    /// Where packets keep their address: every pod that is known, here or on other nodes.
-    pub pods: Vec<IpAddr>,
-    /// How the names of the bridges begin.
-    pub bridges: String,
-}
-
-/// A port of the node that leads to a pod.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Forward {
-    /// 6 or 17.
-    pub protocol: u8,
-    pub host_port: u16,
-    pub address: IpAddr,
-    pub port: u16,
-}
-
-impl Nat {
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.forwards.is_empty() && self.masquerade.is_empty()
-    }
-}
 
 /// Whether this kernel and this process' rights allow nftables.
 pub fn probe() -> Result<()> {

@@ -3,9 +3,12 @@
 //! Rates are bits per second at this interface and bytes per second at the kernel's. Bursts are times: how long a class may send at its
 //! rate without waiting, in nanoseconds; the kernel keeps them in ticks of 64 ns. Packets are counted with their layer-2 header.
 
+use pullpiri_node_core::network::HtbClass;
+use pullpiri_node_core::network::shape::handle;
+
 use super::link::gone_is_done;
 use super::socket::Netlink;
-use super::wire::{Attributes, Message, flag, read_text, read_u16, read_u32, read_u64};
+use super::wire::{Attributes, Message, flag, read_text, read_u32, read_u64};
 use crate::Result;
 
 const RTM_NEWQDISC: u16 = 36;
@@ -36,12 +39,6 @@ const TCMSG: usize = 20;
 /// The root of an interface.
 pub const ROOT: u32 = 0xffff_ffff;
 
-/// `major:minor` as the kernel keeps it.
-#[must_use]
-pub fn handle(major: u16, minor: u16) -> u32 {
-    (u32::from(major) << 16) | u32::from(minor)
-}
-
 /// A queueing discipline of an interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Qdisc {
@@ -61,24 +58,6 @@ pub struct Stats {
     pub drops: u32,
     /// Packets that wait now.
     pub queued: u32,
-}
-
-/// A class of HTB.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct HtbClass {
-    pub handle: u32,
-    /// The class above, or the qdisc's handle.
-    pub parent: u32,
-    pub rate_bps: u64,
-    pub ceiling_bps: u64,
-    /// How long it may send at `rate_bps` without waiting.
-    pub burst_ns: u64,
-    /// The same at `ceiling_bps`.
-    pub ceiling_burst_ns: u64,
-    /// Bytes that it sends in its turn among classes of the same priority.
-    pub quantum_bytes: u32,
-    /// 0 is served first.
-    pub priority: u32,
 }
 
 /// A class as the kernel has it.
@@ -232,12 +211,4 @@ impl Netlink {
         let attempted = format!("removing class {class:x} of interface {link}");
         gone_is_done(self.request(message, &attempted), &[libc::ENOENT, libc::ENODEV])
     }
-}
-
-/// A handle as tc prints it.
-#[must_use]
-pub fn show(handle: u32) -> String {
-    let bytes = handle.to_ne_bytes();
-    let (low, high) = if cfg!(target_endian = "little") { (0, 2) } else { (2, 0) };
-    format!("{:x}:{:x}", read_u16(&bytes, high), read_u16(&bytes, low))
 }

@@ -25,6 +25,7 @@ use nix::sys::wait::{Id, WaitPidFlag, waitid, waitpid};
 use nix::unistd::{Pid, pipe2};
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved};
 use pullpiri_node_host::cgroup::{Cgroups, container_group};
+use pullpiri_node_host::net::namespace;
 use pullpiri_node_host::process::{CleanPages, Pidfd};
 use pullpiri_node_host::socket::{Listener, MAX_MESSAGE, Received, SeqPacket, set_nonblocking};
 use pullpiri_node_host::{Result, SysError, clock, limits, netns, process, signals};
@@ -116,7 +117,9 @@ impl Supervisor {
         let children = signals::ChildSignals::new()?;
         let _ = limits::protect_from_oom();
         let cgroups = Cgroups::probe(&birth.cgroup_root)?;
-        if birth.own_network {
+        if let Some(path) = &birth.network {
+            namespace::enter(path)?;
+        } else if birth.own_network {
             // Bound in the node's network, served from the pod's.
             let listeners = ports::bind(&birth.ports)?;
             netns::enter_new()?;

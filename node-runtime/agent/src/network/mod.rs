@@ -1,0 +1,237 @@
+//! The node's part in Networks: pods are attached to theirs, NetworkSlices are put in force, the uplink is shared.
+//!
+//! [`Plumbing`] does the work, blocking, behind a lock; [`Network`] is the way to it. A task watches this node's NetworkSlices and applies a
+//! generation when all of it is there; what is in force is kept on disk. Nothing is polled: work is done when a pod comes or goes, when
+//! slices or the NodeRuntime change, and again after a failure.
+
+mod disk;
+mod kernel;
+mod metrics;
+mod plumbing;
+mod slices;
+mod uplink;
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use kube::Client;
+use prometheus_client::registry::Registry;
+use pullpiri_crds::condition::reason;
+use pullpiri_crds::node::{NodeNetwork, UplinkSpec};
+use pullpiri_node_core::memory::{Failure, FailureKind};
+use pullpiri_node_core::network::{Attachment, Generation, NodeState};
+use pullpiri_node_core::runtime::PodId;
+use tokio::sync::{Notify, mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::error;
+
+pub use self::plumbing::{Outcome, Plumbing};
+use crate::config::Config;
+use crate::node::Message;
+use crate::register::Facts;
+
+/// After a failure of what belongs to no pod, before it is tried again.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// What a node is told of its link to other nodes.
+#[derive(Clone, Debug, Default)]
+pub struct NetworkConfig {
+    /// The interface to other nodes. `None`: that of the route to the API server, else of the default route.
+    pub uplink: Option<String>,
+    /// Bits per second. `None`: what the interface's driver says. The NodeRuntime's spec comes before both.
+    pub link_rate_bps: Option<u64>,
+    /// The API server's name or address, if it is elsewhere.
+    pub api_server: Option<String>,
+}
+
+/// What of the node's network its NodeRuntime says.
+#[derive(Clone, Debug, PartialEq)]
+pub(crate) struct NetworkFacts {
+    pub status: NodeNetwork,
+    /// Whether Networks work as declared here; reason and message.
+    pub condition: (bool, &'static str, String),
+}
+
+/// The way to the node's network.
+#[derive(Clone, Debug)]
+pub(crate) struct Network {
+    plumbing: Arc<Mutex<Plumbing>>,
+    facts: watch::Sender<Facts>,
+    failed: Arc<Notify>,
+}
+
+/// What is kept until the agent runs: metrics are registered before.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Source(Arc<Mutex<Option<Arc<Mutex<Plumbing>>>>>);
+
+impl Source {
+    /// Registers what is read from the kernel at each scrape.
+    pub fn register(node: &mut Registry) -> Self {
+        let source = Self::default();
+        node.register_collector(Box::new(metrics::Collector::new(source.clone())));
+        source
+    }
+
+    fn get(&self) -> Option<Arc<Mutex<Plumbing>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn lock(plumbing: &Mutex<Plumbing>) -> MutexGuard<'_, Plumbing> {
+    plumbing.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Network {
+    /// Takes over what is there, in the background; the node task is told when that is done.
+    pub fn start(
+        config: &Config,
+        node: &str,
+        client: Client,
+        messages: mpsc::Sender<Message>,
+        facts: watch::Sender<Facts>,
+        source: &Source,
+        stop: CancellationToken,
+    ) -> Self {
+        let plumbing = Arc::new(Mutex::new(Plumbing::new(node, &config.data_dir, config.network.clone())));
+        *source.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&plumbing));
+        let network = Self { plumbing, facts, failed: Arc::new(Notify::new()) };
+        tokio::spawn(network.clone().run(client, node.to_owned(), messages, stop));
+        network
+    }
+
+    /// Pods that an earlier process attached, before anything was looked at.
+    pub fn known(data_dir: &Path) -> NodeState {
+        let attached = disk::Disk::new(data_dir).attachments().into_keys().collect();
+        NodeState { namespaces: None, missing: None, attached }
+    }
+
+    async fn run(self, client: Client, node: String, messages: mpsc::Sender<Message>, stop: CancellationToken) {
+        let state = self.with(|plumbing| {
+            plumbing.open();
+            plumbing.state()
+        });
+        let Some(state) = state.await else { return };
+        if messages.send(Message::Network(state)).await.is_err() {
+            return;
+        }
+        let (generations, mut receiver) = watch::channel(slices::Known::NotYet);
+        tokio::spawn(slices::watch(client, node, generations, stop.clone()));
+        let mut retry = false;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = receiver.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let known = receiver.borrow_and_update().clone();
+                    if let slices::Known::All(generation) = known {
+                        self.take(generation).await;
+                    }
+                }
+                () = self.failed.notified() => retry = true,
+                () = tokio::time::sleep(RETRY), if retry => {
+                    retry = false;
+                    self.converge().await;
+                }
+            }
+        }
+    }
+
+    /// Runs work in a thread that may block, then tells what came of it.
+    async fn with<T: Send + 'static>(&self, work: impl FnOnce(&mut Plumbing) -> T + Send + 'static) -> Option<T> {
+        let plumbing = Arc::clone(&self.plumbing);
+        let facts = self.facts.clone();
+        let failed = Arc::clone(&self.failed);
+        let done = tokio::task::spawn_blocking(move || {
+            let mut plumbing = lock(&plumbing);
+            let outcome = work(&mut plumbing);
+            let now = Some(describe(&plumbing));
+            facts.send_if_modified(|facts| {
+                let changed = facts.network != now;
+                facts.network = now;
+                changed
+            });
+            if plumbing.failure.is_some() {
+                failed.notify_one();
+            }
+            outcome
+        });
+        done.await.inspect_err(|error| error!(%error, "working on the node's network")).ok()
+    }
+
+    pub async fn attach(&self, pod: PodId, attachment: Attachment) -> Result<(), Failure> {
+        judge(self.with(move |plumbing| plumbing.attach(&pod, &attachment)).await)
+    }
+
+    pub async fn detach(&self, pod: PodId) -> Result<(), Failure> {
+        judge(self.with(move |plumbing| plumbing.detach(&pod)).await)
+    }
+
+    /// A pod in the node's own network came or went.
+    pub fn poke(&self) {
+        let network = self.clone();
+        tokio::spawn(async move { network.converge().await });
+    }
+
+    /// What the NodeRuntime says of the uplink.
+    pub async fn declare(&self, spec: Option<UplinkSpec>) {
+        let known = self.with(move |plumbing| {
+            if plumbing.said.spec != spec {
+                plumbing.said.spec = spec;
+                let _ = plumbing.converge();
+            }
+        });
+        known.await;
+    }
+
+    async fn take(&self, generation: Option<Generation>) {
+        self.with(move |plumbing| plumbing.take(generation)).await;
+    }
+
+    async fn converge(&self) {
+        self.with(|plumbing| drop(plumbing.converge())).await;
+    }
+}
+
+fn judge(outcome: Option<Result<(), String>>) -> Result<(), Failure> {
+    let failure = |message: String| Failure { kind: FailureKind::Network, message };
+    match outcome {
+        Some(Ok(())) => Ok(()),
+        Some(Err(message)) => Err(failure(format!("attaching the pod to its network: {message}"))),
+        None => Err(failure("the work on the pod's network broke off".to_owned())),
+    }
+}
+
+fn describe(plumbing: &Plumbing) -> NetworkFacts {
+    let found = plumbing.uplink.as_ref().ok();
+    let no_qos = match &plumbing.uplink {
+        Ok(found) => found.no_qos.clone(),
+        Err(reason) => Some(reason.clone()),
+    };
+    let backend = match (&plumbing.support.missing, &no_qos) {
+        (Some(_), _) => "none",
+        (None, Some(_)) => "tcx",
+        (None, None) => "tcx+htb",
+    };
+    let rate = found.and_then(|found| found.uplink.rate).map(|rate| rate.bps());
+    let condition = if let Some(missing) = &plumbing.support.missing {
+        (false, reason::NO_NETWORKING, missing.clone())
+    } else if let Some(failure) = &plumbing.failure {
+        (false, reason::RUNTIME_ERROR, failure.clone())
+    } else if let Some(no_qos) = no_qos {
+        (false, reason::NO_QOS, format!("pods can join Networks, but the link isn't shared by classes: {no_qos}"))
+    } else {
+        let shared = found.zip(rate).map(|(found, bps)| format!("; {} has {bps} bit/s", found.uplink.name));
+        (true, reason::AS_DECLARED, format!("pods can join Networks{}", shared.unwrap_or_default()))
+    };
+    let status = NodeNetwork {
+        backend: backend.to_owned(),
+        uplink: found.map(|found| found.uplink.name.clone()),
+        link_bps: rate.and_then(|bps| i64::try_from(bps).ok()),
+        addresses: found.iter().flat_map(|found| &found.addresses).map(ToString::to_string).collect(),
+        generation: plumbing.applied,
+    };
+    NetworkFacts { status, condition }
+}

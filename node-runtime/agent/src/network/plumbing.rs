@@ -1,0 +1,443 @@
+//! The node's network as a whole: what it should be, brought about. Blocking; one caller at a time.
+//!
+//! Every change ends in [`Plumbing::converge`]: look, decide in the core, do what differs. What fails for one pod holds up no other, and a
+//! pod's interface goes up only after its programs are there.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+
+use pullpiri_crds::network::NetworkMode;
+use pullpiri_ebpf::net::{Datapath, NetError, PodPort, policy, probe};
+use pullpiri_node_core::network::shape::MAJOR;
+use pullpiri_node_core::network::{
+    Attachment, Generation, Input, Nat, NodeState, Step, V6Forwarding, desired, hardware_address, metric, pod_link,
+    steps,
+};
+use pullpiri_node_core::runtime::PodId;
+use pullpiri_node_host::net::{Family, Netlink, nat, sysctl};
+use tracing::{debug, info, warn};
+
+use super::NetworkConfig;
+use super::disk::{Disk, Record};
+use super::kernel::{self, Place};
+use super::uplink::{self, Found, Said};
+
+/// Where BPF programs and maps are pinned, below a directory of the node's name.
+const PINS: &str = "/sys/fs/bpf/pullpiri";
+/// A capability's bit in `/proc/self/status`.
+const CAP_NET_ADMIN: u32 = 12;
+
+/// What went wrong, as text: it ends in a condition.
+pub type Outcome = Result<(), String>;
+
+/// What this node can do, found by trying, once.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Support {
+    /// Why pods can't be attached.
+    pub missing: Option<String>,
+    pub htb: Option<String>,
+    pub nat: Option<String>,
+}
+
+/// The network of one node, brought about. It belongs to the network namespace of the threads that call it.
+pub struct Plumbing {
+    node: String,
+    namespaces: PathBuf,
+    cgroups: PathBuf,
+    pins: PathBuf,
+    disk: Disk,
+    record: Record,
+    pub(super) said: Said,
+    pub(super) support: Support,
+    attachments: BTreeMap<PodId, Attachment>,
+    generation: Option<Generation>,
+    /// The generation that the kernel holds.
+    pub(super) applied: Option<i64>,
+    datapath: Option<Datapath>,
+    guarded: BTreeSet<String>,
+    nat: Option<Nat>,
+    /// Workloads in the node's own network that have their classes, with their cgroup's id.
+    hosts: BTreeMap<String, u64>,
+    pub(super) uplink: Result<Found, String>,
+    /// What failed last, but for single pods.
+    pub(super) failure: Option<String>,
+}
+
+impl std::fmt::Debug for Plumbing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Plumbing")
+            .field("node", &self.node)
+            .field("attachments", &self.attachments)
+            .finish_non_exhaustive()
+    }
+}
+
+fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let more = next.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = next.source();
+    }
+    text
+}
+
+impl Plumbing {
+    /// Knows what is on disk; touches nothing.
+    #[must_use]
+    pub fn new(node: &str, data_dir: &Path, config: NetworkConfig) -> Self {
+        let NetworkConfig { uplink, link_rate_bps, api_server } = config;
+        let said = Said { spec: None, interface: uplink, rate_bps: link_rate_bps, api_server };
+        let disk = Disk::new(data_dir);
+        let record = disk.record();
+        Self {
+            node: node.to_owned(),
+            namespaces: data_dir.join("netns"),
+            cgroups: unified(Path::new("/sys/fs/cgroup")),
+            pins: Path::new(PINS).join(node),
+            attachments: disk.attachments(),
+            generation: disk.generation(),
+            nat: (!record.translated).then(Nat::default),
+            disk,
+            record,
+            said,
+            support: Support::default(),
+            applied: None,
+            datapath: None,
+            guarded: BTreeSet::new(),
+            hosts: BTreeMap::new(),
+            uplink: Err("it hasn't been looked for yet".to_owned()),
+            failure: None,
+        }
+    }
+
+    /// Finds out what this node can do, and takes over what an earlier process left.
+    pub fn open(&mut self) {
+        self.support = self.probe();
+        let Support { missing, htb, nat } = &self.support;
+        info!(
+            pods = missing.as_deref().unwrap_or("yes"),
+            classes = htb.as_deref().unwrap_or("yes"),
+            translation = nat.as_deref().unwrap_or("yes"),
+            "what this node can do for Networks"
+        );
+        let _ = self.converge();
+    }
+
+    fn probe(&self) -> Support {
+        let capable = std::fs::read_to_string("/proc/self/status").ok().and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?.trim().to_owned();
+            Some(u64::from_str_radix(&line, 16).ok()? >> CAP_NET_ADMIN & 1 == 1)
+        });
+        if capable == Some(false) {
+            let lacking = "this node can't attach pods to Networks: it runs without CAP_NET_ADMIN".to_owned();
+            return Support { missing: Some(lacking.clone()), htb: Some(lacking.clone()), nat: Some(lacking) };
+        }
+        let support = probe(&self.pins);
+        let missing = support.missing().map(|reason| format!("this node can't attach pods to Networks: {reason}"));
+        let scratch = self.namespaces.with_file_name("netns-probe");
+        Support {
+            missing,
+            htb: uplink::probe_htb(&scratch).err(),
+            nat: nat::probe().err().map(|error| format!("ports and masquerading need nftables: {error}")),
+        }
+    }
+
+    /// What deciding on pods has to know.
+    #[must_use]
+    pub fn state(&self) -> NodeState {
+        NodeState {
+            namespaces: self.support.missing.is_none().then(|| self.namespaces.clone()),
+            missing: self.support.missing.clone(),
+            attached: self.attachments.keys().cloned().collect(),
+        }
+    }
+
+    /// Gives a pod its place.
+    ///
+    /// # Errors
+    /// Why it couldn't, as text.
+    pub fn attach(&mut self, pod: &PodId, attachment: &Attachment) -> Outcome {
+        if let Some(missing) = &self.support.missing {
+            return Err(missing.clone());
+        }
+        if self.attachments.get(pod) != Some(attachment) {
+            // First: what a crash leaves half made is found by it.
+            let written = self.disk.write_attachment(pod, Some(attachment));
+            written.map_err(|error| format!("noting the pod's network: {error}"))?;
+            self.attachments.insert(pod.clone(), attachment.clone());
+        }
+        match self.converge().remove(pod) {
+            Some(failure) => Err(failure),
+            None => self.failure.clone().filter(|_| !self.guarded.contains(&pod_link(pod))).map_or(Ok(()), Err),
+        }
+    }
+
+    /// Takes everything of a pod away.
+    ///
+    /// # Errors
+    /// What is left, as text.
+    pub fn detach(&mut self, pod: &PodId) -> Outcome {
+        let attachment = self.attachments.remove(pod);
+        if let Some(failure) = self.converge().remove(pod) {
+            if let Some(attachment) = attachment {
+                self.attachments.insert(pod.clone(), attachment);
+            }
+            return Err(failure);
+        }
+        self.disk.write_attachment(pod, None).map_err(|error| format!("forgetting the pod's network: {error}"))
+    }
+
+    /// Takes a generation of slices; `None`: there are none any more.
+    pub fn take(&mut self, generation: Option<Generation>) {
+        if self.generation == generation {
+            return;
+        }
+        let older =
+            self.generation.as_ref().zip(generation.as_ref()).is_some_and(|(known, new)| new.number < known.number);
+        if older {
+            debug!(
+                "the API server tells an older generation of NetworkSlices than this node has; it was restored, or they were"
+            );
+        }
+        if let Err(error) = self.disk.write_generation(generation.as_ref()) {
+            warn!(%error, "the NetworkSlices can't be kept on disk; a boot without the API server would use older ones");
+        }
+        self.generation = generation;
+        self.applied = None;
+        let _ = self.converge();
+    }
+
+    /// What failed last, but for single pods.
+    #[must_use]
+    pub fn failure(&self) -> Option<&str> {
+        self.failure.as_deref()
+    }
+
+    /// Makes the network what it should be; what failed, by pod. Other failures are kept.
+    pub fn converge(&mut self) -> BTreeMap<PodId, String> {
+        let mut failures = BTreeMap::new();
+        self.failure = self.try_converge(&mut failures).err();
+        if let Some(failure) = &self.failure {
+            warn!(failure, "the node's network isn't as it should be");
+        }
+        for (pod, failure) in &failures {
+            warn!(%pod, failure, "a pod's network isn't as it should be");
+        }
+        failures
+    }
+
+    fn try_converge(&mut self, failures: &mut BTreeMap<PodId, String>) -> Outcome {
+        let mut net = Netlink::open(Family::Route).map_err(|error| text(&error))?;
+        let record = &self.record;
+        let htb = self.support.htb.clone().map_or(Ok(()), Err);
+        let found = uplink::find(&mut net, &self.said, |name| record.trees.contains_key(name), &htb);
+        self.uplink = found.unwrap_or_else(|error| Err(text(&error)));
+        if self.support.missing.is_some() && self.record == Record::default() {
+            return Ok(());
+        }
+        let has_force = sysctl::read("ipv6/conf/all/force_forwarding").ok().flatten().is_some();
+        let input = Input {
+            node: &self.node,
+            attachments: &self.attachments,
+            generation: self.generation.as_ref().filter(|_| self.support.missing.is_none()),
+            uplink: self.uplink.as_ref().ok().map(|found| &found.uplink),
+            v6: if has_force { V6Forwarding::PerLink } else { V6Forwarding::Global },
+        };
+        let mut wanted = desired(&input);
+        let mut trouble: Option<String> = None;
+        if let Some(reason) = self.support.nat.clone().filter(|_| !wanted.nat.is_empty()) {
+            wanted.nat = Nat::default();
+            trouble = Some(reason);
+        }
+        let node = self.node.clone();
+        let namespaces = self.namespaces.clone();
+        let place = Place { node: &node, namespaces: &namespaces, metric: metric(&node) };
+        let mut observed = kernel::observe(&mut net, place, &wanted, &self.record).map_err(|error| text(&error))?;
+        observed.guarded.clone_from(&self.guarded);
+        observed.nat.clone_from(&self.nat);
+        let needs_programs = !self.attachments.is_empty() || wanted.uplink.is_some();
+        if needs_programs && self.datapath.is_none() {
+            let opened = Datapath::open_or_load(&self.pins).map_err(|error| text(&error));
+            self.datapath = Some(opened.inspect_err(|failure| {
+                // Nothing may start unguarded.
+                for pod in self.attachments.keys() {
+                    failures.insert(pod.clone(), failure.clone());
+                }
+            })?);
+        }
+        let mut broken: BTreeSet<String> = BTreeSet::new();
+        for step in steps(&wanted, &observed) {
+            debug!("{step}");
+            if matches!(&step, Step::Up { link } if broken.contains(link))
+                || step.pod().is_some_and(|pod| failures.contains_key(pod))
+            {
+                continue;
+            }
+            if let Err(failure) = self.do_step(&mut net, place, &step) {
+                match step.pod() {
+                    Some(pod) => {
+                        broken.insert(pod_link(pod));
+                        failures.insert(pod.clone(), failure);
+                    }
+                    None => trouble = Some(trouble.map_or(failure.clone(), |first| first)),
+                }
+            }
+        }
+        if let Err(failure) = self.enforce() {
+            trouble.get_or_insert(failure);
+        }
+        trouble.map_or(Ok(()), Err)
+    }
+
+    fn do_step(&mut self, net: &mut Netlink, place: Place<'_>, step: &Step) -> Outcome {
+        // On disk before it is so: whoever comes after a crash puts back too much rather than too little.
+        let before = self.record.clone();
+        match step {
+            Step::Set { key, .. } => {
+                let original = sysctl::read(key).map_err(|error| text(&error))?;
+                let is_ours = key.contains(pullpiri_node_core::network::BRIDGE_PREFIX);
+                if let Some(original) = original.filter(|_| !is_ours) {
+                    self.record.settings.entry(key.clone()).or_insert(original);
+                }
+            }
+            Step::MakeTree { link } => {
+                let gso = net.link(link).map_err(|error| text(&error))?.map(|link| link.gso).unwrap_or_default();
+                self.record.trees.entry(link.clone()).or_insert(gso);
+            }
+            Step::Translate(_) => self.record.translated = true,
+            _ => {}
+        }
+        self.keep(&before)?;
+        match step {
+            Step::Guard { pod, link } => self.guard(pod, link)?,
+            Step::GuardUplink { link, .. } => {
+                let datapath = self.datapath.as_mut().ok_or("the network programs aren't loaded")?;
+                datapath.attach_uplink(link, MAJOR).map_err(|error| text(&error))?;
+                self.guarded.insert(link.clone());
+            }
+            Step::Unguard { link } => {
+                if let Some(datapath) = &mut self.datapath {
+                    datapath.detach_pod(link).map_err(|error| text(&error))?;
+                }
+                self.guarded.remove(link);
+            }
+            step => kernel::act(net, place, step).map_err(|error| text(&error))?,
+        }
+        let before = self.record.clone();
+        match step {
+            Step::Restore { key, .. } => {
+                self.record.settings.remove(key);
+            }
+            Step::DeleteTree { link } => {
+                // Its size is put back by the step after this one, if it must be.
+                self.record.trees.remove(link);
+            }
+            Step::Translate(nat) => {
+                self.record.translated = !nat.is_empty();
+                self.nat = Some(nat.clone());
+            }
+            _ => {}
+        }
+        self.keep(&before)
+    }
+
+    fn keep(&self, before: &Record) -> Outcome {
+        if *before == self.record {
+            return Ok(());
+        }
+        self.disk.write_record(&self.record).map_err(|error| format!("noting what is changed: {error}"))
+    }
+
+    fn guard(&mut self, pod: &PodId, link: &str) -> Outcome {
+        let datapath = self.datapath.as_mut().ok_or("the network programs aren't loaded")?;
+        let attachment = self.attachments.get(pod).ok_or("the pod isn't attached")?;
+        let port = PodPort { addresses: attachment.addresses.clone(), mac: Some(hardware_address(&pod.0)) };
+        datapath.attach_pod(link, &port).map_err(|error| text(&error))?;
+        self.guarded.insert(link.to_owned());
+        Ok(())
+    }
+
+    /// Puts the generation in force, and the classes of workloads in the node's own network.
+    fn enforce(&mut self) -> Outcome {
+        let is_idle = self.attachments.is_empty() && self.generation.is_none();
+        if is_idle {
+            self.applied = None;
+            self.hosts.clear();
+            if let Some(datapath) = self.datapath.take() {
+                self.guarded.clear();
+                datapath.remove().map_err(|error| text(&error))?;
+            }
+            return Ok(());
+        }
+        let Some(generation) = &self.generation else { return Ok(()) };
+        let Some(datapath) = &mut self.datapath else {
+            // Nothing here needs it.
+            self.applied = Some(generation.number);
+            return Ok(());
+        };
+        if self.applied != Some(generation.number) {
+            let compiled = policy::from_slices(&generation.parts).map_err(|error| text(&error))?;
+            datapath.apply(&compiled).map_err(|error| text(&error))?;
+            self.applied = Some(generation.number);
+            info!(generation = generation.number, rules = compiled.rules.len(), "network rules in force");
+        }
+        classify_hosts(datapath, generation, &self.node, &self.cgroups, &mut self.hosts).map_err(|error| text(&error))
+    }
+
+    /// What the datapath counted, with the name of each class by its minor number.
+    #[must_use]
+    pub fn counters(&self) -> Option<(pullpiri_ebpf::net::Counters, BTreeMap<u16, String>)> {
+        let counters = self.datapath.as_ref()?.counters().ok()?;
+        let parts = self.generation.as_ref().map(|generation| generation.parts.as_slice()).unwrap_or_default();
+        let classes = parts.iter().flat_map(|part| &part.classes);
+        let names = classes.filter_map(|class| Some((u16::try_from(class.id).ok()?, class.name.clone()))).collect();
+        Some((counters, names))
+    }
+}
+
+/// The cgroup hierarchy of version 2.
+fn unified(root: &Path) -> PathBuf {
+    if root.join("cgroup.controllers").exists() { root.to_owned() } else { root.join("unified") }
+}
+
+/// Workloads in the node's own network get their classes by their cgroup, where runtime oci puts them.
+fn classify_hosts(
+    datapath: &mut Datapath,
+    generation: &Generation,
+    node: &str,
+    cgroups: &Path,
+    known: &mut BTreeMap<String, u64>,
+) -> Result<(), NetError> {
+    use std::os::unix::fs::MetadataExt;
+    let networks = generation.parts.iter().flat_map(|part| &part.networks);
+    let host: BTreeSet<i32> = networks.filter(|n| n.mode == NetworkMode::Host).map(|network| network.id).collect();
+    let endpoints = generation.parts.iter().flat_map(|part| &part.endpoints);
+    let mut wanted = BTreeMap::new();
+    for endpoint in endpoints.filter(|endpoint| endpoint.node == node && host.contains(&endpoint.network)) {
+        let cgroup = cgroups.join("pullpiri").join(&endpoint.uid);
+        if let Ok(found) = std::fs::metadata(&cgroup) {
+            wanted.insert(endpoint.uid.clone(), (found.ino(), cgroup));
+        }
+    }
+    let gone: Vec<String> = known
+        .iter()
+        .filter(|(uid, id)| wanted.get(*uid).is_none_or(|(now, _)| now != *id))
+        .map(|(u, _)| u.clone())
+        .collect();
+    for uid in gone {
+        if let Some(id) = known.remove(&uid) {
+            datapath.detach_host(id)?;
+        }
+    }
+    for (uid, (id, cgroup)) in wanted {
+        if !known.contains_key(&uid) {
+            datapath.attach_host(&cgroup, &uid)?;
+            known.insert(uid, id);
+        }
+    }
+    Ok(())
+}

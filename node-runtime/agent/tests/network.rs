@@ -1,0 +1,220 @@
+//! Pods on two nodes, over the kernel: who may talk, what is left afterwards, what an agent's death costs.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod town;
+
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use pullpiri_crds::slice::{SliceClass, SlicePort, SliceSelector};
+use town::{Pod, Town, assert_same, inside, run, spawn};
+
+const BRAKE: Pod = Pod { name: "brake", node: 0, network: 0, host: 5 };
+const SENSOR: Pod = Pod { name: "sensor", node: 1, network: 0, host: 6 };
+const LOCAL: Pod = Pod { name: "local", node: 0, network: 0, host: 7 };
+const VIDEO: Pod = Pod { name: "video", node: 1, network: 1, host: 5 };
+
+/// How long a connection that isn't allowed is waited for, and one that is.
+const DENIED: Duration = Duration::from_millis(400);
+const ALLOWED: Duration = Duration::from_secs(10);
+
+fn serve(namespace: &Path, at: SocketAddr) -> thread::JoinHandle<()> {
+    let listener = inside(namespace, || TcpListener::bind(at).unwrap());
+    thread::spawn(move || {
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let peer = stream.peer_addr().unwrap().ip().to_string();
+            if stream.write_all(peer.as_bytes()).is_err() {
+                return;
+            }
+        }
+    })
+}
+
+/// Who the server says that asks, if it could be asked.
+fn ask(namespace: &Path, to: SocketAddr, wait: Duration) -> Option<String> {
+    inside(namespace, || {
+        let mut stream = TcpStream::connect_timeout(&to, wait).ok()?;
+        stream.set_read_timeout(Some(wait)).unwrap();
+        let mut text = String::new();
+        stream.read_to_string(&mut text).ok()?;
+        Some(text)
+    })
+}
+
+#[test]
+fn pods_of_a_network_talk_and_others_do_not() {
+    let Some(mut town) = Town::new("pods_of_a_network_talk_and_others_do_not", None) else { return };
+    let before: Vec<String> = town.nodes.iter().map(|node| node.picture()).collect();
+    let pods = [BRAKE, SENSOR, LOCAL, VIDEO];
+    for pod in pods {
+        town.attach(pod);
+    }
+    let space = |pod: Pod, town: &Town| pod.namespace(town);
+    let (brake, video) = (space(BRAKE, &town), space(VIDEO, &town));
+    let local = space(LOCAL, &town);
+    serve(&space(SENSOR, &town), (SENSOR.address(), 7000).into());
+    serve(&space(SENSOR, &town), (SENSOR.v6(), 7000).into());
+    serve(&local, (LOCAL.address(), 7000).into());
+    let sensor: SocketAddr = (SENSOR.address(), 7000).into();
+    assert_eq!(ask(&brake, (LOCAL.address(), 7000).into(), DENIED), None, "nothing passes before there are rules");
+    town.apply(1, &pods, &[], &[]);
+    assert_eq!(ask(&brake, sensor, ALLOWED), Some(BRAKE.address().to_string()));
+    assert_eq!(ask(&brake, (SENSOR.v6(), 7000).into(), ALLOWED), Some(BRAKE.v6().to_string()));
+    assert_eq!(ask(&brake, (LOCAL.address(), 7000).into(), ALLOWED), Some(BRAKE.address().to_string()));
+    // Beside it on the same node, but of another network; nor from afar.
+    assert_eq!(ask(&video, sensor, DENIED), None);
+    assert_eq!(ask(&video, (LOCAL.address(), 7000).into(), DENIED), None);
+    let drops = town.nodes[1].plumbing.as_ref().unwrap().counters().unwrap().0.drops;
+    assert!(drops.iter().any(|(reason, count)| reason.label() == "denied" && *count > 0), "{drops:?}");
+    town.clear(&pods);
+    let after: Vec<String> = town.nodes.iter().map(|node| node.picture()).collect();
+    for (before, after) in before.iter().zip(&after) {
+        assert_same(before, after);
+    }
+    for node in &town.nodes {
+        assert!(!Path::new("/sys/fs/bpf/pullpiri").join(&node.name).join("links").exists());
+        assert_eq!(std::fs::read_dir(node.data.join("netns")).unwrap().count(), 0);
+    }
+}
+
+#[test]
+fn a_published_port_leads_to_a_pod_and_egress_has_the_nodes_address() {
+    let name = "a_published_port_leads_to_a_pod_and_egress_has_the_nodes_address";
+    let Some(mut town) = Town::new(name, None) else { return };
+    town.attach_as(BRAKE, BRAKE.publishing(18_080, 7000));
+    let port = SlicePort { host_port: 18_081, protocol: 6, address: BRAKE.address().to_string(), target_port: 7000 };
+    let inner = SlicePort { host_port: 18_080, ..port.clone() };
+    town.apply_with(1, &[BRAKE], &[], &[], &[port, inner]);
+    let brake = BRAKE.namespace(&town);
+    serve(&brake, (BRAKE.address(), 7000).into());
+    let node_b = town.nodes[1].namespace.clone();
+    let node_a = town.nodes[0].namespace.clone();
+    for host_port in [18_080, 18_081] {
+        let at: SocketAddr = (town.nodes[0].address, host_port).into();
+        assert_eq!(ask(&node_b, at, ALLOWED), Some(town.nodes[1].address.to_string()), "{host_port}");
+        assert_eq!(ask(&node_a, at, ALLOWED).as_deref(), Some("192.0.2.1"), "{host_port} from the node itself");
+        let loopback: SocketAddr = ([127, 0, 0, 1], host_port).into();
+        assert_eq!(ask(&node_a, loopback, ALLOWED).as_deref(), Some("10.20.0.1"), "{host_port} over loopback");
+    }
+    serve(&node_b, (town.nodes[1].address, 7001).into());
+    let outside: SocketAddr = (town.nodes[1].address, 7001).into();
+    assert_eq!(ask(&brake, outside, ALLOWED).as_deref(), Some("192.0.2.1"));
+}
+
+#[test]
+fn a_killed_agent_costs_no_packet() {
+    let Some(mut town) = Town::new("a_killed_agent_costs_no_packet", None) else { return };
+    let pods = [BRAKE, SENSOR];
+    for pod in pods {
+        town.attach(pod);
+    }
+    town.apply(1, &pods, &[], &[]);
+    let receiver = inside(&SENSOR.namespace(&town), || UdpSocket::bind((SENSOR.address(), 7000)).unwrap());
+    receiver.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+    let sender = inside(&BRAKE.namespace(&town), || UdpSocket::bind((BRAKE.address(), 7000)).unwrap());
+    sender.connect((SENSOR.address(), 7000)).unwrap();
+    let over = AtomicBool::new(false);
+    let began = Instant::now();
+    let (sent, received) = thread::scope(|scope| {
+        let sending = scope.spawn(|| {
+            let mut sent: u64 = 0;
+            while !over.load(Ordering::Relaxed) && began.elapsed() < Duration::from_secs(60) {
+                sender.send(&sent.to_be_bytes()).unwrap();
+                sent += 1;
+                thread::sleep(Duration::from_micros(200));
+            }
+            sent
+        });
+        let receiving = scope.spawn(|| {
+            let mut received: u64 = 0;
+            let mut buffer = [0; 16];
+            while receiver.recv(&mut buffer).is_ok() {
+                received += 1;
+            }
+            received
+        });
+        let picture = town.nodes[0].picture();
+        for _ in 0..3 {
+            for node in &mut town.nodes {
+                node.start();
+            }
+        }
+        assert_same(&picture, &town.nodes[0].picture());
+        town.apply(2, &pods, &[], &[]);
+        over.store(true, Ordering::Relaxed);
+        (sending.join().unwrap(), receiving.join().unwrap())
+    });
+    assert!(sent > 100, "{sent}");
+    assert_eq!(sent, received);
+}
+
+/// Bits per second that iperf3 received.
+fn iperf(client: &Path, to: &str, port: u16, more: &str) -> Option<f64> {
+    let json = run(client, &format!("iperf3 -c {to} -p {port} -t 2 -O 1 -J {more}"));
+    let value: serde_json::Value = serde_json::from_str(&json).ok()?;
+    value["end"]["sum_received"]["bits_per_second"].as_f64()
+}
+
+#[test]
+fn classes_share_the_link() {
+    let Some(mut town) = Town::new("classes_share_the_link", Some(100_000_000)) else { return };
+    if !Path::new("/usr/bin/iperf3").exists() {
+        println!("skipped: classes_share_the_link: iperf3 isn't installed");
+        return;
+    }
+    let pods = [BRAKE, SENSOR];
+    let before = town.nodes[0].picture();
+    for pod in pods {
+        town.attach(pod);
+    }
+    let class = |id, guarantee_bps, ceiling_bps| SliceClass {
+        id,
+        name: format!("default/n0/{id}"),
+        priority: id,
+        guarantee_bps,
+        ceiling_bps,
+        dscp: None,
+    };
+    let selector = |class, port| SliceSelector { class, identity: 0, network: 0, protocol: 0, port, dscp: None };
+    let classes = [class(1, 40_000_000, None), class(2, 0, Some(20_000_000))];
+    town.apply(1, &pods, &classes, &[selector(1, 5201), selector(2, 5202)]);
+    if !run(&town.nodes[0].namespace, "tc qdisc show dev up0").contains("htb 7070:") {
+        println!("skipped: classes_share_the_link: the kernel has no HTB");
+        return;
+    }
+    let (brake, sensor) = (BRAKE.namespace(&town), SENSOR.namespace(&town));
+    let _servers: Vec<_> = [5201, 5202, 5203].map(|port| spawn(&sensor, &format!("iperf3 -s -p {port}"))).into();
+    let deadline = Instant::now() + ALLOWED;
+    while [5201, 5202, 5203].iter().any(|p| !run(&sensor, "ss -Hltn").contains(&format!(":{p} "))) {
+        assert!(Instant::now() < deadline, "iperf3 doesn't listen: {}", run(&sensor, "ss -Hltn"));
+    }
+    let to = SENSOR.address().to_string();
+    // Payload is 1448 of 1514 bytes.
+    let ceiling = iperf(&brake, &to, 5202, "").unwrap();
+    assert!((16e6..=20.5e6).contains(&ceiling), "{ceiling}");
+    // The whole link for one that is alone; a guarantee against greedy others.
+    let alone = iperf(&brake, &to, 5203, "").unwrap();
+    assert!((80e6..=101e6).contains(&alone), "{alone}");
+    let guaranteed = thread::scope(|scope| {
+        let greedy = scope.spawn(|| iperf(&brake, &to, 5203, "-P 8 -t 5"));
+        let guaranteed = iperf(&brake, &to, 5201, "").unwrap();
+        greedy.join().unwrap();
+        guaranteed
+    });
+    assert!(guaranteed > 32e6, "{guaranteed}");
+    let (counters, names) = town.nodes[0].plumbing.as_ref().unwrap().counters().unwrap();
+    assert_eq!(names[&2], "default/n0/2");
+    assert!(counters.classes["default/n0/2"].bytes > 1_000_000, "{counters:?}");
+    // Changed in place.
+    town.apply(2, &pods, &[class(1, 40_000_000, None), class(2, 0, Some(10_000_000))], &[selector(2, 5202)]);
+    let ceiling = iperf(&brake, &to, 5202, "").unwrap();
+    assert!((8e6..=10.3e6).contains(&ceiling), "{ceiling}");
+    town.clear(&pods);
+    assert_same(&before, &town.nodes[0].picture());
+}

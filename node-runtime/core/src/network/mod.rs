@@ -1,0 +1,237 @@
+//! What a node's interfaces, routes, queues and translations should be, and the steps from what is there to that. Pure.
+//!
+//! A pod of a bridged Network has a network namespace with a name, a veth pair into it and addresses with full prefixes (/32, /128), so
+//! that everything it sends goes to its gateway: a bridge per network, which has the gateway's addresses. The node routes: to its own
+//! pods over their bridges, to other nodes' pods over the uplink to the node's address (host-gateway routing). BPF programs on the node's
+//! end of each veth decide what passes; they are there before the pod's end is configured and pass nothing while no rules are loaded.
+//!
+//! The uplink is shared by HTB: a class per class of a Network, one for the rest. See [`shape`] for rates, bursts and their reasons.
+//!
+//! Everything that is made is found again by what it is called or carries, without a record: interfaces by their alias, routes by
+//! protocol and metric, the table of nftables by its name. So a node runtime that was killed anywhere goes on where things are.
+//! What was there before and had to be changed (settings of the uplink) is recorded, and put back.
+
+pub mod plan;
+pub mod shape;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use pullpiri_crds::instance::InstanceNetwork;
+use pullpiri_crds::slice::NetworkSliceSpec;
+use serde::{Deserialize, Serialize};
+
+use crate::resolve::fnv;
+use crate::runtime::{ContainerSpec, PodId};
+
+pub use plan::{Desired, Input, Observed, Step, V6Forwarding, desired, steps};
+pub use shape::{Gso, HtbClass, LinkRate, Tree};
+
+/// How every bridge's name begins. Pods' interfaces begin with `pplp`.
+pub const BRIDGE_PREFIX: &str = "pplb";
+/// The protocol number of our routes (`ip route`: `proto 176`). Iproute2 names none above 192 but 186 to 192, and none here.
+pub const ROUTE_PROTOCOL: u8 = 176;
+/// The interface in a pod.
+pub const POD_LINK: &str = "eth0";
+
+/// A pod's place in a bridged Network.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Attachment {
+    /// `<namespace>/<name>`.
+    pub network: String,
+    pub addresses: Vec<IpAddr>,
+    /// For each address, in the same order.
+    pub gateways: Vec<IpAddr>,
+    /// Ports of the node that lead to the pod.
+    #[serde(default)]
+    pub ports: Vec<HostPort>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HostPort {
+    /// 6 or 17.
+    pub protocol: u8,
+    pub host_port: u16,
+    pub port: u16,
+}
+
+/// Translations that the node shall do.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Nat {
+    pub forwards: Vec<Forward>,
+    /// Networks whose packets get the node's address when they leave for elsewhere, as address and prefix length.
+    pub masquerade: Vec<(IpAddr, u8)>,
+    /// Where packets keep their address: every pod that is known, here or on other nodes.
+    pub pods: Vec<IpAddr>,
+    /// How the names of the bridges begin.
+    pub bridges: String,
+}
+
+impl Nat {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.forwards.is_empty() && self.masquerade.is_empty()
+    }
+}
+
+/// A port of the node that leads to a pod.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Forward {
+    /// 6 or 17.
+    pub protocol: u8,
+    pub host_port: u16,
+    pub address: IpAddr,
+    pub port: u16,
+}
+
+/// What deciding on pods has to know of the node's network.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct NodeState {
+    /// Where pods' namespaces are, if this node can attach pods; else why it can't.
+    pub namespaces: Option<PathBuf>,
+    /// Why pods can't be attached.
+    pub missing: Option<String>,
+    /// Pods that are attached, or were half.
+    pub attached: BTreeSet<PodId>,
+}
+
+impl NodeState {
+    /// Where a pod's network namespace is.
+    #[must_use]
+    pub fn namespace(&self, pod: &PodId) -> Option<PathBuf> {
+        self.namespaces.as_ref().map(|directory| namespace_path(directory, pod))
+    }
+}
+
+/// Where a pod's network namespace is.
+#[must_use]
+pub fn namespace_path(directory: &Path, pod: &PodId) -> PathBuf {
+    directory.join(&pod.0)
+}
+
+/// Why an instance's network can't be joined: the field, from `spec.network`, and what is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("spec.network.{field}: {message}")]
+pub struct AttachmentError {
+    pub field: String,
+    pub message: String,
+}
+
+/// The place that `network` of an instance in `namespace` gives its pod.
+///
+/// # Errors
+/// [`AttachmentError`] if addresses aren't some, or gateways don't match them.
+pub fn attachment(
+    namespace: &str,
+    network: &InstanceNetwork,
+    containers: &[ContainerSpec],
+) -> Result<Attachment, AttachmentError> {
+    let parse = |field: &str, given: &[String]| -> Result<Vec<IpAddr>, AttachmentError> {
+        let one = |(index, text): (usize, &String)| {
+            text.parse().map_err(|_| AttachmentError {
+                field: format!("{field}[{index}]"),
+                message: format!("{text:?} is no address; expected one without a prefix length, as 10.20.0.5"),
+            })
+        };
+        given.iter().enumerate().map(one).collect()
+    };
+    let addresses = parse("addresses", &network.addresses)?;
+    let gateways = parse("gateways", &network.gateways)?;
+    let matches = |(address, gateway): (&IpAddr, &IpAddr)| address.is_ipv4() == gateway.is_ipv4();
+    if addresses.len() != gateways.len() || !addresses.iter().zip(&gateways).all(matches) {
+        return Err(AttachmentError {
+            field: "gateways".to_owned(),
+            message: format!("{gateways:?} doesn't have one of the same family for each of {addresses:?}"),
+        });
+    }
+    let published = containers.iter().flat_map(|container| &container.ports).filter_map(|port| {
+        let protocol = if port.protocol == "udp" { 17 } else { 6 };
+        Some(HostPort { protocol, host_port: port.host_port?, port: port.container_port })
+    });
+    let ports = published.collect();
+    Ok(Attachment { network: format!("{namespace}/{}", network.name), addresses, gateways, ports })
+}
+
+/// The name of the node's end of a pod's veth pair: 14 bytes; 40 bits of the UID's hash.
+#[must_use]
+pub fn pod_link(pod: &PodId) -> String {
+    format!("pplp{}", short(pod.0.as_bytes()))
+}
+
+/// The name of a network's bridge: 14 bytes. Two nodes on one machine have a bridge each.
+#[must_use]
+pub fn bridge(node: &str, network: &str) -> String {
+    format!("{BRIDGE_PREFIX}{}", short(format!("{node}/{network}").as_bytes()))
+}
+
+/// The name of the node's table of nftables.
+#[must_use]
+pub fn table(node: &str) -> String {
+    format!("pullpiri-{node}")
+}
+
+/// The metric of the node's routes: two nodes on one machine have their own. Above what networking services use (up to 1024), so
+/// that nobody's route is overruled.
+#[must_use]
+pub fn metric(node: &str) -> u32 {
+    let hash = fnv(node.as_bytes());
+    4096 + u32::from_str_radix(hash.get(..4).unwrap_or_default(), 16).unwrap_or(0)
+}
+
+/// What the aliases of the node's interfaces begin with.
+#[must_use]
+pub fn alias_prefix(node: &str) -> String {
+    format!("pullpiri/{}/", fnv(node.as_bytes()))
+}
+
+/// A hardware address from a name: locally administered, unicast. It stays when what has it is made anew, so nobody's neighbour table
+/// is wrong.
+#[must_use]
+pub fn hardware_address(name: &str) -> [u8; 6] {
+    let hash = fnv(name.as_bytes());
+    let byte = |at: usize| u8::from_str_radix(hash.get(at..at + 2).unwrap_or_default(), 16).unwrap_or(0);
+    [0x02, byte(0), byte(2), byte(4), byte(6), byte(8)]
+}
+
+fn short(bytes: &[u8]) -> String {
+    fnv(bytes).chars().take(10).collect()
+}
+
+/// A generation of a node's NetworkSlices, whole.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Generation {
+    pub number: i64,
+    /// In the order of their indices.
+    pub parts: Vec<NetworkSliceSpec>,
+}
+
+/// The newest generation of which every part is there.
+#[must_use]
+pub fn assemble<'a>(slices: impl IntoIterator<Item = &'a NetworkSliceSpec>) -> Option<Generation> {
+    let mut generations: BTreeMap<i64, BTreeMap<i32, &NetworkSliceSpec>> = BTreeMap::new();
+    for slice in slices {
+        generations.entry(slice.generation).or_default().insert(slice.index, slice);
+    }
+    let whole = |parts: &BTreeMap<i32, &NetworkSliceSpec>| {
+        let count = parts.values().next().map_or(0, |slice| slice.count);
+        i32::try_from(parts.len()) == Ok(count)
+            && parts.values().all(|slice| slice.count == count)
+            && (0..count).zip(parts.keys()).all(|(wanted, index)| wanted == *index)
+    };
+    let (number, parts) = generations.iter().rev().find(|(_, parts)| whole(parts))?;
+    Some(Generation { number: *number, parts: parts.values().map(|slice| (*slice).clone()).collect() })
+}
+
+/// An address and the length of its network's prefix, as `10.20.0.0/24`.
+pub(crate) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, prefix) = text.split_once('/')?;
+    let (address, prefix): (IpAddr, u8) = (address.parse().ok()?, prefix.parse().ok()?);
+    let most = if address.is_ipv4() { 32 } else { 128 };
+    (prefix <= most).then_some((address, prefix))
+}
+
+#[cfg(test)]
+mod tests;
