@@ -4,7 +4,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::core::DynamicObject;
 use kube::discovery::ApiResource;
 use kube::{Api, Client, Resource, ResourceExt};
@@ -13,6 +14,7 @@ use pullpiri_apiserver::auth::UserInfo;
 use pullpiri_apiserver::{ApiServer, Config as ServerConfig};
 use pullpiri_controllers::{Config, Controllers, Metrics};
 use pullpiri_crds::{Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Schedule};
+use pullpiri_e2e::process::{self, Pullpiri, free_address};
 use pullpiri_e2e::wait_for;
 use pullpiri_store::memory::MemoryStore;
 use serde_json::{Value, json};
@@ -23,7 +25,8 @@ const LIMIT: Duration = Duration::from_secs(30);
 const NS: &str = "default";
 
 struct Bed {
-    server: ApiServer,
+    /// In this process; else it is reached over its socket.
+    server: Option<ApiServer>,
     client: Client,
     shutdown: CancellationToken,
 }
@@ -36,12 +39,13 @@ impl Bed {
         let crds = pullpiri_crds::all().into_iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
         server.install(crds).await.unwrap();
         let client = server.client(UserInfo::new("test", ["system:masters".to_owned()]));
-        Self { server, client, shutdown: CancellationToken::new() }
+        Self { server: Some(server), client, shutdown: CancellationToken::new() }
     }
 
     fn controllers(&self) -> JoinHandle<()> {
         let config = Config::new("test", Metrics::register(&mut Registry::default()));
-        let client = self.server.client(UserInfo::new("system:pullpiri-controllers", ["system:masters".to_owned()]));
+        let user = UserInfo::new("system:pullpiri-controllers", ["system:masters".to_owned()]);
+        let client = self.server.as_ref().map_or_else(|| self.client.clone(), |server| server.client(user));
         tokio::spawn(Controllers::run(client, config, self.shutdown.clone()))
     }
 
@@ -389,6 +393,69 @@ async fn a_burst_of_instances_ends_in_few_generations() {
     println!("{generation} generations for {COUNT} instances");
     bed.shutdown.cancel();
     controllers.await.unwrap();
+}
+
+/// Waits until the API server serves a kind.
+async fn served<K>(client: &Client)
+where
+    K: Resource<DynamicType = ()> + Clone + std::fmt::Debug + serde::de::DeserializeOwned,
+{
+    let api: Api<K> = Api::all(client.clone());
+    let listed = || async { api.list(&ListParams::default()).await.map_err(|error| error.to_string()) };
+    wait_for(&format!("{} is served", K::kind(&())), LIMIT, listed).await.unwrap();
+}
+
+/// The command as people run it, against an API server of its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn explain_answers_with_exit_codes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut process = Pullpiri::start("apiserver", &folder.path().join("data"), free_address().unwrap(), &[]).unwrap();
+    process.ready().await.unwrap();
+    let kubeconfig = process.kubeconfig();
+    let options = kube::config::KubeConfigOptions::default();
+    let file = kube::config::Kubeconfig::read_from(&kubeconfig).unwrap();
+    let config = kube::Config::from_custom_kubeconfig(file, &options).await.unwrap();
+    let bed = Bed { server: None, client: Client::try_from(config).unwrap(), shutdown: CancellationToken::new() };
+    let crds: Api<CustomResourceDefinition> = Api::all(bed.client.clone());
+    for crd in pullpiri_crds::all() {
+        crds.create(&PostParams::default(), &crd).await.unwrap();
+    }
+    tokio::join!(
+        served::<Network>(&bed.client),
+        served::<ModelInstance>(&bed.client),
+        served::<NodeRuntime>(&bed.client),
+        served::<NetworkSlice>(&bed.client),
+    );
+    let controllers = bed.controllers();
+    bed.node("hpc", "192.0.2.1", 100_000_000).await;
+    bed.apply(&network("chassis", chassis())).await.unwrap();
+    for (name, role, address) in [("brake", "brake", "10.20.0.2"), ("sensor", "sensor", "10.20.0.3")] {
+        bed.apply(&instance(&format!("{name}-1"), name, &json!({"role": role}), "chassis", address, "hpc"))
+            .await
+            .unwrap();
+    }
+    bed.until_slices("both are known", |s| s.iter().map(|s| s.spec.endpoints.len()).sum::<usize>() == 2).await;
+    let explain = |arguments: &[&str]| {
+        let mut command = std::process::Command::new(process::binary().unwrap());
+        command.args(["net", "explain", "--kubeconfig"]).arg(&kubeconfig).args(arguments);
+        let output = command.output().unwrap();
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (output.status.code(), text(&output.stdout), text(&output.stderr))
+    };
+    let (code, said, _) = explain(&["sensor", "brake", "7001/UDP"]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("rule default/chassis/readings") && said.contains("class default/chassis/control"), "{said}");
+    let (code, said, _) = explain(&["brake-1", "sensor-1", "7001/UDP", "-o", "json"]);
+    let said: Value = serde_json::from_str(&said).unwrap();
+    assert_eq!((code, &said[0]["allowed"], &said[0]["reason"]), (Some(1), &json!(false), &json!("NoRule")));
+    let (code, _, error) = explain(&["ghost", "brake", "7001/UDP"]);
+    assert_eq!(code, Some(2));
+    assert!(error.contains("namespace default has no ModelInstance ghost"), "{error}");
+    bed.shutdown.cancel();
+    controllers.await.unwrap();
+    assert_eq!(process.stop(), Some(0));
+    let (code, _, error) = explain(&["sensor", "brake", "7001/UDP"]);
+    assert_eq!(code, Some(2), "{error}");
 }
 
 /// The kind's name, so that a renamed resource is noticed here.
