@@ -19,6 +19,7 @@ pub const ALL: &[Case] = &[
     ("somebody_elses_change_is_undone", drift),
     ("a_killed_agent_resets_nothing_and_knows_what_it_held", adopted),
     ("what_the_kernel_refuses_is_said", refused),
+    ("a_deadline_task_gets_a_cpu_of_its_own_or_a_reason", deadline),
     ("a_miss_is_told", missed),
     ("a_container_that_misses_is_restarted", restarted),
     ("an_instance_that_misses_is_stopped_until_its_spec_changes", terminated),
@@ -208,6 +209,46 @@ fn refused(rig: &Rig) -> BoxFuture<'_, ()> {
         rig.until_applied("refused").await;
         Rig::until_given(thread.tid, fifo(50), &cpus[0].to_string()).await;
         rig.delete("refused").await;
+    }
+    .boxed()
+}
+
+fn deadline(rig: &Rig) -> BoxFuture<'_, ()> {
+    async move {
+        let cpus = rig.cpus();
+        let last = cpus[cpus.len() - 1];
+        let mut task = task("ctl", Some("ctl"), 50, last);
+        task["policy"] = json!("DEADLINE");
+        let balance = || std::fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.sched_load_balance").ok();
+        let before = balance();
+        rig.create("deadline", &["ctl", "20000"], json!([task])).await;
+        let object = rig
+            .cluster
+            .until("deadline", |object| {
+                ["True", "False"].contains(&condition(object, "RealTime"))
+                    && reason(object, "RealTime") != "Starting"
+                    && reason(object, "RealTime") != "ThreadNotFound"
+            })
+            .await;
+        let tid = Rig::thread(&object, "ctl").tid;
+        let all: Cpus = cpus.iter().map(|cpu| u32::try_from(*cpu).unwrap()).collect();
+        if condition(&object, "RealTime") == "True" {
+            let policy = Policy::Deadline { runtime_ns: 1_000_000, deadline_ns: 20_000_000, period_ns: 20_000_000 };
+            Rig::until_given(tid, policy, &last.to_string()).await;
+            rig.declare("deadline", json!([])).await;
+        } else {
+            println!("skipped: {}", message(&object, "RealTime"));
+            assert_eq!(reason(&object, "RealTime"), "NoRealTime", "{object}");
+        }
+        // Either way, nothing is left of it.
+        Rig::until_given(tid, OTHER, &all.to_string()).await;
+        wait_for("CPUs are balanced as before", LIMIT, || async {
+            let now = balance();
+            if now == before { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await
+        .unwrap();
+        rig.delete("deadline").await;
     }
     .boxed()
 }

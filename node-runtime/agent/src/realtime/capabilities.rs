@@ -6,7 +6,7 @@ use pullpiri_crds::condition::reason;
 use pullpiri_crds::node::NodeRealtime;
 use pullpiri_node_core::realtime::{Cpus, Fact};
 use pullpiri_node_host::cgroup::{Cgroups, DEFAULT_ROOT};
-use pullpiri_node_host::sched;
+use pullpiri_node_host::sched::{self, ApartCpus};
 
 use super::monitor;
 
@@ -31,7 +31,8 @@ pub(crate) struct Found {
 pub(crate) async fn probe() -> (Found, Capability) {
     let found = tokio::task::spawn_blocking(|| {
         let cgroups = Cgroups::probe(Path::new(DEFAULT_ROOT)).ok();
-        let exclusive = Err("exclusive cpusets aren't made by this version".to_owned());
+        let apart = cgroups.as_ref().map_or_else(|| Err("no cgroups are mounted".to_owned()), ApartCpus::find);
+        let exclusive = apart.map(|_| ());
         let monitor = monitor::probe();
         let found = sched::probe(cgroups.as_ref(), Path::new("/proc"), Path::new("/sys"), exclusive, monitor.clone());
         found.map(|found| (Found { cgroups, cpus: found.cpus.clone(), monitor }, found))

@@ -350,6 +350,7 @@ impl Engine {
                 worked &= self.give(id, instance, step, &mut next.held, refused, now);
             }
         }
+        self.kernel.settle();
         self.file.keep(id, &next);
         instance.holding = next;
         worked

@@ -3,16 +3,24 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use pullpiri_node_core::realtime::{Cpus, Given, Settings, Thread, ThreadId};
+use pullpiri_node_host::SysError;
 use pullpiri_node_host::cgroup::{Cgroups, Layout};
-use pullpiri_node_host::sched::{self, MemoryLock, RtGroups};
-use pullpiri_node_host::{Result, SysError};
+use pullpiri_node_host::sched::{self, ApartCpus, MemoryLock, RtGroups};
+
+type Result<T, E = SysError> = std::result::Result<T, E>;
 
 #[derive(Debug)]
 pub(crate) struct Kernel {
     cgroups: Option<Cgroups>,
     budgets: Option<RtGroups>,
+    /// `Err`: why no CPU can be set apart for SCHED_DEADLINE.
+    apart: Result<ApartCpus, String>,
     /// Those that there are.
     cpus: Cpus,
+}
+
+fn refused(id: ThreadId, given: &Given, why: String) -> SysError {
+    SysError { attempted: format!("giving thread {} {given}", id.tid), source: std::io::Error::other(why) }
 }
 
 fn observed(container: &str, first: i32, thread: sched::Thread) -> Thread {
@@ -27,7 +35,8 @@ fn observed(container: &str, first: i32, thread: sched::Thread) -> Thread {
 
 impl Kernel {
     pub fn new(cgroups: Option<Cgroups>, cpus: Cpus) -> Self {
-        Self { budgets: cgroups.as_ref().and_then(RtGroups::find), cgroups, cpus }
+        let apart = cgroups.as_ref().map_or_else(|| Err("no cgroups are mounted".to_owned()), ApartCpus::find);
+        Self { budgets: cgroups.as_ref().and_then(RtGroups::find), apart, cgroups, cpus }
     }
 
     /// One thread, if it is still there.
@@ -52,23 +61,57 @@ impl Kernel {
 
     /// Gives a thread what it is to have, and reads it back. The CPU comes first, so that it is urgent nowhere but there.
     pub fn give(&self, id: ThreadId, now: &Given, given: &Given) -> Result<()> {
-        if now.settings.policy.is_deadline() && now.cpus != given.cpus {
+        let outcome = self.place(id, now, given).and_then(|()| {
+            sched::set_settings(id.tid, &given.settings)?;
+            let read = Given { settings: sched::settings(id.tid)?, cpus: sched::affinity(id.tid)? };
+            if read.settings == given.settings && (given.cpus.is_empty() || read.cpus == given.cpus) {
+                return Ok(());
+            }
+            Err(refused(id, given, format!("the kernel made it {read}")))
+        });
+        if outcome.is_err() && self.place(id, given, now).is_ok() {
+            // All of it or nothing. The first error is the one to tell.
+            let _ = sched::set_settings(id.tid, &now.settings);
+        }
+        outcome
+    }
+
+    /// Puts a thread on its CPUs: SCHED_DEADLINE on one that is set apart, anything else by its affinity.
+    fn place(&self, id: ThreadId, now: &Given, given: &Given) -> Result<()> {
+        let cpus = if given.cpus.is_empty() { &self.cpus } else { &given.cpus };
+        let layout = self.cgroups.as_ref().map_or(Layout::Legacy, Cgroups::layout);
+        let group = sched::group_of(id.tid, "cpuset", layout).unwrap_or_default();
+        let is_apart = ApartCpus::is_apart(&group);
+        let wants_apart = given.settings.policy.is_deadline() && *cpus != self.cpus;
+        let is_there = match cpus.0.first() {
+            Some(cpu) if wants_apart => group == ApartCpus::group(*cpu),
+            _ => !is_apart && now.cpus == *cpus,
+        };
+        if is_there {
+            return Ok(());
+        }
+        if sched::settings(id.tid)?.policy.is_deadline() {
             // The kernel lets no such thread leave the CPUs that it was admitted to.
             sched::set_settings(id.tid, &Settings::DEFAULT)?;
         }
-        if now.cpus != given.cpus {
-            let cpus = if given.cpus.is_empty() { &self.cpus } else { &given.cpus };
-            sched::set_affinity(id.tid, cpus)?;
+        let Some(cpu) = cpus.0.first().filter(|_| wants_apart) else {
+            if let (true, Ok(apart)) = (is_apart, &self.apart) {
+                // In every hierarchy a container's group has the same name.
+                apart.leave(id.tid, &sched::group_of(id.tid, "cpu", layout).unwrap_or_default())?;
+            }
+            return sched::set_affinity(id.tid, cpus);
+        };
+        let apart = self.apart.as_ref().map_err(|why| refused(id, given, format!("it can't be pinned: {why}")))?;
+        apart.enter(*cpu, id.tid)
+    }
+
+    /// Gives back CPUs that were set apart for threads that are gone.
+    pub fn settle(&self) {
+        if let Ok(apart) = &self.apart
+            && let Err(error) = apart.settle()
+        {
+            tracing::debug!(%error, "CPUs that were set apart; tried again");
         }
-        sched::set_settings(id.tid, &given.settings)?;
-        let read = Given { settings: sched::settings(id.tid)?, cpus: sched::affinity(id.tid)? };
-        if read.settings == given.settings && (given.cpus.is_empty() || read.cpus == given.cpus) {
-            return Ok(());
-        }
-        Err(SysError {
-            attempted: format!("giving thread {} {given}", id.tid),
-            source: std::io::Error::other(format!("the kernel made it {read}")),
-        })
     }
 
     /// Gives a thread back what it had; one that is gone needs nothing.

@@ -5,6 +5,7 @@
 
 mod affinity;
 mod attributes;
+mod cpuset;
 mod memlock;
 mod probe;
 mod rt_group;
@@ -12,6 +13,7 @@ mod threads;
 
 pub use affinity::{affinity, online_cpus, set_affinity};
 pub use attributes::{set_settings, settings};
+pub use cpuset::ApartCpus;
 pub use memlock::{MemoryLock, memory_lock, set_memory_lock};
 pub use probe::probe;
 pub use rt_group::RtGroups;

@@ -1,0 +1,304 @@
+//! CPUs set apart for SCHED_DEADLINE, with the version 1 cpuset controller.
+//!
+//! The kernel takes a SCHED_DEADLINE thread that may run on some CPUs only if these are a root domain of their own (sched(7), "Deadline scheduling and
+//! affinity"). Domains come from load balancing: where the root cpuset doesn't balance, each cpuset that does makes one, and those that overlap are
+//! one (Documentation/admin-guide/cgroup-v1/cpusets.rst, section 1.7). So while a CPU is set apart
+//! * `pullpiri/_apart-<cpu>` holds that CPU and its threads, and balances,
+//! * `pullpiri/_rest` holds the other CPUs and no thread, and balances,
+//! * the root and every other group that holds containers of ours doesn't. What runs there goes on where it may; it is balanced among the rest.
+//!
+//! With the last thread all of it goes, and the root balances again. Groups that are somebody else's are never changed: where one of them
+//! balances, or the root doesn't for another's sake, no CPU can be set apart.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use pullpiri_node_core::realtime::Cpus;
+
+use crate::cgroup::{Cgroups, Layout, PARENT, children, is_gone, write};
+use crate::{Result, SysError};
+
+/// Groups at the top that hold containers of ours: this product's, and podman's.
+const OURS: [&str; 2] = [PARENT, "libpod_parent"];
+const APART: &str = "_apart-";
+const REST: &str = "_rest";
+const BALANCE: &str = "cpuset.sched_load_balance";
+const CPUS: &str = "cpuset.cpus";
+const MEMS: &str = "cpuset.mems";
+
+/// The version 1 cpuset hierarchy.
+#[derive(Clone, Debug)]
+pub struct ApartCpus {
+    mount: PathBuf,
+}
+
+impl ApartCpus {
+    /// # Errors
+    /// Why no CPU can be set apart here.
+    pub fn find(cgroups: &Cgroups) -> std::result::Result<Self, String> {
+        if cgroups.layout() == Layout::Unified {
+            return Err("with cgroup version 2 this version makes no partitions".to_owned());
+        }
+        let mount = cgroups.controller_path("cpuset", "").ok_or("no cpuset controller is mounted")?;
+        let this = Self { mount };
+        let failed = |error: SysError| error.to_string();
+        if this.cpus("").map_err(failed)?.0.len() < 2 {
+            return Err("there is but one CPU".to_owned());
+        }
+        let writable = std::fs::OpenOptions::new().write(true).open(this.mount.join(BALANCE));
+        writable.map_err(|error| format!("the root cpuset can't be changed: {error}"))?;
+        this.unclaimed().map_err(failed)?;
+        Ok(this)
+    }
+
+    /// Fails if somebody else has partitions, or a group that would join them all into one.
+    fn unclaimed(&self) -> Result<()> {
+        let refuse = |why: String| Err(SysError::io("setting a CPU apart", std::io::Error::other(why)));
+        if !self.balances("")? && self.apart()?.is_empty() {
+            return refuse("the root cpuset doesn't balance: somebody else partitions the CPUs".to_owned());
+        }
+        for name in self.below("")? {
+            if !OURS.contains(&name.as_str()) && self.balances(&name)? && !self.cpus(&name)?.is_empty() {
+                return refuse(format!("cpuset {name}, which is somebody else's, balances across CPUs"));
+            }
+        }
+        Ok(())
+    }
+
+    /// The group of a CPU that is set apart.
+    #[must_use]
+    pub fn group(cpu: u32) -> String {
+        format!("{PARENT}/{APART}{cpu}")
+    }
+
+    /// Whether a cpuset group is one of a CPU set apart.
+    #[must_use]
+    pub fn is_apart(group: &str) -> bool {
+        group.strip_prefix(PARENT).and_then(|rest| rest.strip_prefix('/')).is_some_and(|rest| rest.starts_with(APART))
+    }
+
+    /// Sets a CPU apart, unless it is, and moves a thread there. Its affinity is that CPU then.
+    ///
+    /// # Errors
+    /// If it is the last CPU, or somebody else partitions CPUs.
+    pub fn enter(&self, cpu: u32, tid: i32) -> Result<()> {
+        self.unclaimed()?;
+        let group = Self::group(cpu);
+        let mut apart = self.apart()?;
+        if apart.insert(cpu) {
+            let rest = self.cpus("")?.without(&apart.iter().copied().collect());
+            if rest.is_empty() {
+                let why = format!("CPU {cpu} is the last that isn't set apart");
+                return Err(SysError::io("setting a CPU apart", std::io::Error::other(why)));
+            }
+            self.fill(&group, &Cpus::one(cpu))?;
+        }
+        self.partition(&apart)?;
+        write(&self.mount.join(&group).join("tasks"), &tid.to_string())
+    }
+
+    /// Moves a thread to a group; to the root if that is gone.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn leave(&self, tid: i32, group: &str) -> Result<()> {
+        let own = self.mount.join(group).join("tasks");
+        let tasks = if own.exists() { own } else { self.mount.join("tasks") };
+        write(&tasks, &tid.to_string())
+    }
+
+    /// Gives back CPUs without threads, and has groups that came since balance no more. Without CPUs set apart, nothing is looked at twice.
+    ///
+    /// # Errors
+    /// If the kernel refuses.
+    pub fn settle(&self) -> Result<()> {
+        let made = self.apart()?;
+        let has_rest = self.mount.join(PARENT).join(REST).exists();
+        if made.is_empty() && !has_rest {
+            return Ok(());
+        }
+        let used: BTreeSet<u32> = made.iter().copied().filter(|cpu| self.is_used(*cpu)).collect();
+        if used.is_empty() {
+            return self.unite(&made);
+        }
+        for cpu in made.difference(&used) {
+            self.remove(&Self::group(*cpu))?;
+        }
+        self.partition(&used)
+    }
+
+    fn is_used(&self, cpu: u32) -> bool {
+        let tasks = std::fs::read_to_string(self.mount.join(Self::group(cpu)).join("tasks"));
+        tasks.is_ok_and(|tasks| !tasks.trim().is_empty())
+    }
+
+    fn partition(&self, apart: &BTreeSet<u32>) -> Result<()> {
+        let rest = self.cpus("")?.without(&apart.iter().copied().collect());
+        self.fill(&format!("{PARENT}/{REST}"), &rest)?;
+        self.balance_ours(false)?;
+        self.set_balance("", false)
+    }
+
+    /// As it was before.
+    fn unite(&self, made: &BTreeSet<u32>) -> Result<()> {
+        self.set_balance("", true)?;
+        self.balance_ours(true)?;
+        for cpu in made {
+            self.remove(&Self::group(*cpu))?;
+        }
+        self.remove(&format!("{PARENT}/{REST}"))
+    }
+
+    /// Our groups, but for those that make domains.
+    fn balance_ours(&self, on: bool) -> Result<()> {
+        let mut groups: Vec<String> = OURS.map(str::to_owned).into();
+        while let Some(group) = groups.pop() {
+            self.set_balance(&group, on)?;
+            let makes_domain = |name: &String| Self::is_apart(name) || *name == format!("{PARENT}/{REST}");
+            groups.extend(self.below(&group)?.into_iter().filter(|name| !makes_domain(name)));
+        }
+        Ok(())
+    }
+
+    /// The CPUs that have a group.
+    fn apart(&self) -> Result<BTreeSet<u32>> {
+        let groups = self.below(PARENT)?;
+        let number = |group: &String| group.strip_prefix(PARENT)?.strip_prefix('/')?.strip_prefix(APART)?.parse().ok();
+        Ok(groups.iter().filter_map(number).collect())
+    }
+
+    fn below(&self, group: &str) -> Result<Vec<String>> {
+        let path = self.mount.join(group);
+        let failed = |error| SysError::io(format!("listing the groups in {}", path.display()), error);
+        let names = children(&path).map_err(failed)?;
+        let name = |path: PathBuf| path.strip_prefix(&self.mount).ok()?.to_str().map(str::to_owned);
+        Ok(names.into_iter().filter_map(name).collect())
+    }
+
+    /// Makes a group, and gives it CPUs and the root's memory.
+    fn fill(&self, group: &str, cpus: &Cpus) -> Result<()> {
+        let path = self.mount.join(group);
+        std::fs::create_dir_all(&path).map_err(|e| SysError::io(format!("making cpuset {}", path.display()), e))?;
+        let mems = read(&self.mount.join(MEMS))?.unwrap_or_default();
+        // A parent that was made by this has neither; one of ours has what it inherited.
+        if group != PARENT && self.cpus(PARENT)?.is_empty() {
+            self.fill(PARENT, &self.cpus("")?)?;
+        }
+        if read(&path.join(MEMS))?.as_deref() != Some(&mems) {
+            write(&path.join(MEMS), &mems)?;
+        }
+        if self.cpus(group)? != *cpus {
+            write(&path.join(CPUS), &cpus.to_string())?;
+        }
+        Ok(())
+    }
+
+    fn remove(&self, group: &str) -> Result<()> {
+        let path = self.mount.join(group);
+        match std::fs::remove_dir(&path) {
+            Err(error) if !is_gone(&error) => Err(SysError::io(format!("removing cpuset {}", path.display()), error)),
+            _ => Ok(()),
+        }
+    }
+
+    fn cpus(&self, group: &str) -> Result<Cpus> {
+        let path = self.mount.join(group).join(CPUS);
+        let text = read(&path)?.unwrap_or_default();
+        let failed = |error| SysError::io(format!("reading {}", path.display()), std::io::Error::other(error));
+        text.parse().map_err(failed)
+    }
+
+    fn balances(&self, group: &str) -> Result<bool> {
+        Ok(read(&self.mount.join(group).join(BALANCE))?.as_deref() == Some("1"))
+    }
+
+    /// Every change has the kernel rebuild its domains: only what differs is written.
+    fn set_balance(&self, group: &str, on: bool) -> Result<()> {
+        let wanted = if on { "1" } else { "0" };
+        let path = self.mount.join(group).join(BALANCE);
+        match read(&path)? {
+            Some(now) if now != wanted => write(&path, wanted),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// `None`: the file is gone.
+fn read(file: &Path) -> Result<Option<String>> {
+    match std::fs::read_to_string(file) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(SysError::io(format!("reading {}", file.display()), error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A hierarchy of files: what the kernel would make of a new group, the test makes.
+    fn tree(groups: &[(&str, &str, &str)]) -> (tempfile::TempDir, Cgroups) {
+        let dir = tempfile::tempdir().unwrap();
+        for (group, cpus, balance) in groups {
+            let path = dir.path().join("cpuset").join(group);
+            std::fs::create_dir_all(&path).unwrap();
+            for (file, text) in [("cgroup.procs", ""), ("tasks", ""), (CPUS, *cpus), (MEMS, "0"), (BALANCE, *balance)] {
+                std::fs::write(path.join(file), text).unwrap();
+            }
+        }
+        let cgroups = Cgroups::probe(dir.path()).unwrap();
+        (dir, cgroups)
+    }
+
+    #[test]
+    fn a_cpu_is_set_apart_and_given_back() {
+        let (dir, cgroups) = tree(&[
+            ("", "0-3", "1"),
+            ("pullpiri", "0-3", "1"),
+            ("pullpiri/p/c", "0-3", "1"),
+            ("pullpiri/_apart-2", "", "1"),
+            ("pullpiri/_rest", "", "1"),
+        ]);
+        let apart = ApartCpus::find(&cgroups).unwrap();
+        let file =
+            |path: &str| std::fs::read_to_string(dir.path().join("cpuset").join(path.trim_start_matches('/'))).unwrap();
+        let balances = || ["", "pullpiri", "pullpiri/p/c"].map(|group| file(&format!("{group}/{BALANCE}")));
+        apart.fill("pullpiri/_apart-2", &Cpus::one(2)).unwrap();
+        apart.enter(2, 77).unwrap();
+        assert_eq!(file("pullpiri/_apart-2/cpuset.cpus"), "2");
+        assert_eq!(file("pullpiri/_rest/cpuset.cpus"), "0-1,3");
+        assert_eq!(file("pullpiri/_apart-2/tasks"), "77");
+        assert_eq!(balances(), ["0", "0", "0"]);
+        assert_eq!(file("pullpiri/_apart-2/cpuset.sched_load_balance"), "1");
+        // A container that came since is no bridge between the domains.
+        std::fs::write(dir.path().join("cpuset/pullpiri/p/c").join(BALANCE), "1").unwrap();
+        apart.settle().unwrap();
+        assert_eq!(balances(), ["0", "0", "0"]);
+        apart.leave(77, "pullpiri/p/c").unwrap();
+        assert_eq!(file("pullpiri/p/c/tasks"), "77");
+        std::fs::write(dir.path().join("cpuset/pullpiri/_apart-2/tasks"), "").unwrap();
+        // Directories of files can't be removed as groups can; everything before that is done.
+        apart.settle().unwrap_err();
+        assert_eq!(balances(), ["1", "1", "1"]);
+    }
+
+    #[test]
+    fn what_is_somebody_elses_is_left_alone() {
+        let refused = |groups: &[(&str, &str, &str)]| ApartCpus::find(&tree(groups).1).unwrap_err();
+        assert!(refused(&[("", "0-1", "0")]).contains("somebody else partitions"));
+        assert!(refused(&[("", "0-1", "1"), ("machine", "0-1", "1")]).contains("cpuset machine"));
+        assert!(refused(&[("", "0", "1")]).contains("but one CPU"));
+        // One without CPUs, or that doesn't balance, bridges nothing.
+        ApartCpus::find(&tree(&[("", "0-1", "1"), ("a", "", "1"), ("b", "0-1", "0")]).1).unwrap();
+        let unified = tempfile::tempdir().unwrap();
+        std::fs::write(unified.path().join("cgroup.controllers"), "cpuset").unwrap();
+        assert!(ApartCpus::find(&Cgroups::probe(unified.path()).unwrap()).unwrap_err().contains("version 2"));
+    }
+
+    #[test]
+    fn one_cpu_is_left_to_the_rest() {
+        let (_dir, cgroups) = tree(&[("", "0-1", "1"), ("pullpiri", "0-1", "0"), ("pullpiri/_apart-0", "0", "1")]);
+        let apart = ApartCpus::find(&cgroups).unwrap();
+        assert!(apart.enter(1, 77).unwrap_err().to_string().contains("the last"));
+    }
+}
