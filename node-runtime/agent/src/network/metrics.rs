@@ -9,6 +9,8 @@ use prometheus_client::registry::Unit;
 use pullpiri_node_core::network::shape::{DEFAULT_MINOR, minor};
 use pullpiri_node_host::net::{Family, Netlink};
 
+use pullpiri_ebpf::net::RoundTrips;
+
 use super::{Source, lock};
 
 /// What belongs to no class or rule.
@@ -26,6 +28,7 @@ struct Read {
     class_drops: BTreeMap<String, u64>,
     rule_packets: BTreeMap<String, u64>,
     drops: BTreeMap<String, u64>,
+    round_trips: BTreeMap<String, RoundTrips>,
 }
 
 impl Collector {
@@ -37,7 +40,7 @@ impl Collector {
         let plumbing = self.source.get()?;
         let plumbing = lock(&plumbing);
         let (counters, classes) = plumbing.counters()?;
-        let mut read = Read::default();
+        let mut read = Read { round_trips: counters.round_trips.clone(), ..Read::default() };
         for (name, traffic) in &counters.classes {
             read.class_bytes.insert(name.clone(), traffic.bytes);
             read.class_packets.insert(name.clone(), traffic.packets);
@@ -86,6 +89,46 @@ impl prometheus_client::collector::Collector for Collector {
                 counter.encode(family.encode_family(&[(label, value.as_str())])?)?;
             }
         }
-        Ok(())
+        encode_round_trips(&mut encoder, &read.round_trips)
+    }
+}
+
+/// A histogram per class; the sum is of the buckets' lower bounds, since only buckets are kept.
+fn encode_round_trips(
+    encoder: &mut DescriptorEncoder<'_>,
+    classes: &BTreeMap<String, RoundTrips>,
+) -> Result<(), std::fmt::Error> {
+    let measured: Vec<_> = classes.iter().filter(|(_, trips)| trips.buckets.iter().any(|count| *count > 0)).collect();
+    if measured.is_empty() {
+        return Ok(());
+    }
+    let help = "From where a packet leaves its pod until what answers it enters the pod";
+    let unit = Unit::Seconds;
+    let mut family = encoder.encode_descriptor("network_class_round_trip", help, Some(&unit), MetricType::Histogram)?;
+    for (class, trips) in measured {
+        let mut sum = 0.0;
+        let mut buckets = Vec::with_capacity(trips.buckets.len());
+        let mut low = 0.0;
+        for (bucket, count) in trips.buckets.iter().enumerate() {
+            sum += low * approximate(*count);
+            let bound = RoundTrips::bound_ns(bucket).map_or(f64::MAX, |ns| approximate(ns) / 1e9);
+            buckets.push((bound, *count));
+            low = bound;
+        }
+        let total = trips.buckets.iter().fold(0_u64, |sum, count| sum.saturating_add(*count));
+        let labels = [("class", class.as_str())];
+        family.encode_family(&labels)?.encode_histogram::<NoLabels>(sum, total, &buckets, None)?;
+    }
+    Ok(())
+}
+
+/// Of exemplars, which there are none of.
+type NoLabels = Vec<(String, String)>;
+
+/// Exact up to 2^32, and within a millionth above.
+fn approximate(value: u64) -> f64 {
+    match u32::try_from(value) {
+        Ok(small) => f64::from(small),
+        Err(_) => u32::try_from(value >> 20).map_or(f64::MAX, |high| f64::from(high) * 1_048_576.0),
     }
 }

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 
 use pullpiri_crds::network::NetworkMode;
 use pullpiri_ebpf::net::{Datapath, NetError, PodPort, policy, probe};
+use pullpiri_node_core::network::names;
 use pullpiri_node_core::network::shape::MAJOR;
 use pullpiri_node_core::network::{
     Attachment, Generation, Input, Nat, NodeState, Step, V6Forwarding, desired, hardware_address, metric, pod_link,
@@ -188,6 +189,12 @@ impl Plumbing {
             }
             return Err(failure);
         }
+        match std::fs::remove_file(names::path(&self.namespaces, pod)) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                return Err(format!("removing the pod's names: {error}"));
+            }
+            _ => {}
+        }
         self.disk.write_attachment(pod, None).map_err(|error| format!("forgetting the pod's network: {error}"))
     }
 
@@ -287,6 +294,9 @@ impl Plumbing {
                 }
             }
         }
+        if let Err(failure) = self.tell_names() {
+            trouble.get_or_insert(failure);
+        }
         if let Err(failure) = self.enforce() {
             trouble.get_or_insert(failure);
         }
@@ -350,6 +360,21 @@ impl Plumbing {
             return Ok(());
         }
         self.disk.write_record(&self.record).map_err(|error| format!("noting what is changed: {error}"))
+    }
+
+    /// The names that each pod knows its peers by. Written in place: containers have the very file.
+    fn tell_names(&self) -> Outcome {
+        for (pod, attachment) in &self.attachments {
+            let path = names::path(&self.namespaces, pod);
+            let text = names::text(attachment, self.generation.as_ref());
+            if std::fs::read(&path).is_ok_and(|known| known == text.as_bytes()) {
+                continue;
+            }
+            let written =
+                path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, text));
+            written.map_err(|error| format!("writing {}: {error}", path.display()))?;
+        }
+        Ok(())
     }
 
     fn guard(&mut self, pod: &PodId, link: &str) -> Outcome {

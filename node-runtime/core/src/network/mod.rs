@@ -11,6 +11,7 @@
 //! protocol and metric, the table of nftables by its name. So a node runtime that was killed anywhere goes on where things are.
 //! What was there before and had to be changed (settings of the uplink) is recorded, and put back.
 
+pub mod names;
 pub mod plan;
 pub mod shape;
 

@@ -8,6 +8,7 @@ mod volumes;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::path::Path;
 
 use pullpiri_crds::ModelInstance;
 use pullpiri_crds::condition::reason;
@@ -19,7 +20,7 @@ use crate::memory::Memory;
 use crate::network;
 use crate::plan::HostStep;
 use crate::quantity;
-use crate::runtime::{ContainerSpec, Limits, NetworkMode, PodId, PodSpec, Port, Security};
+use crate::runtime::{ContainerSpec, Limits, Mount, MountSource, NetworkMode, PodId, PodSpec, Port, Security};
 use crate::snapshot::{DataKind, DataObject, DataRef, DataState, Node};
 
 /// A pod and what must be so on the host before it starts.
@@ -235,8 +236,16 @@ fn join(
             problems.push(Problem { kind: ProblemKind::Invalid, field, message });
         }
     }
-    for port in containers.iter_mut().flat_map(|container| &mut container.ports) {
-        port.host_port = None;
+    let target = Path::new(network::names::TARGET);
+    let hosts = network::names::path(namespace.parent().unwrap_or(&namespace), context.id);
+    for container in containers.iter_mut() {
+        for port in &mut container.ports {
+            port.host_port = None;
+        }
+        if container.mounts.iter().all(|mount| mount.target != target) {
+            let source = MountSource::Bind(hosts.clone());
+            container.mounts.push(Mount { source, target: target.to_owned(), read_only: true });
+        }
     }
     NetworkMode::Namespace(namespace)
 }
@@ -297,6 +306,10 @@ fn ports(
     ports
 }
 
+/// No container starts with less, whatever runs it: the kernel's bookkeeping for one process takes most of it. Who writes less has
+/// forgotten a suffix.
+const MIN_MEMORY_BYTES: u64 = 1 << 20;
+
 fn limits(container: &model::Container, field: &str, problems: &mut Vec<Problem>) -> Limits {
     let Some(resources) = &container.resources else { return Limits::default() };
     let mut read = |list: &str, name: &str, parse: fn(&str) -> Result<u64, quantity::QuantityError>| {
@@ -313,14 +326,22 @@ fn limits(container: &model::Container, field: &str, problems: &mut Vec<Problem>
             }
         }
     };
+    let mut too_little = None;
     let limits = Limits {
         cpu_millis: read("limits", "cpu", quantity::millis),
         cpu_request_millis: read("requests", "cpu", quantity::millis),
-        memory_bytes: read("limits", "memory", quantity::units),
+        memory_bytes: read("limits", "memory", quantity::units)
+            .inspect(|bytes| too_little = (*bytes < MIN_MEMORY_BYTES).then_some(*bytes)),
         pids: read("limits", "pids", quantity::units),
     };
     // A memory request reserves nothing on a node, but a bad one is still told.
     let _ = read("requests", "memory", quantity::units);
+    if let Some(bytes) = too_little {
+        let field = format!("{field}.resources.limits[memory]");
+        let message =
+            format!("{bytes} B is too little to start a process; expected at least 1Mi (did you mean {bytes}Mi?)");
+        problems.push(Problem { kind: ProblemKind::Invalid, field, message });
+    }
     let known = |name: &&String| !matches!(name.as_str(), "cpu" | "memory" | "pids");
     for name in resources.limits.iter().flat_map(|map| map.keys()).filter(known) {
         let field = format!("{field}.resources.limits[{name}]");
