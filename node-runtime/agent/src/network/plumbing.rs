@@ -3,6 +3,7 @@
 //! Every change ends in [`Plumbing::converge`]: look, decide in the core, do what differs. What fails for one pod holds up no other, and a
 //! pod's interface goes up only after its programs are there.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
@@ -459,9 +460,9 @@ fn classify_hosts(
         }
     }
     for (uid, (id, cgroup)) in wanted {
-        if !known.contains_key(&uid) {
-            datapath.attach_host(&cgroup, &uid)?;
-            known.insert(uid, id);
+        if let Entry::Vacant(unknown) = known.entry(uid) {
+            datapath.attach_host(&cgroup, unknown.key())?;
+            unknown.insert(id);
         }
     }
     Ok(())
