@@ -330,7 +330,9 @@ fn held(instances: &[&ModelInstance]) -> BTreeMap<String, Result<Vec<Placed>, St
         let only = containers.get(&at).and_then(|all| if let [one] = all[..] { Some(one) } else { None });
         let (node, owner) = at;
         for task in &instance.spec.realtime {
-            if !seen.insert((node.clone(), owner.clone(), task.name.clone(), task.cpu)) {
+            // With other numbers it is another one: an instance may be known in two versions.
+            let numbers = (task.cpu, task.priority, task.wcet_ns, task.period_ns, task.deadline_ns, task.jitter_ns);
+            if !seen.insert((node.clone(), owner.clone(), task.name.clone(), numbers)) {
                 continue;
             }
             let container = task.container.as_deref().map(|container| (instance.spec.model.as_str(), container));
