@@ -207,6 +207,7 @@ fn first_snapshot(
         pods: BTreeMap::new(),
         data: BTreeMap::new(),
         directories: host::directories(volumes).into_iter().map(PodId).collect(),
+        starting: BTreeSet::new(),
         network: Network::known(&config.data_dir),
         synced: false,
     }
@@ -375,6 +376,9 @@ impl Node {
             }
         }
         self.facts.send_if_modified(|facts| {
+            if status.available {
+                facts.worked.insert(adapter);
+            }
             match facts.runtimes.iter_mut().find(|runtime| runtime.name == adapter) {
                 Some(known) if *known == status => return false,
                 Some(known) => *known = status,
@@ -444,6 +448,10 @@ impl Node {
 
     fn acted(&mut self, id: PodId, acted: Acted) {
         let waiting = self.busy.remove(&id).unwrap_or_default();
+        if self.snapshot.starting.remove(&id) {
+            // A successor may have waited for what has come to nothing.
+            self.dirty.extend(self.snapshot.instances.keys().cloned());
+        }
         self.held.remove(&id);
         for effect in acted.effects {
             self.apply(&id, effect);
@@ -647,6 +655,9 @@ impl Node {
     /// Sets to work on an instance.
     fn start(&mut self, id: &PodId, actions: Vec<Action>) {
         self.busy.insert(id.clone(), Vec::new());
+        if actions.iter().any(|action| matches!(action, Action::RunPod { .. })) {
+            self.snapshot.starting.insert(id.clone());
+        }
         let (executor, messages, id) = (self.executor.clone(), self.messages.clone(), id.clone());
         tokio::spawn(async move {
             let acted = executor.act(actions).await;

@@ -1,6 +1,6 @@
 //! The NodeRuntime of this node: what it is and can. Written at the start, when a runtime comes or goes, and when somebody deleted it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
@@ -35,6 +35,8 @@ const DISAGREE: Duration = Duration::from_secs(1);
 pub(crate) struct Facts {
     pub runtimes: Vec<RuntimeStatus>,
     pub default_runtime: Option<Adapter>,
+    /// Those that worked since this process started.
+    pub worked: BTreeSet<Adapter>,
     /// Why the ledger can't be written.
     pub ledger_failure: Option<String>,
     /// Where this node's metrics are.
@@ -177,9 +179,10 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
     } else {
         (true, reason::HEARTBEAT, format!("the node runtime is up, with {}", runtimes.join(" and ")))
     };
-    let degraded = match &facts.ledger_failure {
-        Some(failure) => (true, reason::RUNTIME_ERROR, failure.clone()),
-        None => (false, reason::AS_DECLARED, "the ledger is written".to_owned()),
+    let degraded = match (&facts.ledger_failure, lost_runtime(facts)) {
+        (Some(failure), _) => (true, reason::RUNTIME_ERROR, failure.clone()),
+        (None, Some(lost)) => (true, reason::RUNTIME_MISSING, lost),
+        (None, None) => (false, reason::AS_DECLARED, "its runtimes answer and the ledger is written".to_owned()),
     };
     let mut conditions = vec![condition(kind::READY, ready, known), condition(kind::DEGRADED, degraded, known)];
     if let Some(Capability { condition: fact, .. }) = &facts.realtime {
@@ -203,6 +206,22 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
         cgroups: Some(cgroups(Path::new("/sys/fs/cgroup")).to_owned()),
         conditions,
     }
+}
+
+/// A runtime that is needed and doesn't answer: the default one, or one that did before and may have pods. That a machine has no podman
+/// at all is nothing to be told.
+fn lost_runtime(facts: &Facts) -> Option<String> {
+    let is_needed = |name: Adapter| facts.default_runtime == Some(name) || facts.worked.contains(&name);
+    let lost: Vec<String> = facts
+        .runtimes
+        .iter()
+        .filter(|runtime| !runtime.available && is_needed(runtime.name))
+        .map(|runtime| {
+            let why = runtime.message.as_deref().unwrap_or("it doesn't answer");
+            format!("runtime {} is not available: {why}", runtime.name.as_str())
+        })
+        .collect();
+    (!lost.is_empty()).then(|| lost.join("; "))
 }
 
 fn condition(
@@ -264,5 +283,30 @@ mod tests {
         assert_eq!(down.conditions[0].status, "False");
         assert!(down.conditions[0].message.contains("no socket"));
         assert_eq!(down.conditions[1].last_transition_time, up.conditions[1].last_transition_time);
+    }
+
+    #[test]
+    fn a_runtime_that_went_away_degrades_the_node() {
+        let runtime = |name, available| RuntimeStatus {
+            name,
+            available,
+            version: None,
+            message: (!available).then(|| "no socket".to_owned()),
+        };
+        let mut facts = Facts {
+            runtimes: vec![runtime(Adapter::Oci, true), runtime(Adapter::Podman, false)],
+            default_runtime: Some(Adapter::Oci),
+            ..Facts::default()
+        };
+        assert_eq!(status(&facts, None).conditions[1].status, "False", "it was never there");
+        facts.worked.insert(Adapter::Podman);
+        let lost = status(&facts, None);
+        assert_eq!((lost.conditions[0].status.as_str(), lost.conditions[1].status.as_str()), ("True", "True"));
+        assert_eq!(lost.conditions[1].reason, reason::RUNTIME_MISSING);
+        assert!(lost.conditions[1].message.contains("podman is not available: no socket"), "{lost:?}");
+        assert!(!lost.runtimes[1].available);
+        facts.worked.clear();
+        facts.default_runtime = Some(Adapter::Podman);
+        assert_eq!(status(&facts, None).conditions[1].status, "True", "it was asked for");
     }
 }

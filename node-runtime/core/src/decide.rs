@@ -462,7 +462,7 @@ impl<'a> Pass<'a> {
             let (other, _) = accept(instance);
             let other = other.filter(|other| is_same_model(other))?;
             let is_leaving = desired(self.snapshot, instance, Some(&other)) != Desired::Run;
-            let has_pod = self.snapshot.pods.keys().any(|(pod, _)| pod == id);
+            let has_pod = self.snapshot.starting.contains(id) || self.snapshot.pods.keys().any(|(pod, _)| pod == id);
             (is_leaving && has_pod).then(|| other.metadata.name.clone().unwrap_or_default())
         })
     }

@@ -30,6 +30,8 @@ pub struct Snapshot {
     pub data: BTreeMap<DataRef, DataState>,
     /// Instances that have a directory of volumes on this node's disk.
     pub directories: BTreeSet<PodId>,
+    /// Pods that are being made: they may hold ports and devices already, and are in `pods` once they run.
+    pub starting: BTreeSet<PodId>,
     /// What of the node's network decides about pods.
     pub network: crate::network::NodeState,
     /// Whether the API server has told all instances of this node. Before that, an instance that only the ledger knows is wanted, and

@@ -345,7 +345,10 @@ impl Computation<'_> {
         }
         let stands: Vec<Stand> = self.stands().map(|(_, stand)| stand).collect();
         if stands.contains(&Stand::Runs) && stands.iter().all(|stand| matches!(stand, Stand::Runs | Stand::Over)) {
-            return (true, reason::AS_DECLARED, "every container runs".to_owned());
+            let over = self.describe(Stand::Over);
+            let message =
+                if over.is_empty() { "every container runs".to_owned() } else { format!("the others run; {over}") };
+            return (true, reason::AS_DECLARED, message);
         }
         if let Some(blocked) = self.facts.blocked {
             return (false, blocked.reason, blocked.message.clone());
@@ -373,11 +376,13 @@ impl Computation<'_> {
     fn describe(&self, which: Stand) -> String {
         let line = |(name, _): (&str, Stand)| {
             let container = self.memory.containers.get(name)?;
-            let code = container.last_exit.as_ref()?.code;
+            let exit = container.last_exit.as_ref()?;
+            let oom = if exit.oom_killed { ", out of memory," } else { "" };
             let wait = self.crash_loop(name).map(|seconds| format!(" and is restarted after {seconds} s"));
-            Some(format!("container {name} ended with {code}{}", wait.unwrap_or_default()))
+            Some(format!("container {name} ended with {}{oom}{}", exit.code, wait.unwrap_or_default()))
         };
-        self.stands().filter(|(_, stand)| *stand == which).filter_map(line).collect::<Vec<_>>().join("; ")
+        let text = self.stands().filter(|(_, stand)| *stand == which).filter_map(line).collect::<Vec<_>>().join("; ");
+        text.trim_end_matches(',').to_owned()
     }
 
     fn progressing(&self) -> (bool, &'static str, String) {
@@ -422,7 +427,22 @@ impl Computation<'_> {
         {
             return (true, blocked.reason, blocked.message.clone());
         }
+        if self.facts.desired == Desired::Run && self.has_failed_for_good() {
+            return (true, reason::CONTAINER_FAILED, self.describe(Stand::Over));
+        }
+        if self.stands().any(|(_, stand)| stand == Stand::Waits) {
+            let message = format!("{}; it is started again", self.describe(Stand::Waits));
+            return (false, reason::CONTAINER_EXITED, message);
+        }
         (false, reason::AS_DECLARED, "it is as declared".to_owned())
+    }
+
+    /// Whether a container ended badly and isn't started again.
+    fn has_failed_for_good(&self) -> bool {
+        self.stands().filter(|(_, stand)| *stand == Stand::Over).any(|(name, _)| {
+            let exit = self.memory.containers.get(name).and_then(|container| container.last_exit.as_ref());
+            exit.is_some_and(|exit| exit.code != 0)
+        })
     }
 }
 

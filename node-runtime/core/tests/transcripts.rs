@@ -14,6 +14,7 @@ use pullpiri_crds::model::{
 use pullpiri_crds::quantity::Quantity;
 use pullpiri_node_core::memory::{Failure, FailureKind};
 use pullpiri_node_core::snapshot::{AdapterState, Content, DataKind, DataObject, DataRef, DataState};
+use pullpiri_node_core::{Plan, decide_one};
 use world::{World, id, instance, model};
 
 #[test]
@@ -65,6 +66,38 @@ fn policies_decide_what_is_over() {
 }
 
 #[test]
+fn what_ended_for_want_of_memory_is_not_as_declared() {
+    let degraded = |world: &World, name: &str| {
+        let conditions = world.status(name).conditions;
+        let found = conditions.into_iter().find(|condition| condition.type_ == "Degraded").unwrap();
+        (found.status, found.reason, found.message)
+    };
+    let mut world = World::new();
+    world.create(instance("once", model(&["once", "log"], RestartPolicy::Never)));
+    world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
+    world.settle(true);
+    world.exit("once", "once", 137);
+    world.exit("blis", "blis", 137);
+    // The restart is under way.
+    let mut plan = world.plan(true);
+    plan.actions.clear();
+    world.apply(plan, None);
+    let (status, reason, message) = degraded(&world, "blis");
+    assert_eq!((status.as_str(), reason.as_str()), ("False", "ContainerExited"));
+    assert_eq!(message, "container blis ended with 137, out of memory; it is started again");
+    world.settle(true);
+    assert_eq!(degraded(&world, "blis").1, "AsDeclared");
+    let failed = ("True".to_owned(), "ContainerFailed".to_owned());
+    let (status, reason, message) = degraded(&world, "once");
+    assert_eq!((status, reason), failed, "one of its containers still runs, the other never will");
+    assert_eq!(message, "container once ended with 137, out of memory");
+    world.exit("once", "log", 0);
+    world.settle(true);
+    let (status, reason, _) = degraded(&world, "once");
+    assert_eq!((status, reason), failed);
+}
+
+#[test]
 fn an_image_that_is_missing_is_waited_for() {
     let mut world = World::new();
     world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
@@ -103,6 +136,37 @@ fn a_successor_waits_for_its_predecessor() {
     world.create(instance("new", model(&["blis"], RestartPolicy::Always)));
     world.update("new", |spec| spec.model = "blis".to_owned());
     assert_snapshot!("removal_before_addition", world.settle(true));
+}
+
+#[test]
+fn a_successor_waits_for_a_predecessor_that_is_still_starting() {
+    let same_model = |name: &str| {
+        let mut instance = instance(name, model(&["blis"], RestartPolicy::Always));
+        instance.spec.model = "blis".to_owned();
+        instance
+    };
+    let mut world = World::new();
+    world.create(same_model("old"));
+    let begun = world.plan(true);
+    assert!(begun.to_string().contains("run     uid-old"), "{begun}");
+    // What the plan says of ledger and objects is done; its pod is on the way.
+    let mut told = begun.clone();
+    told.actions.clear();
+    world.apply(told, None);
+    world.agent.starting.insert(id("old"));
+    // Deleted without a finalizer, it is gone from the API server at once, and its successor is there.
+    world.api.remove(&id("old"));
+    world.create(same_model("new"));
+    world.observe(true);
+    let waits = decide_one(&world.agent, &id("new"));
+    assert!(waits.actions.is_empty(), "{waits}");
+    assert!(waits.to_string().contains("waiting for the pod of old to be gone"), "{waits}");
+    // It runs by now, and is removed before the successor is started.
+    world.agent.starting.clear();
+    world.apply(Plan { actions: begun.actions, ..Plan::default() }, None);
+    assert_snapshot!("removal_of_what_was_starting", world.settle(true));
+    assert!(world.running("old").is_empty());
+    assert_eq!(world.running("new").len(), 1);
 }
 
 #[test]

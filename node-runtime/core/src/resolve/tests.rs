@@ -224,6 +224,7 @@ fn bad_fields_are_named() {
     container.volume_mounts = vec![
         VolumeMount { name: "nope".into(), mount_path: "/a".into(), ..Default::default() },
         VolumeMount { name: "ram".into(), mount_path: "relative".into(), ..Default::default() },
+        VolumeMount { name: "ram".into(), mount_path: "/".into(), ..Default::default() },
         VolumeMount {
             name: "ram".into(),
             mount_path: "/b".into(),
@@ -231,6 +232,8 @@ fn bad_fields_are_named() {
             ..Default::default()
         },
     ];
+    let mut little = named("little");
+    little.resources = Some(Resources { limits: quantities(&[("memory", "128")]), requests: None });
     let spec = ModelSpec {
         volumes: vec![
             ModelVolume {
@@ -246,7 +249,7 @@ fn bad_fields_are_named() {
                 ..Default::default()
             },
         ],
-        containers: vec![container, named("x")],
+        containers: vec![container, named("x"), little],
         ..Default::default()
     };
     insta::assert_snapshot!(resolved(spec, &BTreeMap::new()).unwrap_err().join("\n"));

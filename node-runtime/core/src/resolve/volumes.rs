@@ -259,6 +259,11 @@ pub(super) fn mounts(
             problem(ProblemKind::Invalid, "mountPath", message);
             continue;
         }
+        if target.components().all(|part| part == Component::RootDir) {
+            let message = format!("{:?} would hide the whole image; expected a directory below /", mount.mount_path);
+            problem(ProblemKind::Invalid, "mountPath", message);
+            continue;
+        }
         if mounts.iter().any(|other| other.target == target) {
             problem(ProblemKind::Invalid, "mountPath", format!("{:?} is mounted twice", mount.mount_path));
             continue;

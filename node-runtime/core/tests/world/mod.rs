@@ -96,6 +96,7 @@ impl World {
             pods: BTreeMap::new(),
             data: BTreeMap::new(),
             directories: BTreeSet::new(),
+            starting: BTreeSet::new(),
             network: NodeState { namespaces: Some(PathBuf::from("/data/netns")), ..NodeState::default() },
             synced: true,
         };
