@@ -23,7 +23,7 @@ use super::state::{self, Holding};
 use super::{News, Order, Wanted, monitor};
 
 /// Between looks at threads that are held: somebody else's change is undone within this.
-pub(super) const DRIFT: Duration = Duration::from_millis(400);
+pub(super) const DRIFT: Duration = Duration::from_millis(250);
 /// The first wait for a thread that isn't there yet; doubled up to [`DRIFT`].
 const FIRST_RESCAN: Duration = Duration::from_millis(2);
 /// Between reports in which only counts changed, and between those that tell of another miss.
@@ -114,7 +114,9 @@ impl Engine {
         }
         let instance = self.instances.entry(id).or_insert_with(|| {
             let holding = held.cloned().unwrap_or_default();
-            let measured = adopted(&holding, wanted.as_ref(), &known);
+            let mut alive = holding.held.clone();
+            alive.retain(|held| self.kernel.thread(&held.container, 0, held.thread).is_some());
+            let measured = adopted(&alive, wanted.as_ref(), &known);
             if let Some(wanted) = &wanted {
                 // They were counted in an earlier life.
                 for (task, (_, status)) in &measured {
@@ -494,9 +496,9 @@ fn interval(told: &Report, current: &Report) -> Duration {
 }
 
 /// What was measured of the threads that an earlier life of this process held, and that are therefore still the same.
-fn adopted(holding: &Holding, wanted: Option<&Wanted>, known: &[TaskStatus]) -> BTreeMap<String, (i32, TaskStatus)> {
+fn adopted(alive: &[Held], wanted: Option<&Wanted>, known: &[TaskStatus]) -> BTreeMap<String, (i32, TaskStatus)> {
     let mut measured = BTreeMap::new();
-    for held in &holding.held {
+    for held in alive {
         let containers = wanted.map(|wanted| wanted.containers.as_slice()).unwrap_or_default();
         let pid = containers.iter().find(|(name, _)| *name == held.container).map(|(_, pid)| *pid);
         let status = known.iter().find(|status| status.name == held.task);

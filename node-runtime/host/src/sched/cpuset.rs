@@ -15,6 +15,7 @@ use std::path::{Path, PathBuf};
 
 use pullpiri_node_core::realtime::Cpus;
 
+use super::{group_of, settings};
 use crate::cgroup::{Cgroups, Layout, PARENT, children, is_gone, write};
 use crate::{Result, SysError};
 
@@ -127,9 +128,17 @@ impl ApartCpus {
         self.partition(&used)
     }
 
+    /// Whether a SCHED_DEADLINE thread is there. Others are what such a thread made: they go where their containers are.
     fn is_used(&self, cpu: u32) -> bool {
-        let tasks = std::fs::read_to_string(self.mount.join(Self::group(cpu)).join("tasks"));
-        tasks.is_ok_and(|tasks| !tasks.trim().is_empty())
+        let tasks = std::fs::read_to_string(self.mount.join(Self::group(cpu)).join("tasks")).unwrap_or_default();
+        let mut used = false;
+        for tid in tasks.lines().filter_map(|line| line.trim().parse::<i32>().ok()) {
+            let stays = settings(tid).map_or(true, |now| now.policy.is_deadline());
+            // In every hierarchy a container's group has the same name.
+            let own = || group_of(tid, "cpu", Layout::Legacy).unwrap_or_default();
+            used |= stays || self.leave(tid, &own()).is_err();
+        }
+        used
     }
 
     fn partition(&self, apart: &BTreeSet<u32>) -> Result<()> {
@@ -263,19 +272,21 @@ mod tests {
         let file =
             |path: &str| std::fs::read_to_string(dir.path().join("cpuset").join(path.trim_start_matches('/'))).unwrap();
         let balances = || ["", "pullpiri", "pullpiri/p/c"].map(|group| file(&format!("{group}/{BALANCE}")));
+        // No thread has this id.
+        let tid = i32::MAX;
         apart.fill("pullpiri/_apart-2", &Cpus::one(2)).unwrap();
-        apart.enter(2, 77).unwrap();
+        apart.enter(2, tid).unwrap();
         assert_eq!(file("pullpiri/_apart-2/cpuset.cpus"), "2");
         assert_eq!(file("pullpiri/_rest/cpuset.cpus"), "0-1,3");
-        assert_eq!(file("pullpiri/_apart-2/tasks"), "77");
+        assert_eq!(file("pullpiri/_apart-2/tasks"), tid.to_string());
         assert_eq!(balances(), ["0", "0", "0"]);
         assert_eq!(file("pullpiri/_apart-2/cpuset.sched_load_balance"), "1");
         // A container that came since is no bridge between the domains.
         std::fs::write(dir.path().join("cpuset/pullpiri/p/c").join(BALANCE), "1").unwrap();
         apart.settle().unwrap();
         assert_eq!(balances(), ["0", "0", "0"]);
-        apart.leave(77, "pullpiri/p/c").unwrap();
-        assert_eq!(file("pullpiri/p/c/tasks"), "77");
+        apart.leave(tid, "pullpiri/p/c").unwrap();
+        assert_eq!(file("pullpiri/p/c/tasks"), tid.to_string());
         std::fs::write(dir.path().join("cpuset/pullpiri/_apart-2/tasks"), "").unwrap();
         // Directories of files can't be removed as groups can; everything before that is done.
         apart.settle().unwrap_err();
