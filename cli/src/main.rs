@@ -7,6 +7,7 @@ mod control_plane;
 mod controllers;
 mod convert;
 mod fail;
+mod identity;
 mod image;
 mod kubeconfig;
 mod logging;

@@ -2,13 +2,14 @@
 //! socket, as users of their own.
 
 use prometheus_client::registry::Registry;
+use pullpiri_agent::Claim;
 use pullpiri_apiserver::auth::UserInfo;
 use pullpiri_controllers::{Config, Controllers, Metrics};
 use pullpiri_crds::names::{NODE_GROUP, NODE_USER_PREFIX};
 use pullpiri_node_adapters::oci::Zygote;
 
 use crate::args::Up;
-use crate::control_plane::ControlPlane;
+use crate::control_plane::{ControlPlane, make_private};
 use crate::fail::Failure;
 use crate::metrics::{self, Sources};
 use crate::{shutdown, workloads};
@@ -24,6 +25,8 @@ pub(crate) async fn run(arguments: &Up, zygote: Zygote) -> Result<(), Failure> {
         None => hostname()?,
     };
     let crds = pullpiri_crds::all().into_iter().map(serde_json::to_value).collect::<Result<Vec<_>, _>>()?;
+    make_private(&arguments.serving.data_dir)?;
+    let _claim = Claim::on(&arguments.serving.data_dir)?;
     let control_plane = ControlPlane::open(&arguments.serving, crds).await?;
     let server = control_plane.server.clone();
 

@@ -47,8 +47,13 @@ async fn check(choice: RuntimeChoice, oci: &Arc<dyn Runtime>, podman: &Arc<dyn R
     let candidates: &[&Arc<dyn Runtime>] = match choice {
         RuntimeChoice::Auto => &[oci, podman],
         RuntimeChoice::Oci => &[oci],
-        // Its service may come later, and is waited for.
-        RuntimeChoice::Podman => return Ok(()),
+        RuntimeChoice::Podman => {
+            // Its service may come later, and is waited for.
+            if let Err(error) = podman.probe().await {
+                tracing::warn!(%error, "podman is this node's default runtime; its workloads wait until it answers");
+            }
+            return Ok(());
+        }
     };
     let mut reasons = Vec::new();
     for runtime in candidates {

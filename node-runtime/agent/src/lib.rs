@@ -12,6 +12,7 @@
 //! to the disk; a crash in between is found out by listing the runtimes' pods.
 
 mod act;
+mod claim;
 mod config;
 mod heartbeat;
 mod host;
@@ -36,6 +37,7 @@ use prometheus_client::registry::Registry;
 use pullpiri_node_adapters::Runtime;
 use tokio_util::sync::CancellationToken;
 
+pub use claim::{Claim, ClaimError};
 pub use config::{Config, Heartbeat};
 pub use ledger::LedgerError;
 pub use metrics::Metrics;
