@@ -8,7 +8,6 @@ mod examples;
 mod idle;
 mod latency;
 mod realtime;
-mod realtime;
 mod startup;
 mod table;
 mod writes;
@@ -64,9 +63,6 @@ async fn measure() -> Result<bool, E2eError> {
     }
     if bench.wants("latency") {
         latency::measure(&mut bench).await?;
-    }
-    if bench.wants("realtime") {
-        realtime::measure(&mut bench).await?;
     }
     if bench.wants("realtime") {
         realtime::measure(&mut bench).await?;
