@@ -461,43 +461,55 @@ impl<'a> View<'a> {
             .collect()
     }
 
-    /// Publishes ports; of several that want the same the oldest network's first one gets it, and the others are told.
-    fn add_ports(&self, by_age: &[ObjectName], compiled: &mut Compiled) -> Vec<(ObjectName, Problem)> {
-        let mut owners: BTreeMap<(u16, u8, Family), (&ObjectName, &ObjectName)> = BTreeMap::new();
-        let mut problems = Vec::new();
+    /// What shall be published here, the oldest network's first: the ports of its spec, then those of its models' containers. A host port,
+    /// a protocol, a target port and the member that it leads to.
+    fn wanted_ports<'b>(&'b self, by_age: &'b [ObjectName]) -> Vec<(&'b ObjectName, (u16, u8, u16), &'b Member<'b>)> {
+        let mut wanted = Vec::new();
         for network in by_age.iter().filter(|name| self.local.contains(name)) {
+            let here = || {
+                let visible = self.visible.iter().filter(|&&i| self.here(i));
+                visible.map(|&i| &self.members[i]).filter(|member| member.network == *network)
+            };
             for port in self.declared(network).iter().flat_map(|declared| &declared.ports) {
-                for &i in self.visible.iter().filter(|&&i| self.here(i) && self.members[i].network == *network) {
-                    let member = &self.members[i];
-                    if !port.to.matches(member.model, member.labels) {
-                        continue;
-                    }
-                    let mut taken = None;
-                    for address in &member.addresses {
-                        let key = (port.host_port, port.protocol, Family::of(*address));
-                        match owners.get(&key) {
-                            Some((_, owner)) if **owner == member.instance => {}
-                            Some(owner) => taken = Some(*owner),
-                            None => {
-                                owners.insert(key, (network, &member.instance));
-                                compiled.ports.push(SlicePort {
-                                    host_port: port.host_port.into(),
-                                    protocol: port.protocol.into(),
-                                    address: address.to_string(),
-                                    target_port: port.target_port.into(),
-                                });
-                            }
-                        }
-                    }
-                    if let Some((owner_network, owner)) = taken {
-                        let protocol = if port.protocol == crate::declared::UDP { "UDP" } else { "TCP" };
-                        let message = format!(
-                            "port {}/{protocol} of node {} leads to {} of network {owner_network}; {} isn't reached by it",
-                            port.host_port, self.node, owner.name, member.instance.name
-                        );
-                        problems.push(((*network).clone(), Problem { reason: reason::HOST_PORT_TAKEN, message }));
+                let selected = here().filter(|member| port.to.matches(member.model, member.labels));
+                wanted.extend(
+                    selected.map(|member| (network, (port.host_port, port.protocol, port.target_port), member)),
+                );
+            }
+            wanted.extend(here().flat_map(|member| member.ports.iter().map(move |port| (network, *port, member))));
+        }
+        wanted
+    }
+
+    /// Publishes ports; of several that want the same the first one gets it, and the others are told.
+    fn add_ports(&self, by_age: &[ObjectName], compiled: &mut Compiled) -> Vec<(ObjectName, Problem)> {
+        let mut owners: BTreeMap<(u16, u8, Family), (&ObjectName, &ObjectName, u16)> = BTreeMap::new();
+        let mut problems = Vec::new();
+        for (network, (host_port, protocol, target_port), member) in self.wanted_ports(by_age) {
+            let mut taken = None;
+            for address in &member.addresses {
+                let key = (host_port, protocol, Family::of(*address));
+                match owners.get(&key) {
+                    Some((_, owner, target)) if **owner == member.instance && *target == target_port => {}
+                    Some((network, owner, _)) => taken = Some((*network, *owner)),
+                    None => {
+                        owners.insert(key, (network, &member.instance, target_port));
+                        compiled.ports.push(SlicePort {
+                            host_port: host_port.into(),
+                            protocol: protocol.into(),
+                            address: address.to_string(),
+                            target_port: target_port.into(),
+                        });
                     }
                 }
+            }
+            if let Some((owner_network, owner)) = taken {
+                let protocol = if protocol == crate::declared::UDP { "UDP" } else { "TCP" };
+                let message = format!(
+                    "port {host_port}/{protocol} of node {} leads to {} of network {owner_network}; {} isn't reached by it",
+                    self.node, owner.name, member.instance.name
+                );
+                problems.push(((*network).clone(), Problem { reason: reason::HOST_PORT_TAKEN, message }));
             }
         }
         problems

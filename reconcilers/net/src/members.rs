@@ -6,12 +6,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
+use pullpiri_crds::model::Protocol;
 use pullpiri_crds::names::{rfc1123, same_node};
 use pullpiri_crds::network::NetworkMode;
 use pullpiri_crds::{ModelInstance, Network, NodeRuntime};
 
 use crate::compile::Inputs;
-use crate::declared::{Declared, name_of};
+use crate::declared::{Declared, TCP, UDP, name_of};
 use crate::{ObjectName, ipam};
 
 /// An instance that is in a network.
@@ -26,6 +27,8 @@ pub(crate) struct Member<'a> {
     pub addresses: Vec<IpAddr>,
     /// In lower-case RFC 1123 form.
     pub node: String,
+    /// What its containers publish: `hostPort`, protocol number and `containerPort`.
+    pub ports: Vec<(u16, u8, u16)>,
 }
 
 /// Why an instance's address isn't taken into account.
@@ -58,11 +61,21 @@ pub(crate) fn members<'a>(inputs: &Inputs<'a>) -> Vec<Member<'a>> {
                 network,
                 addresses,
                 node: node_name(&instance.spec.node_name),
+                ports: container_ports(instance),
             })
         })
         .collect();
     members.sort_by(|a, b| (&a.instance, a.uid).cmp(&(&b.instance, b.uid)));
     members
+}
+
+fn container_ports(instance: &ModelInstance) -> Vec<(u16, u8, u16)> {
+    let ports = instance.spec.template.spec.containers.iter().flat_map(|container| &container.ports);
+    let published = ports.filter_map(|port| {
+        let protocol = if port.protocol == Some(Protocol::Udp) { UDP } else { TCP };
+        Some((u16::try_from(port.host_port?).ok()?, protocol, u16::try_from(port.container_port).ok()?))
+    });
+    published.collect()
 }
 
 /// Leaves those out that no packet can be told to be theirs: without an address in the subnet, or with one that an older instance has.

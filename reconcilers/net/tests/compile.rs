@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use pullpiri_crds::condition::reason;
+use pullpiri_crds::model::{Container, ContainerPort};
 use pullpiri_crds::network::{NetworkMode, NetworkSpec, Peer, PublishedPort, Qos, QosSelector, RuleProtocol, Verdict};
 use pullpiri_net::slices::{self, Incomplete};
 use pullpiri_net::{Compiled, ObjectName, Outcome, compile};
@@ -302,6 +303,23 @@ fn published_ports_lead_to_instances_here_and_one_of_each_number() {
         degraded[0].message,
         "port 8080/TCP of node zone leads to sensor-1 of network default/chassis; sensor-2 isn't reached by it"
     );
+}
+
+#[test]
+fn ports_of_containers_are_published_after_those_of_the_network() {
+    let mut world = brake_and_video();
+    let given = |host_port, container_port| ContainerPort { host_port, container_port, protocol: None, name: None };
+    let container = Container { ports: vec![given(Some(8080), 80), given(None, 81)], ..Container::default() };
+    for instance in &mut world.instances {
+        if instance.spec.model == "brake" {
+            instance.spec.template.spec.containers = vec![container.clone()];
+        }
+    }
+    let outcome = compile(&world.inputs(), &nothing());
+    let ports: Vec<_> =
+        outcome.nodes["hpc"].ports.iter().map(|p| (p.host_port, p.address.as_str(), p.target_port)).collect();
+    assert_eq!(ports, [(8080, "10.20.0.2", 80), (8080, "fd00:20::2", 80)]);
+    assert!(outcome.nodes["zone"].ports.is_empty());
 }
 
 #[test]

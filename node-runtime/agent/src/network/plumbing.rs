@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use pullpiri_crds::network::NetworkMode;
-use pullpiri_ebpf::net::{Datapath, NetError, PodPort, policy, probe};
+use pullpiri_ebpf::net::{Datapath, NetError, PodPort, ensure_bpffs, policy, probe};
 use pullpiri_node_core::network::names;
 use pullpiri_node_core::network::shape::MAJOR;
 use pullpiri_node_core::network::{
@@ -26,6 +26,7 @@ use super::uplink::{self, Found, Said};
 
 /// Where BPF programs and maps are pinned, below a directory of the node's name.
 const PINS: &str = "/sys/fs/bpf/pullpiri";
+const BPFFS: &str = "/sys/fs/bpf";
 /// A capability's bit in `/proc/self/status`.
 const CAP_NET_ADMIN: u32 = 12;
 
@@ -118,6 +119,10 @@ impl Plumbing {
 
     /// Finds out what this node can do, and takes over what an earlier process left.
     pub fn open(&mut self) {
+        // Where no service manager mounted one; what comes of it the probe tells.
+        if let Err(error) = ensure_bpffs(Path::new(BPFFS)) {
+            debug!(error = text(&error), "there is no bpffs");
+        }
         self.support = self.probe();
         let Support { missing, htb, nat } = &self.support;
         info!(
