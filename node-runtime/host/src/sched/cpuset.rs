@@ -98,14 +98,23 @@ impl ApartCpus {
         write(&self.mount.join(&group).join("tasks"), &tid.to_string())
     }
 
-    /// Moves a thread to a group; to the root if that is gone.
+    /// Moves a thread to a group, with what it has made meanwhile in its process; to the root if the group is gone.
     ///
     /// # Errors
     /// If the kernel refuses.
     pub fn leave(&self, tid: i32, group: &str) -> Result<()> {
         let own = self.mount.join(group).join("tasks");
         let tasks = if own.exists() { own } else { self.mount.join("tasks") };
-        write(&tasks, &tid.to_string())
+        let apart = group_of(tid, "cpuset", Layout::Legacy).filter(|group| Self::is_apart(group)).unwrap_or_default();
+        write(&tasks, &tid.to_string())?;
+        let left = if apart.is_empty() { None } else { read(&self.mount.join(&apart).join("tasks"))? };
+        for other in left.unwrap_or_default().lines().filter_map(|line| line.trim().parse::<i32>().ok()) {
+            let same_process = Path::new(&format!("/proc/{tid}/task/{other}")).exists();
+            if same_process && settings(other).is_ok_and(|now| !now.policy.is_deadline()) {
+                write(&tasks, &other.to_string())?;
+            }
+        }
+        Ok(())
     }
 
     /// Gives back CPUs without threads, and has groups that came since balance no more. Without CPUs set apart, nothing is looked at twice.
@@ -128,17 +137,9 @@ impl ApartCpus {
         self.partition(&used)
     }
 
-    /// Whether a SCHED_DEADLINE thread is there. Others are what such a thread made: they go where their containers are.
     fn is_used(&self, cpu: u32) -> bool {
-        let tasks = std::fs::read_to_string(self.mount.join(Self::group(cpu)).join("tasks")).unwrap_or_default();
-        let mut used = false;
-        for tid in tasks.lines().filter_map(|line| line.trim().parse::<i32>().ok()) {
-            let stays = settings(tid).map_or(true, |now| now.policy.is_deadline());
-            // In every hierarchy a container's group has the same name.
-            let own = || group_of(tid, "cpu", Layout::Legacy).unwrap_or_default();
-            used |= stays || self.leave(tid, &own()).is_err();
-        }
-        used
+        let tasks = std::fs::read_to_string(self.mount.join(Self::group(cpu)).join("tasks"));
+        tasks.is_ok_and(|tasks| !tasks.trim().is_empty())
     }
 
     fn partition(&self, apart: &BTreeSet<u32>) -> Result<()> {
