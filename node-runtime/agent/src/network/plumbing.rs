@@ -349,7 +349,6 @@ impl Plumbing {
                 self.record.settings.remove(key);
             }
             Step::DeleteTree { link } => {
-                // Its size is put back by the step after this one, if it must be.
                 self.record.trees.remove(link);
             }
             Step::Translate(nat) => {

@@ -14,6 +14,7 @@
 pub mod names;
 pub mod plan;
 pub mod shape;
+mod show;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
