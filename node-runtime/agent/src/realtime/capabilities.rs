@@ -6,6 +6,7 @@ use pullpiri_crds::condition::reason;
 use pullpiri_crds::node::NodeRealtime;
 use pullpiri_node_core::realtime::{Cpus, Fact};
 use pullpiri_node_host::cgroup::{Cgroups, DEFAULT_ROOT};
+use pullpiri_node_host::process;
 use pullpiri_node_host::sched::{self, ApartCpus};
 
 use super::monitor;
@@ -34,6 +35,8 @@ pub(crate) async fn probe() -> (Found, Capability) {
         let apart = cgroups.as_ref().map_or_else(|| Err("no cgroups are mounted".to_owned()), ApartCpus::find);
         let exclusive = apart.map(|_| ());
         let monitor = monitor::probe();
+        // The kernel's type information, read for that, is some ten megabytes that nobody needs any more.
+        process::trim_heap();
         let found = sched::probe(cgroups.as_ref(), Path::new("/proc"), Path::new("/sys"), exclusive, monitor.clone());
         found.map(|found| (Found { cgroups, cpus: found.cpus.clone(), monitor }, found))
     });

@@ -8,6 +8,7 @@ pub(super) use pullpiri_ebpf::monitor::Event;
 use pullpiri_ebpf::monitor::{Counters, Events, LoadError, Monitor, Watch};
 use pullpiri_node_core::realtime::ThreadId;
 use pullpiri_node_core::runtime::PodId;
+use pullpiri_node_host::process;
 use tracing::{debug, warn};
 
 use super::metrics::{Metrics, TaskLabels};
@@ -102,6 +103,7 @@ impl Watcher {
                 }
                 loaded => loaded,
             };
+            process::trim_heap();
             match loaded {
                 Ok(monitor) => self.monitor = Some(monitor),
                 Err(error) => {
