@@ -1,7 +1,7 @@
 //! Measures how the uplink is shared, between two nodes in network namespaces with the agent's own plumbing: one JSON line per number.
 //!
 //! `cargo run --release -p pullpiri-agent --example network [-- RUNS [WHAT…]]`; WHAT: guarantee, reclaimed, ceilings, latency, restart.
-//! Needs root, iperf3, HTB and tcx. Medians of RUNS (5). Rates are layer-2 bytes, as BPF counts them at the uplink.
+//! Needs root, iperf3, HTB and tcx. Medians of RUNS (5). Rates are layer-2 bytes, as HTB sends them.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a measurement that can't be made ends")]
 
@@ -17,6 +17,8 @@ use std::time::{Duration, Instant};
 
 use pullpiri_agent::{NetworkConfig, Plumbing};
 use pullpiri_crds::slice::{SliceClass, SliceSelector};
+use pullpiri_node_core::network::shape::minor;
+use pullpiri_node_host::net::{Family, Netlink};
 use town::{Pod, Process, Town, inside, run, spawn};
 
 const BRAKE: Pod = Pod { name: "brake", node: 0, network: 0, host: 5 };
@@ -112,14 +114,18 @@ impl Scene {
         spawn(&BRAKE.namespace(&self.town), line.trim_end())
     }
 
-    /// Bytes of a class so far; `None`: of what belongs to none.
-    fn bytes(&self, class: Option<&str>) -> u64 {
-        let counters = self.town.nodes[0].plumbing.as_ref().unwrap().counters().unwrap().0;
-        class.map_or(counters.other.bytes, |name| counters.classes.get(name).map_or(0, |traffic| traffic.bytes))
+    /// Bytes that a class has sent so far, after what its queue had no room for.
+    fn bytes(&self, class: u16) -> u64 {
+        let classes = inside(&self.town.nodes[0].namespace, || {
+            let mut net = Netlink::open(Family::Route).unwrap();
+            let link = net.link("up0").unwrap().unwrap().index;
+            net.classes(link).unwrap()
+        });
+        classes.iter().find(|seen| minor(seen.class.handle) == class).unwrap().stats.bytes
     }
 
     /// Bits per second of a class, after a second of getting going.
-    fn rate(&self, class: Option<&str>) -> f64 {
+    fn rate(&self, class: u16) -> f64 {
         thread::sleep(Duration::from_secs(1));
         let (before, began) = (self.bytes(class), Instant::now());
         thread::sleep(Duration::from_secs(3));
@@ -146,7 +152,7 @@ fn guarantee(runs: usize) {
     let _greedy = scene.load(REST, "-P 8");
     let values = (0..runs).map(|_| {
         let _flow = scene.load(HIGH, "");
-        scene.rate(Some("default/n0/1")) / 40e6
+        scene.rate(1) / 40e6
     });
     tell("guarantee held against 8 greedy flows", median(values.collect()), ">= 0.97", "");
 }
@@ -155,7 +161,7 @@ fn reclaimed(runs: usize) {
     let Some(scene) = Scene::new("reclaimed", 100, &[class(1, 40, None), class(2, 20, None)]) else { return };
     let values = (0..runs).map(|_| {
         let _flow = scene.load(LOW, "-P 2");
-        scene.rate(Some("default/n0/2")) / 100e6
+        scene.rate(2) / 100e6
     });
     tell("unused share reclaimed", median(values.collect()), ">= 0.95", "");
 }
@@ -168,7 +174,7 @@ fn ceilings(runs: usize) {
         };
         let values = (0..runs).map(|_| {
             let _flow = scene.load(LOW, "-P 4");
-            scene.rate(Some("default/n0/2")) / (f64::from(mbit) * 1e6)
+            scene.rate(2) / (f64::from(mbit) * 1e6)
         });
         let ratio = median(values.collect());
         let detail = format!(",\"ceilingMbit\":{mbit},\"ratio\":{ratio:.4}");

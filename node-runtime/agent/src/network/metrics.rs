@@ -59,10 +59,9 @@ impl Collector {
             let name = classes.get(&number).cloned();
             let name = name.or_else(|| (number == DEFAULT_MINOR).then(|| OTHER.to_owned()));
             let Some(name) = name else { continue };
-            if number == DEFAULT_MINOR {
-                read.class_bytes.insert(name.clone(), seen.stats.bytes);
-                read.class_packets.insert(name.clone(), seen.stats.packets);
-            }
+            // BPF counts before the queue, which may have no room.
+            read.class_bytes.insert(name.clone(), seen.stats.bytes);
+            read.class_packets.insert(name.clone(), seen.stats.packets);
             read.class_drops.insert(name, u64::from(seen.stats.drops));
         }
         Some(read)
