@@ -36,17 +36,24 @@ pub enum RuntimeEvent {
 /// What an adapter was doing when it failed, and whether trying again may help.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
-    #[error("image {image} is not on this node; load it with `pullpiri image load`")]
-    ImageMissing { image: String },
+    #[error("image {image} is not on this node; {remedy}")]
+    ImageMissing {
+        image: String,
+        /// What brings it there, for this adapter.
+        remedy: &'static str,
+    },
     #[error("{adapter} is not available: {message}")]
     Unavailable { adapter: &'static str, message: String },
+    /// It can't be read, or is none.
+    #[error("{message}")]
+    Archive { message: String },
     #[error("no pod {pod}")]
     NoPod { pod: PodId },
     /// The specification can't be run here, whatever is tried: a bad capability name, an unreadable image, a missing binary.
-    #[error("{attempted} for pod {pod}: {message}")]
+    #[error("pod {pod}: {attempted}: {message}")]
     Refused { pod: PodId, attempted: &'static str, message: String },
     /// Something failed that may work later.
-    #[error("{attempted} for pod {pod}: {message}")]
+    #[error("pod {pod}: {attempted}: {message}")]
     Failed { pod: PodId, attempted: &'static str, message: String },
 }
 

@@ -286,7 +286,8 @@ async fn what_cannot_run_leaves_nothing() {
         vec![container("a", &["forever"]), ContainerSpec { image: "localhost/none:1".into(), ..container("b", &[]) }],
     );
     let error = rig.runtime.run_pod(&missing).await.unwrap_err();
-    assert!(matches!(&error, RuntimeError::ImageMissing { image } if image == "localhost/none:1"), "{error}");
+    assert!(matches!(&error, RuntimeError::ImageMissing { image, .. } if image == "localhost/none:1"), "{error}");
+    assert!(error.to_string().contains("`podman load"), "{error}");
     assert_eq!(rig.runtime.list().await.unwrap(), []);
 
     let no_program =

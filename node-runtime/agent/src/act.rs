@@ -224,7 +224,7 @@ pub(crate) fn failure(error: &RuntimeError) -> Failure {
     let kind = match error {
         RuntimeError::ImageMissing { .. } => FailureKind::ImageMissing,
         RuntimeError::Unavailable { .. } => FailureKind::RuntimeMissing,
-        RuntimeError::Refused { .. } => FailureKind::Refused,
+        RuntimeError::Refused { .. } | RuntimeError::Archive { .. } => FailureKind::Refused,
         RuntimeError::NoPod { .. } | RuntimeError::Failed { .. } => FailureKind::Failed,
     };
     Failure { kind, message: error.to_string() }

@@ -10,11 +10,13 @@ use std::path::Path;
 use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl, open};
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::socket::{
     AddressFamily, Backlog, ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, SockType, UnixAddr, accept4, bind,
-    connect, listen, recv, recvmsg, sendmsg, socket, socketpair,
+    connect, getsockopt, listen, recv, recvmsg, sendmsg, socket, socketpair,
 };
 use nix::sys::stat::Mode;
+use nix::unistd::Pid;
 
 use crate::{Result, SysError};
 
@@ -71,6 +73,13 @@ impl SeqPacket {
 
     pub fn set_nonblocking(&self) -> Result<()> {
         set_nonblocking(&self.0)
+    }
+
+    /// The process at the other end: for a connected socket the one that listened, for a pair the one that made it (unix(7), SO_PEERCRED).
+    pub fn peer(&self) -> Result<Pid> {
+        getsockopt(&self.0, PeerCredentials)
+            .map(|credentials| Pid::from_raw(credentials.pid()))
+            .map_err(|e| SysError::errno("asking who is at the other end of a socket", e))
     }
 
     /// Sends one message. On a non-blocking socket a full buffer is an error of kind `WouldBlock`; a closed other end is one of kind

@@ -584,3 +584,15 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_is_no_archive_is_called_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = ImageStore::open(dir.path().join("images")).unwrap();
+    let junk = dir.path().join("junk.tar");
+    for content in [b"nonsense".to_vec(), vec![7; 100], vec![7; 4096]] {
+        fs::write(&junk, &content).unwrap();
+        let error = store.load(&junk).unwrap_err().to_string();
+        assert!(error.contains("junk.tar") && error.contains("no OCI or docker image archive"), "{error}");
+    }
+}

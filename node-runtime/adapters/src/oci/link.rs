@@ -6,7 +6,9 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use pullpiri_node_core::runtime::ContainerObserved;
 use pullpiri_node_host::process::Pidfd;
 use pullpiri_node_host::socket::{Received, SeqPacket};
@@ -44,6 +46,8 @@ pub(super) enum LinkError {
     Failed(String),
     #[error("the pod's supervisor is gone")]
     Closed,
+    #[error("the pod's supervisor doesn't answer within {} ms", .0.as_millis())]
+    Late(Duration),
 }
 
 #[derive(Debug)]
@@ -94,8 +98,25 @@ impl Link {
     }
 
     /// Sends a request and waits for its answer; `Some` for a started container.
-    pub(super) async fn ask(&self, what: What) -> Result<Option<ContainerObserved>, LinkError> {
-        self.begin(what).await?.wait().await
+    pub(super) async fn ask(&self, what: What, within: Duration) -> Result<Option<ContainerObserved>, LinkError> {
+        let asked = async { self.begin(what).await?.wait().await };
+        tokio::time::timeout(within, asked).await.unwrap_or(Err(LinkError::Late(within)))
+    }
+
+    /// Kills the supervisor, which frees whoever waits for an answer of it.
+    pub(super) fn kill(&self) -> io::Result<()> {
+        let pidfd = match self.pidfd() {
+            Some(pidfd) => pidfd,
+            // It has never greeted. Who listens on its socket is known to the kernel.
+            None => {
+                let pid = self.socket.get_ref().peer().map_err(|e| e.source)?;
+                if pid == nix::unistd::getpid() {
+                    return Err(io::Error::other("it has said nothing yet, not even who it is"));
+                }
+                Arc::new(Pidfd::open(pid).map_err(|e| e.source)?)
+            }
+        };
+        pidfd.send_signal(Signal::SIGKILL).map_err(|e| e.source)
     }
 
     /// Sends a request; the answer may be waited for later.

@@ -36,6 +36,8 @@ use crate::{LogRetention, Runtime, RuntimeError, RuntimeEvent};
 pub use zygote::{Zygote, ZygoteError};
 
 const ADAPTER: &str = "oci";
+/// For an image that is missing.
+const REMEDY: &str = "load it with `pullpiri image load FILE.tar --data-dir DIR`, DIR being this node's";
 
 /// Becomes the zygote, and doesn't return, if this program was executed to be one (which [`zygote::execute`] does). Call it first thing
 /// in `main`.
@@ -54,6 +56,9 @@ pub struct OciOptions {
     pub log_max_files: u32,
     /// Of removed pods.
     pub log_retention: LogRetention,
+    /// A supervisor answers within milliseconds, beyond what a grace period or a creation takes. One that doesn't for so long (it was
+    /// stopped, or hangs in the kernel) is killed with its containers.
+    pub answer_deadline: Duration,
 }
 
 impl Default for OciOptions {
@@ -63,6 +68,7 @@ impl Default for OciOptions {
             log_max_bytes: 10 << 20,
             log_max_files: 5,
             log_retention: LogRetention::default(),
+            answer_deadline: Duration::from_secs(10),
         }
     }
 }

@@ -23,7 +23,7 @@ use super::prepare::{Node, Prepared, check_pod, failed, published, refused};
 use super::store::{self, LOCK_FILE, StoredPod};
 use super::wire::{Birth, SOCKET_NAME, What};
 use super::zygote::Zygote;
-use super::{ADAPTER, OciOptions};
+use super::{ADAPTER, OciOptions, REMEDY};
 use crate::images::{ImageError, ImageStore};
 use crate::logs::Logs;
 use crate::{RuntimeError, RuntimeEvent};
@@ -44,6 +44,8 @@ const NEEDED_CAPABILITIES: [(u32, &str); 9] = [
 const EVENT_BACKLOG: usize = 1024;
 /// How long a supervisor that is being born may take to listen.
 const BIRTH_DEADLINE: Duration = Duration::from_secs(5);
+/// A supervisor gives a creation up after 30 s, and may have to end one that is under way before.
+const CREATION: Duration = Duration::from_secs(60);
 /// How long a supervisor that was told to end, or was killed, may take to.
 const END_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -70,6 +72,8 @@ struct Pod {
     stored: StoredPod,
     dir: PathBuf,
     state: Mutex<PodState>,
+    /// Held by whoever cleans up after the supervisor: its end may be seen and asked for at once.
+    burial: Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -195,7 +199,7 @@ impl Pods {
     pub(super) async fn load_image(&self, archive: &Path) -> Result<Vec<String>, RuntimeError> {
         let (this, archive) = (self.clone(), archive.to_owned());
         blocking(move || {
-            let loaded = this.images().load(&archive).map_err(|e| image_error(&e))?;
+            let loaded = this.images().load(&archive).map_err(|e| RuntimeError::Archive { message: e.to_string() })?;
             Ok(loaded
                 .into_iter()
                 .flat_map(|i| if i.references.is_empty() { vec![i.id.to_string()] } else { i.references })
@@ -239,7 +243,7 @@ impl Pods {
             for container in prepared {
                 let start = container.write().map_err(|e| failed(&id, attempted, e.to_string()))?;
                 observed.extend(
-                    link.ask(What::Start(Box::new(start)))
+                    self.ask(&born.pod, &link, What::Start(Box::new(start)), CREATION)
                         .await
                         .map_err(|e| link_error(&id, attempted, &born.pod.dir, e))?,
                 );
@@ -325,8 +329,8 @@ impl Pods {
                 return Err(refused(&id, attempted, message));
             }
         };
-        let observed = link
-            .ask(What::Start(Box::new(start)))
+        let observed = self
+            .ask(pod, link, What::Start(Box::new(start)), CREATION)
             .await
             .map_err(|e| link_error(&id, attempted, &pod.dir, e))?
             .ok_or_else(|| failed(&id, attempted, "the supervisor gave no container".to_owned()))?;
@@ -339,11 +343,16 @@ impl Pods {
     }
 
     pub(super) async fn stop(&self, id: &PodId, grace: Duration) -> Result<(), RuntimeError> {
-        let Some(link) = self.get(id).and_then(|p| p.link()) else { return Ok(()) };
+        let Some(pod) = self.get(id) else { return Ok(()) };
+        let Some(link) = pod.link() else { return Ok(()) };
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
-        match link.ask(What::Stop { grace_ms }).await {
+        match self.ask(&pod, &link, What::Stop { grace_ms }, grace).await {
             // With the supervisor gone its containers are killed; nothing runs.
             Ok(_) | Err(LinkError::Closed) => Ok(()),
+            Err(LinkError::Late(_)) => {
+                self.bury(pod).await;
+                Ok(())
+            }
             Err(e) => Err(failed(id, "stopping the pod", e.to_string())),
         }
     }
@@ -352,8 +361,8 @@ impl Pods {
         let Some(pod) = self.get(id) else { return Ok(()) };
         pod.state().removing = true;
         if let Some(link) = pod.link() {
-            match link.ask(What::Remove).await {
-                Ok(_) | Err(LinkError::Closed) => {}
+            match self.ask(&pod, &link, What::Remove, Duration::ZERO).await {
+                Ok(_) | Err(LinkError::Closed | LinkError::Late(_)) => {}
                 Err(e) => return Err(failed(id, "removing the pod", e.to_string())),
             }
         }
@@ -364,10 +373,30 @@ impl Pods {
         Ok(())
     }
 
+    /// Asks a supervisor for what may take `allowance`. One that doesn't answer is killed: its containers are killed for it, and its
+    /// pod is found without a sandbox.
+    async fn ask(
+        &self,
+        pod: &Pod,
+        link: &Link,
+        what: What,
+        allowance: Duration,
+    ) -> Result<Option<ContainerObserved>, LinkError> {
+        let answer = link.ask(what, allowance.saturating_add(self.inner.node.options.answer_deadline)).await;
+        if let Err(late @ LinkError::Late(_)) = &answer {
+            match link.kill() {
+                Ok(()) => tracing::warn!(pod = %pod.stored.id, "{late}; it is killed"),
+                Err(error) => tracing::error!(pod = %pod.stored.id, %error, "{late}, and can't be killed"),
+            }
+        }
+        answer
+    }
+
     /// Removes everything of a pod whose supervisor has ended or never was.
     async fn discard(&self, pod: &Arc<Pod>) -> Result<(), RuntimeError> {
         let (this, pod) = (self.clone(), Arc::clone(pod));
         blocking(move || {
+            let _alone = pod.burial.lock().unwrap_or_else(PoisonError::into_inner);
             this.inner
                 .clear(&pod.dir, &pod.stored.id)
                 .map_err(|e| failed(&pod.stored.id, "removing the pod", e.to_string()))
@@ -409,7 +438,7 @@ impl Pods {
         };
         match make() {
             Ok(connection) => {
-                let pod = Arc::new(Pod { stored, dir, state: Mutex::default() });
+                let pod = Arc::new(Pod { stored, dir, state: Mutex::default(), burial: Mutex::default() });
                 Ok((Born { pod, connection }, prepared))
             }
             Err(e) => {
@@ -425,7 +454,7 @@ impl Pods {
     fn pin(&self, id: &PodId, containers: &[&Prepared]) -> Result<(), RuntimeError> {
         let images: Vec<_> = containers.iter().map(|c| &c.image).collect();
         self.images().pin(&id.0, &images).map_err(|e| match e {
-            ImageError::Missing(image) => RuntimeError::ImageMissing { image },
+            ImageError::Missing(image) => RuntimeError::ImageMissing { image, remedy: REMEDY },
             e => failed(id, "noting the image's use", e.to_string()),
         })
     }
@@ -445,7 +474,7 @@ impl Pods {
                 self.inner.clear(&dir, &id)?;
                 continue;
             };
-            let pod = Arc::new(Pod { stored, dir, state: Mutex::default() });
+            let pod = Arc::new(Pod { stored, dir, state: Mutex::default(), burial: Mutex::default() });
             self.inner.node.logs.claim(&id);
             match self.reconnect(&pod).await? {
                 Some(opened) => drop(self.attend(&pod, opened)),
@@ -581,6 +610,7 @@ impl Inner {
 
     /// Kills the containers of a pod whose supervisor is dead and records their ends.
     fn bury(&self, pod: &Pod) -> io::Result<Vec<ContainerObserved>> {
+        let _alone = pod.burial.lock().unwrap_or_else(PoisonError::into_inner);
         Self::await_end(&pod.dir)?;
         self.cgroups.kill(&pod_group(&pod.stored.id.0), None).map_err(io::Error::other)?;
         store::record_unseen_ends(&pod.dir, &pod.stored)
@@ -616,6 +646,7 @@ fn link_error(pod: &PodId, attempted: &'static str, dir: &Path, error: LinkError
     match error {
         LinkError::Refused(message) => refused(pod, attempted, message),
         LinkError::Failed(message) => failed(pod, attempted, message),
+        late @ LinkError::Late(_) => failed(pod, attempted, late.to_string()),
         LinkError::Closed => {
             // It may have said why.
             let why = fs::read_to_string(dir.join("supervisor.log")).unwrap_or_default();

@@ -13,7 +13,7 @@ use super::spec::{self, Inputs};
 use super::store::{attempt_dir, is_plain_name};
 use super::user;
 use super::wire::{LogTarget, PublishedPort, Start};
-use super::{ADAPTER, OciOptions};
+use super::{ADAPTER, OciOptions, REMEDY};
 use crate::RuntimeError;
 use crate::images::{Image, ImageError, ImageStore};
 use crate::logs::Logs;
@@ -99,7 +99,7 @@ impl Node {
         let fail = |e: &dyn std::fmt::Display| failed(pod, attempted, format!("{}: {e}", container.name));
         let image = match self.images.resolve(&container.image) {
             Ok(Some(image)) => image,
-            Ok(None) => return Err(RuntimeError::ImageMissing { image: container.image.clone() }),
+            Ok(None) => return Err(RuntimeError::ImageMissing { image: container.image.clone(), remedy: REMEDY }),
             Err(e @ ImageError::Reference(_)) => return Err(refuse(e.to_string())),
             Err(e) => return Err(fail(&e)),
         };

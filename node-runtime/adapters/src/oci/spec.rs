@@ -188,7 +188,7 @@ fn volume(mount: &Mount) -> Result<Value, String> {
     let plain =
         target.is_absolute() && target.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
     if !plain || target == Path::new("/") {
-        return Err(format!("mount path {} is not an absolute path below / without '..'", target.display()));
+        return Err(format!("mount path {}: expected an absolute path below /, without '..'", target.display()));
     }
     let mode = if mount.read_only { "ro" } else { "rw" };
     Ok(match &mount.source {

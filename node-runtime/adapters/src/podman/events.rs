@@ -66,15 +66,22 @@ pub(super) fn listen(client: Client, owner: String) -> BoxStream<'static, Runtim
 /// Connects again and again, until nobody listens.
 async fn follow(client: &Client, owner: &str, events: &mpsc::Sender<RuntimeEvent>) {
     let mut delay = FIRST_RETRY;
+    let mut away = false;
     loop {
+        let was_away = away;
         match follow_once(client, owner, events).await {
             Ok(()) => {
                 delay = FIRST_RETRY;
-                if events.send(RuntimeEvent::Resync).await.is_err() {
-                    return;
-                }
+                away = false;
             }
-            Err(error) => debug!(%error, "podman's events can't be read"),
+            Err(error) => {
+                debug!(%error, "podman's events can't be read");
+                away = true;
+            }
+        }
+        // A service that ends closes its streams before it stops answering: only the second look finds it gone.
+        if !(was_away && away) && events.send(RuntimeEvent::Resync).await.is_err() {
+            return;
         }
         tokio::time::sleep(delay).await;
         delay = (delay * 2).min(MAX_RETRY);
@@ -148,5 +155,33 @@ async fn happened(client: &Client, line: Line) -> Option<RuntimeEvent> {
             debug!(%error, "a container can't be looked at");
             Some(RuntimeEvent::Resync)
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_service_that_goes_away_after_its_stream_is_told_of() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("podman.sock");
+        let listener = UnixListener::bind(&socket).unwrap();
+        let mut events = listen(Client::new(&socket), "test".to_owned());
+        let limit = Duration::from_secs(30);
+        let mut next = async || tokio::time::timeout(limit, events.next()).await.expect("an event");
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut request = [0; 4096];
+        assert!(stream.read(&mut request).await.unwrap() > 0);
+        stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await.unwrap();
+        assert_eq!(next().await, Some(RuntimeEvent::Resync), "the stream began");
+        drop(stream);
+        assert_eq!(next().await, Some(RuntimeEvent::Resync), "the stream broke; the service still answers");
+        drop(listener);
+        std::fs::remove_file(&socket).unwrap();
+        assert_eq!(next().await, Some(RuntimeEvent::Resync), "and now it doesn't");
     }
 }

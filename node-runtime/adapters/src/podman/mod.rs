@@ -35,6 +35,9 @@ use crate::{LogRetention, Runtime, RuntimeError, RuntimeEvent};
 pub const DEFAULT_SOCKET: &str = "/run/podman/podman.sock";
 
 const ADAPTER: &str = "podman";
+/// For an image that is missing. podman has a store of its own, which `pullpiri image load` doesn't fill.
+const REMEDY: &str =
+    "runtime podman has its own images: load it with `podman load --input FILE.tar`, or `podman pull` it";
 
 /// podman, reached through its socket.
 #[derive(Clone, Debug)]
@@ -201,7 +204,9 @@ impl PodmanRuntime {
     ) -> Result<ContainerObserved, RuntimeError> {
         let error = |attempted| move |error| runtime_error(id, attempted, error);
         let image = self.image_of(&container.image).await.map_err(error("looking for the image"))?;
-        let Some(image) = image else { return Err(RuntimeError::ImageMissing { image: container.image.clone() }) };
+        let Some(image) = image else {
+            return Err(RuntimeError::ImageMissing { image: container.image.clone(), remedy: REMEDY });
+        };
         self.logs.claim(id);
         let log = self.log_path(id, &container.name);
         if let Some(directory) = log.parent() {
@@ -326,8 +331,14 @@ fn failed(pod: &PodId, attempted: &'static str, message: String) -> RuntimeError
 }
 
 /// What podman says when no other try would help. It answers 500 to nearly everything.
-const HOPELESS: [&str; 5] =
-    ["executable file not found", "no such file or directory", "not found", "permission denied", "capabilit"];
+const HOPELESS: [&str; 6] = [
+    "executable file not found",
+    "no such file or directory",
+    "not found",
+    "does not exist on container",
+    "permission denied",
+    "capabilit",
+];
 
 fn runtime_error(pod: &PodId, attempted: &'static str, error: HttpError) -> RuntimeError {
     let message = error.to_string();
@@ -389,20 +400,14 @@ impl Runtime for PodmanRuntime {
             struct Loaded {
                 names: Vec<String>,
             }
-            let none = PodId("-".to_owned());
-            let file = tokio::fs::File::open(archive).await.map_err(|error| RuntimeError::Refused {
-                pod: none.clone(),
-                attempted: "opening the image archive",
-                message: format!("{}: {error}", archive.display()),
-            })?;
+            let wrong = |error: &dyn std::fmt::Display| RuntimeError::Archive {
+                message: format!("loading image archive {}: {error}", archive.display()),
+            };
+            let file = tokio::fs::File::open(archive).await.map_err(|error| wrong(&error))?;
             let loaded: Result<Loaded, HttpError> = self.client.upload("/images/load", file).await;
             loaded.map(|loaded| loaded.names).map_err(|error| match error {
                 HttpError::NoSocket { .. } | HttpError::Connect { .. } => unavailable(&error),
-                error => RuntimeError::Refused {
-                    pod: none,
-                    attempted: "loading the image archive",
-                    message: format!("{}: {error}", archive.display()),
-                },
+                error => wrong(&error),
             })
         })
     }

@@ -269,7 +269,7 @@ mod tests {
         insta::assert_json_snapshot!("host_network", container(&host.containers[0], &place));
 
         let labels = pod_labels(&pod_spec(NetworkMode::Namespace("/data/netns/uid".into())), "/data");
-        let place = Place { id: &host.id, labels: &labels, attempt: 0, log, image_user: "" };
+        let place = Place { id: &host.id, labels: &labels, attempt: 0, log, log_max_bytes: 0, image_user: "" };
         let joined = container(&host.containers[0], &place);
         assert_eq!(joined["netns"], json!({ "nsmode": "path", "value": "/data/netns/uid" }));
         assert!(joined.get("pod").is_none());

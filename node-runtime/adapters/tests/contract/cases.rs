@@ -44,6 +44,8 @@ cases![
     every_operation_may_be_repeated,
     a_missing_image_is_named,
     a_missing_program_is_refused_and_nothing_stays,
+    a_missing_working_directory_is_refused,
+    too_little_memory_is_refused,
     a_failing_second_container_takes_the_first_with_it,
     a_damaged_archive_is_refused,
     many_pods_at_once,
@@ -53,6 +55,7 @@ cases![
     removal_leaves_nothing,
     logs_of_removed_pods_are_kept_for_a_while,
     a_flood_of_output_leaves_a_bounded_log,
+    a_frozen_sandbox_holds_nothing_up,
 ];
 
 async fn runs_logs_and_reports_the_exit(c: &Context) {
@@ -468,9 +471,12 @@ async fn a_missing_image_is_named(c: &Context) {
     let pod = c.pod("a", NetworkMode::Host, vec![container("b", &["forever"]), one]);
     let error = c.runtime.run_pod(&pod).await.unwrap_err();
     assert!(
-        matches!(&error, RuntimeError::ImageMissing { image } if image == "localhost/no-such-image:9"),
+        matches!(&error, RuntimeError::ImageMissing { image, .. } if image == "localhost/no-such-image:9"),
         "{error:?}"
     );
+    // What to do about it depends on whose store it is.
+    let remedy = if c.backend.name() == "oci" { "`pullpiri image load" } else { "`podman load" };
+    assert!(error.to_string().contains(remedy), "{error}");
     assert!(c.observed(&pod.id).await.is_none());
     assert_eq!(c.runtime.image("localhost/no-such-image:9").await.unwrap(), None);
     assert!(c.runtime.image(IMAGE).await.unwrap().unwrap().starts_with("sha256:"));
@@ -495,6 +501,37 @@ async fn a_missing_program_is_refused_and_nothing_stays(c: &Context) {
     c.until(&pod.id, "the second exit", |p| exit_of(p, "c").is_some_and(|e| e.code == 4)).await;
 }
 
+async fn a_missing_working_directory_is_refused(c: &Context) {
+    let mut one = container("c", &["pwd"]);
+    one.working_dir = Some("/not/there".to_owned());
+    let pod = c.pod("a", NetworkMode::Host, vec![one.clone()]);
+    let error = c.runtime.run_pod(&pod).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Refused { .. }), "{error:?}");
+    assert!(error.to_string().contains("/not/there"), "{error}");
+    assert!(c.observed(&pod.id).await.is_none());
+    // One that a volume brings is there.
+    let source = c.dir.path().join("volume");
+    std::fs::create_dir_all(source.join("there")).unwrap();
+    one.mounts = vec![bind(source, "/not", false)];
+    let pod = c.pod("b", NetworkMode::Host, vec![one]);
+    c.runtime.run_pod(&pod).await.unwrap();
+    assert_eq!(c.output(&pod.id, "c").await, ["stdout /not/there"]);
+}
+
+async fn too_little_memory_is_refused(c: &Context) {
+    if c.backend.name() != "oci" {
+        println!("skipped: what podman says of it is podman's; the node refuses such limits before");
+        return;
+    }
+    let mut one = container("c", &["forever"]);
+    one.limits.memory_bytes = Some(1);
+    let pod = c.pod("a", NetworkMode::Host, vec![one]);
+    let error = c.runtime.run_pod(&pod).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Refused { .. }), "{error:?}");
+    assert!(error.to_string().contains("memory limit of 1 B"), "{error}");
+    assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
+}
+
 async fn a_failing_second_container_takes_the_first_with_it(c: &Context) {
     let mut bad = container("bad", &[]);
     bad.command = vec!["/bin/not-there".to_owned()];
@@ -507,8 +544,11 @@ async fn a_failing_second_container_takes_the_first_with_it(c: &Context) {
 async fn a_damaged_archive_is_refused(c: &Context) {
     let junk = c.dir.path().join("junk.tar");
     std::fs::write(&junk, vec![7; 4096]).unwrap();
-    assert!(c.runtime.load_image(&junk).await.is_err());
-    assert!(c.runtime.load_image(&c.dir.path().join("absent.tar")).await.is_err());
+    for path in [junk, c.dir.path().join("absent.tar")] {
+        let error = c.runtime.load_image(&path).await.unwrap_err();
+        assert!(matches!(error, RuntimeError::Archive { .. }), "{error:?}");
+        assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
+    }
 }
 
 async fn many_pods_at_once(c: &Context) {
@@ -671,7 +711,7 @@ async fn logs_left(c: &Context, pods: &[PodId], expected: &[&PodId]) {
 }
 
 async fn logs_of_removed_pods_are_kept_for_a_while(c: &Context) {
-    let keep = |pods| Narrow { log_max_bytes: 0, retention: LogRetention { pods, bytes: 1 << 20 } };
+    let keep = |pods| Narrow { retention: LogRetention { pods, bytes: 1 << 20 }, ..Narrow::default() };
     let narrow = Context {
         backend: c.backend.clone(),
         runtime: c.backend.open_narrow(keep(2)).await,
@@ -699,6 +739,8 @@ async fn logs_of_removed_pods_are_kept_for_a_while(c: &Context) {
     logs_left(c, &pods, &[&pods[0], &pods[3]]).await;
     assert_eq!(c.backend.log(&pods[0], "c").await[0], "stdout alive");
     assert_eq!(c.backend.log(&pods[3], "c").await, ["stdout three"]);
+    // One agent at a time: the one before would mourn what this one removes.
+    drop(narrow);
     // Run again, it is no removed pod any more.
     let again = second.run("three", &["say", "again", "forever"]).await;
     second.logged(&again.id, "c", "stdout again").await;
@@ -715,7 +757,7 @@ async fn a_flood_of_output_leaves_a_bounded_log(c: &Context) {
     const LIMIT: u64 = 64 << 10;
     let narrow = Context {
         backend: c.backend.clone(),
-        runtime: c.backend.open_narrow(Narrow { log_max_bytes: LIMIT, retention: LogRetention::default() }).await,
+        runtime: c.backend.open_narrow(Narrow { log_max_bytes: LIMIT, ..Narrow::default() }).await,
         case: c.case,
         dir: tempfile::tempdir().unwrap(),
     };
@@ -731,4 +773,43 @@ async fn a_flood_of_output_leaves_a_bounded_log(c: &Context) {
     assert!(bytes <= 3 * LIMIT + (16 << 10), "{bytes} B");
     assert!(bytes > 0);
     narrow.runtime.remove_pod(&pod.id).await.unwrap();
+}
+
+async fn a_frozen_sandbox_holds_nothing_up(c: &Context) {
+    let narrow = Narrow { answer_deadline: Duration::from_millis(200), ..Narrow::default() };
+    let hasty = Context {
+        backend: c.backend.clone(),
+        runtime: c.backend.open_narrow(narrow).await,
+        case: c.case,
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let mut pids = Vec::new();
+    for suffix in ["stopped", "removed", "adopted"] {
+        let pod = hasty.run(suffix, &["say", "up", "forever"]).await;
+        hasty.logged(&pod.id, "c", "stdout up").await;
+        if !c.backend.freeze_sandbox(&pod.id) {
+            println!("skipped: this adapter's pods have no sandbox of their own");
+            hasty.runtime.remove_pod(&pod.id).await.unwrap();
+            return;
+        }
+        pids.push((pod.id.clone(), pid_of(&hasty.observed(&pod.id).await.unwrap(), "c").unwrap()));
+    }
+    let [stopped, removed, adopted] = pids.as_slice() else { panic!("three pods") };
+    let in_time = async {
+        hasty.runtime.stop_pod(&stopped.0, Duration::ZERO).await.unwrap();
+        assert!(!is_alive(stopped.1), "nothing runs once it is stopped");
+        let seen = hasty.observed(&stopped.0).await.unwrap();
+        assert_eq!(exit_of(&seen, "c").unwrap().code, 255, "nobody saw it end");
+        hasty.runtime.remove_pod(&stopped.0).await.unwrap();
+        hasty.runtime.remove_pod(&removed.0).await.unwrap();
+        // An agent that comes later has never been greeted.
+        drop(hasty);
+        let next = c.backend.open_narrow(narrow).await;
+        next.remove_pod(&adopted.0).await.unwrap();
+    };
+    tokio::time::timeout(DEADLINE, in_time).await.unwrap();
+    for (pod, pid) in &pids {
+        assert!(!is_alive(*pid));
+        assert_eq!(c.backend.leftovers(pod), Vec::<String>::new());
+    }
 }

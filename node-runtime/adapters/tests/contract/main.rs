@@ -39,6 +39,14 @@ struct Narrow {
     /// Of one log file.
     log_max_bytes: u64,
     retention: LogRetention,
+    /// For a sandbox that should answer at once.
+    answer_deadline: Duration,
+}
+
+impl Default for Narrow {
+    fn default() -> Self {
+        Self { log_max_bytes: 0, retention: LogRetention::default(), answer_deadline: DEADLINE }
+    }
 }
 
 /// An adapter under test.
@@ -48,7 +56,7 @@ trait Backend: Send + Sync {
     /// A new adapter object over the same state as those before it.
     fn open(&self) -> BoxFuture<'_, Arc<dyn Runtime>>;
 
-    /// The same, with little room for logs.
+    /// The same, with other limits.
     fn open_narrow(&self, narrow: Narrow) -> BoxFuture<'_, Arc<dyn Runtime>>;
 
     /// The directory of a pod's logs.
@@ -59,6 +67,9 @@ trait Backend: Send + Sync {
 
     /// Kills what keeps the pod's sandbox; `false` if the adapter has no such thing.
     fn kill_sandbox<'a>(&'a self, runtime: &'a Arc<dyn Runtime>, pod: &'a PodId) -> BoxFuture<'a, bool>;
+
+    /// Stops what keeps the pod's sandbox with SIGSTOP; `false` if the adapter has no such thing.
+    fn freeze_sandbox(&self, pod: &PodId) -> bool;
 
     /// Whatever exists that belongs to the pod: processes, directories, mounts, cgroups.
     fn leftovers(&self, pod: &PodId) -> Vec<String>;

@@ -46,6 +46,7 @@ impl Backend for Oci {
             log_max_bytes: narrow.log_max_bytes,
             log_max_files: 3,
             log_retention: narrow.retention,
+            answer_deadline: narrow.answer_deadline,
             ..OciOptions::default()
         };
         Box::pin(async { Arc::new(self.runtime(options).await.unwrap()) as Arc<dyn Runtime> })
@@ -72,6 +73,13 @@ impl Backend for Oci {
             }
             true
         })
+    }
+
+    fn freeze_sandbox(&self, pod: &PodId) -> bool {
+        for pid in supervisors(pod) {
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGSTOP).unwrap();
+        }
+        true
     }
 
     fn leftovers(&self, pod: &PodId) -> Vec<String> {

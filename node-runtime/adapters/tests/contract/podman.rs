@@ -66,6 +66,10 @@ impl Backend for Podman {
         Box::pin(async { false })
     }
 
+    fn freeze_sandbox(&self, _: &PodId) -> bool {
+        false
+    }
+
     fn leftovers(&self, pod: &PodId) -> Vec<String> {
         let label = format!("label=io.pullpiri.pod={pod}");
         let containers = ["ps", "--all", "--filter", &label, "--format", "{{.Names}}"];

@@ -31,7 +31,7 @@ use nix::sys::stat::{Mode, umask};
 use nix::unistd::{Pid, pipe2};
 use pullpiri_node_host::cgroup::{self, Cgroups};
 use pullpiri_node_host::mount::{self, Overlay};
-use pullpiri_node_host::{process, signals};
+use pullpiri_node_host::{files, process, signals};
 
 use crate::oci::wire::Start;
 
@@ -111,7 +111,9 @@ fn create(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, verdi
         .with_systemd(false)
         .with_detach(true)
         .build()
-        .map_err(|e| failed("creating the container", &chain(&e)))?;
+        .map_err(|e| {
+            no_working_directory(start, &root).unwrap_or_else(|| failed("creating the container", &chain(&e)))
+        })?;
     let pid = built.pid().ok_or_else(|| Failure::Failed("creating the container: it has no process".to_owned()))?;
     verdict.write_all(format!("pid {pid}\n").as_bytes()).map_err(|e| failed("telling the supervisor", &e))?;
 
@@ -128,6 +130,20 @@ fn create(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, verdi
         return Ok(());
     }
     Err(kill_on(Failure::Refused(complaint)))
+}
+
+/// Why a container that couldn't be created has nowhere to run in, if that is why: libcontainer says no more than that a system call
+/// failed. A directory that a volume brings is looked for in that volume by the kernel only, so this isn't asked beforehand.
+fn no_working_directory(start: &Start, root: &Path) -> Option<Failure> {
+    let spec: serde_json::Value = serde_json::from_slice(&fs::read(start.dir.join("config.json")).ok()?).ok()?;
+    let directory = spec.pointer("/process/cwd")?.as_str()?;
+    let inside = files::Root::open(root).ok()?;
+    if inside.open_within(Path::new(directory), OFlag::O_PATH | OFlag::O_DIRECTORY).is_ok() {
+        return None;
+    }
+    Some(Failure::Refused(format!(
+        "working directory {directory:?} (workingDir) is no directory of the image, nor of a volume; expected one that is there"
+    )))
 }
 
 /// An error with its causes, each once: libcontainer often says the same on several levels.

@@ -369,7 +369,8 @@ impl Supervisor {
             match nix::unistd::read(&creating.verdict, &mut buffer) {
                 Ok(0) => {
                     // It ended without a verdict.
-                    return self.created(Err((false, "the creating process died".to_owned())));
+                    let why = self.why_creator_died();
+                    return self.created(Err(why));
                 }
                 Ok(read) => creating.heard.push_str(&String::from_utf8_lossy(buffer.get(..read).unwrap_or_default())),
                 Err(Errno::EINTR) => {}
@@ -393,6 +394,22 @@ impl Supervisor {
             }
         }
         Ok(())
+    }
+
+    /// Whether trying again can't help, and why.
+    fn why_creator_died(&self) -> (bool, String) {
+        let died = (false, "the creating process died".to_owned());
+        let Some(creating) = &self.creating else { return died };
+        let Some(limit) = creating.start.limits.memory_bytes else { return died };
+        let kills = self.cgroups.oom_kills(&container_group(&self.pod, &creating.start.container)).unwrap_or(0);
+        if kills <= creating.oom_kills_before {
+            return died;
+        }
+        let message = format!(
+            "a memory limit of {limit} B (resources.limits.memory) is too little to create it: the kernel ended it for want of \
+             memory; expected some MiB"
+        );
+        (true, message)
     }
 
     /// The creation has come to its end.
