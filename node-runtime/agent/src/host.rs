@@ -2,6 +2,9 @@
 //!
 //! Files of ConfigMaps and Secrets are replaced all at once: a new directory is filled, the link `..data` is renamed to it, and the
 //! visible names are links through `..data` (the layout that kubelets made known, so that programs that watch for it work).
+//!
+//! Files of Secrets are on a tmpfs of the volume's own, mounted where another volume has a directory. It outlives the agent, is gone after
+//! a reboot (the pod's next start fills it again) and goes with the instance.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
@@ -10,7 +13,9 @@ use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Component, Path, PathBuf};
 
 use pullpiri_crds::model::HostPathType;
-use pullpiri_node_core::plan::{File, HostStep};
+use pullpiri_node_core::plan::{File, HostStep, Medium};
+use pullpiri_node_host::{SysError, mount};
+use tracing::warn;
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HostError {
@@ -18,6 +23,8 @@ pub(crate) enum HostError {
     Kind { volume: String, path: PathBuf, found: &'static str, expected: &'static str },
     #[error("volume {volume}: {path} leads out of the volume, to {target}")]
     Escape { volume: String, path: PathBuf, target: PathBuf },
+    #[error("volume {volume}: {source}")]
+    Mount { volume: String, source: SysError },
     #[error("volume {volume}: {attempted} {path}: {source}")]
     Io { volume: String, attempted: &'static str, path: PathBuf, source: std::io::Error },
 }
@@ -31,7 +38,12 @@ pub(crate) fn prepare(steps: &[HostStep]) -> Result<(), HostError> {
             make_directory(volume, path).and_then(|()| chmod(volume, path, 0o777))
         }
         HostStep::SubPath { volume, base, sub_path } => below(volume, base, sub_path),
-        HostStep::Files { volume, directory, files, hash } => project(volume, directory, files, hash),
+        HostStep::Files { volume, directory, files, hash, medium } => {
+            if *medium == Medium::Memory {
+                hold_in_memory(volume, directory)?;
+            }
+            project(volume, directory, files, hash)
+        }
         // The node's network does that.
         HostStep::Attach { .. } => Ok(()),
     })
@@ -115,6 +127,33 @@ fn below(volume: &str, base: &Path, sub_path: &Path) -> Result<(), HostError> {
     Ok(())
 }
 
+/// Makes `directory` a tmpfs if it isn't one. Where that isn't allowed it stays on disk, as everything else of the node does.
+fn hold_in_memory(volume: &str, directory: &Path) -> Result<(), HostError> {
+    make_directory(volume, directory)?;
+    let path = fs::canonicalize(directory).map_err(io(volume, "resolving", directory))?;
+    let mounted = mount::mounts_below(&path).map_err(mounting(volume))?;
+    if mounted.contains(&path) {
+        return Ok(());
+    }
+    // What an earlier release, or one without the right to mount, left on disk.
+    for entry in fs::read_dir(&path).map_err(io(volume, "reading", &path))? {
+        let entry = entry.map_err(io(volume, "reading", &path))?;
+        remove(volume, &entry.path())?;
+    }
+    match mount::tmpfs(&path, 0o755) {
+        Err(error) if error.source.kind() == ErrorKind::PermissionDenied => {
+            warn!(volume, %error, "a Secret's files are kept on disk");
+            Ok(())
+        }
+        mounted => mounted.map_err(mounting(volume)),
+    }
+}
+
+fn mounting(volume: &str) -> impl FnOnce(SysError) -> HostError {
+    let volume = volume.to_owned();
+    move |source| HostError::Mount { volume, source }
+}
+
 /// The link that visible names go through.
 const DATA: &str = "..data";
 
@@ -182,6 +221,11 @@ fn remove(volume: &str, path: &Path) -> Result<(), HostError> {
 
 /// Removes an instance's volumes. Mounts of it are gone with its pod.
 pub(crate) fn remove_volumes(directory: &Path) -> Result<(), HostError> {
+    let Ok(path) = fs::canonicalize(directory) else { return Ok(()) };
+    // Those within others first.
+    for mounted in mount::mounts_below(&path).map_err(mounting("*"))?.iter().rev() {
+        mount::unmount(mounted).map_err(mounting("*"))?;
+    }
     remove("*", directory)
 }
 
@@ -222,6 +266,41 @@ mod tests {
         // Again is nothing.
         project("conf", &volume, &files(&[("d", "3", 0o644)]), "h2").unwrap();
         assert_eq!(read("d").unwrap(), "3");
+    }
+
+    #[test]
+    fn secrets_are_held_in_memory_until_the_instance_goes() {
+        let dir = tempfile::tempdir().unwrap();
+        let instance = dir.path().join("uid");
+        let volume = instance.join("key");
+        fs::create_dir_all(&volume).unwrap();
+        fs::write(volume.join("left"), "on disk by an earlier release").unwrap();
+        let step = |text: &str, hash: &str| HostStep::Files {
+            volume: "key".into(),
+            directory: volume.clone(),
+            files: files(&[("token", text, 0o400)]),
+            hash: hash.into(),
+            medium: Medium::Memory,
+        };
+        prepare(&[step("1", "h1")]).unwrap();
+        let mounts = || mount::mounts_below(&fs::canonicalize(dir.path()).unwrap()).unwrap().len();
+        if mounts() == 0 {
+            println!("skipped: no tmpfs can be mounted here");
+            return;
+        }
+        assert!(!volume.join("left").exists());
+        assert_eq!(fs::read_to_string(volume.join("token")).unwrap(), "1");
+        // Another agent finds it, and changes it in place.
+        prepare(&[step("2", "h2")]).unwrap();
+        assert_eq!((mounts(), fs::read_to_string(volume.join("token")).unwrap()), (1, "2".into()));
+        // Below the mount there is nothing.
+        mount::unmount(&fs::canonicalize(&volume).unwrap()).unwrap();
+        assert_eq!(fs::read_dir(&volume).unwrap().count(), 0);
+        prepare(&[step("2", "h2")]).unwrap();
+        remove_volumes(&instance).unwrap();
+        assert!(!instance.exists());
+        assert_eq!(mounts(), 0);
+        remove_volumes(&instance).unwrap();
     }
 
     #[test]

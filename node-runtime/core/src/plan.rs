@@ -174,7 +174,15 @@ pub enum HostStep {
     /// The pod has its network namespace, with its place in a bridged Network.
     Attach { pod: PodId, attachment: Box<Attachment> },
     /// `directory` holds exactly `files`, replaced all at once.
-    Files { volume: String, directory: PathBuf, files: BTreeMap<String, File>, hash: String },
+    Files { volume: String, directory: PathBuf, files: BTreeMap<String, File>, hash: String, medium: Medium },
+}
+
+/// Where a projected volume's files are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Medium {
+    Disk,
+    /// A tmpfs: what is secret isn't found on a disk that was taken out.
+    Memory,
 }
 
 /// One file of a projected volume.
@@ -338,8 +346,9 @@ impl fmt::Display for HostStep {
                 }
                 Ok(())
             }
-            Self::Files { volume, directory, files, hash } => {
-                write!(f, "volume {volume}: {} holds {hash}", show(directory))?;
+            Self::Files { volume, directory, files, hash, medium } => {
+                let held = if *medium == Medium::Memory { "holds in memory" } else { "holds" };
+                write!(f, "volume {volume}: {} {held} {hash}", show(directory))?;
                 for (path, file) in files {
                     write!(f, " {path} ({:?}, {:o})", file.content, file.mode)?;
                 }

@@ -64,6 +64,20 @@ pub fn blank(root: &Path) -> Result<()> {
         .map_err(|e| SysError::errno(attempted(), e))
 }
 
+/// Mounts an empty tmpfs at `target`, whose top directory has the permission bits `mode`.
+pub fn tmpfs(target: &Path, mode: u32) -> Result<()> {
+    let flags = MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC;
+    let options = format!("mode={mode:o}");
+    mount(Some("tmpfs"), target, Some("tmpfs"), flags, Some(options.as_str()))
+        .map_err(|e| SysError::errno(format!("mounting a tmpfs on {}", target.display()), e))
+}
+
+/// Takes the topmost mount at `target` away; whoever is in it keeps it until then.
+pub fn unmount(target: &Path) -> Result<()> {
+    umount2(target, MntFlags::MNT_DETACH | MntFlags::UMOUNT_NOFOLLOW)
+        .map_err(|e| SysError::errno(format!("unmounting {}", target.display()), e))
+}
+
 /// Makes `target` another view of `source`.
 pub fn bind(source: &Path, target: &Path) -> Result<()> {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)

@@ -205,7 +205,7 @@ fn volumes_become_mounts() {
         [
             format!("volume conf: /v/uid/conf holds {} a (1 B, 644) b (1 B, 644)", hashes[0]),
             "volume host: DirectoryOrCreate /srv/x".to_owned(),
-            format!("volume keys: /v/uid/keys holds {} dir/token (1 B, 400)", hashes[1]),
+            format!("volume keys: /v/uid/keys holds in memory {} dir/token (1 B, 400)", hashes[1]),
             "volume scratch: directory /v/uid/scratch".to_owned(),
             "volume host: a/b below /srv/x".to_owned(),
         ]

@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use pullpiri_crds::model::{self, KeyToPath, ModelSpec, ModelVolume};
 
 use super::{Context, Lookup, Problem, ProblemKind, ROOT, fnv};
-use crate::plan::{File, HostStep};
+use crate::plan::{File, HostStep, Medium};
 use crate::quantity;
 use crate::runtime::{Mount, MountSource};
 use crate::snapshot::{DataKind, DataObject};
@@ -170,7 +170,8 @@ fn projected(
     let files = files(wanted, object, context.namespace, field, problems)?;
     let hash = content_hash(&files);
     let paths = files.keys().cloned().collect();
-    let step = HostStep::Files { volume: volume.name.clone(), directory: directory.clone(), files, hash };
+    let medium = if kind == DataKind::Secret { Medium::Memory } else { Medium::Disk };
+    let step = HostStep::Files { volume: volume.name.clone(), directory: directory.clone(), files, hash, medium };
     Some(Volume { source: Source::Files(directory, paths), step: Some(step) })
 }
 
