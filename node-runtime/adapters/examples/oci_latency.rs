@@ -59,7 +59,7 @@ async fn measure(zygote: oci::Zygote) -> Result<(), Failure> {
         for run in 0..runs {
             let pod = support::pod(
                 &format!("latency-{}-{network:?}-{run}", std::process::id()),
-                network,
+                network.clone(),
                 vec![support::container("c", &["time", "forever"])],
             );
             let start = monotonic_ns();
