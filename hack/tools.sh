@@ -51,9 +51,14 @@ need_cargo_deny() {
     cargo install cargo-deny --quiet --locked --debug --no-default-features --root "${TOOLS}"
 }
 
+# build_package ARGUMENTS…: cargo build, with its progress where somebody watches.
+build_package() {
+    if [ -t 2 ]; then cargo build "$@"; else cargo build --quiet "$@"; fi
+}
+
 # static_binary PACKAGE: one of the examples' services as a static binary; prints its path. Not position independent: it starts a little faster.
 static_binary() {
     RUSTFLAGS="-C target-feature=+crt-static -C relocation-model=static" \
-        cargo build --quiet --release --target x86_64-unknown-linux-gnu --package "$1" >&2
+        build_package --release --target x86_64-unknown-linux-gnu --package "$1" >&2
     echo "${CARGO_TARGET_DIR:-${ROOT}/target}/x86_64-unknown-linux-gnu/release/$1"
 }
