@@ -58,6 +58,36 @@ async fn damaged_files_are_named_and_left_alone() {
     server.ready().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_data_directory_has_one_node_and_a_certificate_one_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let data_dir = folder.path().join("data");
+    let address = free_address().unwrap();
+    let mut server = Pullpiri::start("apiserver", &data_dir, address, &[]).unwrap();
+    server.ready().await.unwrap();
+    let data = data_dir.display().to_string();
+    let url = format!("https://{address}");
+    let user =
+        ["kubeconfig", "--data-dir", &data, "--user", "system:node:HPC", "--group", "system:nodes", "--server", &url];
+    let kubeconfig = folder.path().join("hpc.yaml");
+    std::fs::write(&kubeconfig, pullpiri(&user).stdout).unwrap();
+    let file = kubeconfig.display().to_string();
+    let node = folder.path().join("node");
+    let node_dir = node.display().to_string();
+    let join = |name| ["node", "--kubeconfig", &file, "--name", name, "--data-dir", &node_dir].map(str::to_owned);
+    let zone = join("zone");
+    refused(&zone.each_ref().map(String::as_str), 1, &["system:node:HPC", "--name zone"]);
+    assert!(!node.exists(), "nothing was made");
+
+    // Whoever holds the directory, by the lock that a node takes.
+    std::fs::create_dir(&node).unwrap();
+    let lock = std::fs::File::create(node.join("node.lock")).unwrap();
+    lock.lock().unwrap();
+    std::fs::write(node.join("node.lock"), "4242\n").unwrap();
+    let hpc = join("HPC");
+    refused(&hpc.each_ref().map(String::as_str), 1, &[&node_dir, "in use", "process 4242"]);
+}
+
 #[test]
 fn wrong_arguments_say_what_is_expected() {
     let folder = tempfile::tempdir().unwrap();
