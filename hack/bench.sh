@@ -4,12 +4,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . hack/tools.sh
 need_apt gcc:gcc podman:podman runc:runc catatonit:catatonit iptables:iptables /usr/lib/cni/bridge:containernetworking-plugins \
-    clang:clang llvm-strip:llvm /usr/include/bpf/bpf_helpers.h:libbpf-dev
+    clang:clang llvm-strip:llvm /usr/include/bpf/bpf_helpers.h:libbpf-dev ip:iproute2 nft:nftables iperf3:iperf3 perf:linux-perf
 step "building (release)"
 cargo build --quiet --release --package pullpiri --package pullpiri-e2e
 cargo build --quiet --release --package pullpiri-store --example powercut
 cargo build --quiet --release --package pullpiri-rt --examples
-PULLPIRI_REQUIRE_BPF=1 cargo build --quiet --release --package pullpiri-ebpf --examples
+PULLPIRI_REQUIRE_BPF=1 cargo build --quiet --release --package pullpiri-ebpf --package pullpiri-agent --examples
 PULLPIRI_DEMO_SERVICE=$(static_binary demo-service)
 export PULLPIRI_DEMO_SERVICE
 export PULLPIRI_BIN=${CARGO_TARGET_DIR:-${ROOT}/target}/release/pullpiri

@@ -58,6 +58,11 @@ impl Executor {
         self.runtimes.iter().find(|runtime| runtime.adapter() == adapter)
     }
 
+    /// Takes away what of the node's network isn't a pod's.
+    pub async fn close_network(&self) {
+        self.network.close().await;
+    }
+
     pub async fn act(&self, actions: Vec<Action>) -> Acted {
         let mut acted = Acted { outcomes: Vec::new(), effects: Vec::new() };
         for action in actions {

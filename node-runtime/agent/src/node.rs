@@ -702,6 +702,7 @@ impl Node {
                 self.apply(&id, effect);
             }
         }
+        self.executor.close_network().await;
         self.snapshot.now = now();
         let ids: Vec<PodId> = self.snapshot.instances.keys().cloned().collect();
         for id in ids {

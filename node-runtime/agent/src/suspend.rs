@@ -11,17 +11,17 @@ use std::time::Duration;
 /// For a pod that nobody knows.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// For each pod: stop, then remove.
+/// For each pod: stop, then remove, then detach from its network.
 pub(crate) fn stops(snapshot: &Snapshot) -> Vec<Vec<Action>> {
     let mut all = Vec::new();
     for pod in snapshot.pods.values().filter(|pod| snapshot.node.is_ready(pod.adapter)) {
         let accepted = snapshot.instances.get(&pod.id).and_then(|instance| instance.memory.accepted.as_ref());
         let grace = accepted.map_or(GRACE, pullpiri_node_core::decide::grace);
         let (pod, adapter, why) = (pod.id.clone(), pod.adapter, StopReason::NotWanted);
-        all.push(vec![
-            Action::StopPod { pod: pod.clone(), adapter, grace, why },
-            Action::RemovePod { pod, adapter, why },
-        ]);
+        let detach = snapshot.network.attached.contains(&pod).then(|| Action::Detach { pod: pod.clone() });
+        let actions =
+            [Action::StopPod { pod: pod.clone(), adapter, grace, why }, Action::RemovePod { pod, adapter, why }];
+        all.push(actions.into_iter().chain(detach).collect());
     }
     all
 }

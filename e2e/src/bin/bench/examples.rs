@@ -24,6 +24,9 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), E2eError> {
     if bench.wants("rules") {
         rules(bench)?;
     }
+    if bench.wants("link") {
+        link(bench)?;
+    }
     Ok(())
 }
 
@@ -71,6 +74,24 @@ fn rules(bench: &mut Bench) -> Result<(), E2eError> {
         bench.table.at_most("rules: drop at 1,000 against nftables with a set", number(&line, "ratio")?, "ratio", 0.9);
         bench.table.at_most("rules: growth of a drop, 10 to 10,000", number(&line, "growth")?, "ratio", 1.2);
         bench.table.report("rules: a drop at 1,000", number(&line, "tcx_1000_ns")?, "ns");
+    }
+    Ok(())
+}
+
+/// Each line says its own bar.
+fn link(bench: &mut Bench) -> Result<(), E2eError> {
+    for line in run("network", &["5"])? {
+        let name = match line.get("ceilingMbit") {
+            Some(mbit) => format!("link: {}, {mbit} Mbit/s", text(&line, "what")),
+            None => format!("link: {}", text(&line, "what")),
+        };
+        let value = number(&line, "value")?;
+        let bar = text(&line, "bar");
+        match bar.split_once(' ').and_then(|(op, bar)| Some((op, bar.parse::<f64>().ok()?))) {
+            Some((">=", bar)) => bench.table.at_least(&name, value, "", bar),
+            Some(("<=" | "=", bar)) => bench.table.at_most(&name, value, "", bar),
+            _ => return Err(E2eError::failed(format!("reading {line}"), format!("unknown bar {bar:?}"))),
+        }
     }
     Ok(())
 }

@@ -169,6 +169,11 @@ impl Network {
         judge(self.with(move |plumbing| plumbing.detach(&pod)).await)
     }
 
+    /// Takes everything away that isn't a pod's.
+    pub async fn close(&self) {
+        self.with(Plumbing::close).await;
+    }
+
     /// A pod in the node's own network came or went.
     pub fn poke(&self) {
         let network = self.clone();

@@ -64,6 +64,8 @@ pub struct Plumbing {
     pub(super) uplink: Result<Found, String>,
     /// What failed last, but for single pods.
     pub(super) failure: Option<String>,
+    /// Everything was taken away, and stays so.
+    closed: bool,
 }
 
 impl std::fmt::Debug for Plumbing {
@@ -114,6 +116,7 @@ impl Plumbing {
             hosts: BTreeMap::new(),
             uplink: Err("it hasn't been looked for yet".to_owned()),
             failure: None,
+            closed: false,
         }
     }
 
@@ -224,6 +227,14 @@ impl Plumbing {
         let _ = self.converge();
     }
 
+    /// Takes away what is left when no pod is attached any more. What is on disk brings the rest back at the next start.
+    pub fn close(&mut self) {
+        let generation = self.generation.take();
+        let _ = self.converge();
+        self.generation = generation;
+        self.closed = true;
+    }
+
     /// What failed last, but for single pods.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
@@ -244,6 +255,9 @@ impl Plumbing {
     }
 
     fn try_converge(&mut self, failures: &mut BTreeMap<PodId, String>) -> Outcome {
+        if self.closed {
+            return Ok(());
+        }
         let mut net = Netlink::open(Family::Route).map_err(|error| text(&error))?;
         let record = &self.record;
         let htb = self.support.htb.clone().map_or(Ok(()), Err);
