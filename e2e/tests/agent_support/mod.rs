@@ -184,7 +184,7 @@ impl Runtime for Fake {
             self.fail(&pod.id)?;
             let mut state = self.state.lock().unwrap();
             if let Some(container) = pod.containers.iter().find(|c| state.missing_images.contains(&c.image)) {
-                return Err(RuntimeError::ImageMissing { image: container.image.clone() });
+                return Err(RuntimeError::ImageMissing { image: container.image.clone(), remedy: "load it" });
             }
             assert!(!state.pods.contains_key(&pod.id), "{} runs already", pod.name);
             *state.runs.entry(pod.name.clone()).or_default() += 1;
