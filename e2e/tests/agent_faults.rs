@@ -202,6 +202,30 @@ async fn a_missing_image_is_told_and_found_when_it_comes() {
 }
 
 #[tokio::test]
+async fn what_is_still_starting_goes_before_its_successor_comes() {
+    let (cluster, runtime, dir) = (Cluster::start().await, Fake::new(), tempfile::tempdir().unwrap());
+    let node = Node::start(&cluster, &runtime, dir.path());
+    let closed = runtime.gate.write().await;
+    cluster.create_of("blis", "old", one_container()).await;
+    wait_for("the start of the old one", LIMIT, || async {
+        if runtime.begun.load(Ordering::SeqCst) == 1 { Ok(()) } else { Err("not begun".to_owned()) }
+    })
+    .await
+    .unwrap();
+    cluster.instances().delete("old", &DeleteParams::default()).await.unwrap();
+    cluster.create_of("blis", "new", one_container()).await;
+    let waits = cluster.until("new", |o| reason(o, "Ready") == "Updating").await;
+    assert!(waits["status"]["conditions"].to_string().contains("waiting for the pod of old"), "{waits}");
+    assert_eq!(runtime.begun.load(Ordering::SeqCst), 1);
+    drop(closed);
+    cluster.until_running("new").await;
+    cluster.until_gone("old").await;
+    assert_eq!((runtime.runs("old"), runtime.stops("old"), runtime.runs("new")), (1, 1, 1));
+    assert_eq!(runtime.pods().len(), 1);
+    node.stop().await;
+}
+
+#[tokio::test]
 async fn data_reaches_a_running_pod() {
     let (cluster, runtime, dir) = (Cluster::start().await, Fake::new(), tempfile::tempdir().unwrap());
     let node = Node::start(&cluster, &runtime, dir.path());

@@ -57,6 +57,10 @@ pub struct Fake {
     state: Mutex<State>,
     /// So many operations fail from now on.
     pub failing: AtomicU32,
+    /// Held for writing, no pod comes to run.
+    pub gate: tokio::sync::RwLock<()>,
+    /// Pods that somebody began to run.
+    pub begun: AtomicU32,
     events: broadcast::Sender<RuntimeEvent>,
 }
 
@@ -65,6 +69,8 @@ impl Fake {
         Arc::new(Self {
             state: Mutex::new(State { next_pid: 1000, ..State::default() }),
             failing: AtomicU32::new(0),
+            gate: tokio::sync::RwLock::default(),
+            begun: AtomicU32::new(0),
             events: broadcast::channel(1024).0,
         })
     }
@@ -181,6 +187,8 @@ impl Runtime for Fake {
 
     fn run_pod<'a>(&'a self, pod: &'a PodSpec) -> BoxFuture<'a, Result<PodObserved, RuntimeError>> {
         async move {
+            self.begun.fetch_add(1, Ordering::SeqCst);
+            drop(self.gate.read().await);
             self.fail(&pod.id)?;
             let mut state = self.state.lock().unwrap();
             if let Some(container) = pod.containers.iter().find(|c| state.missing_images.contains(&c.image)) {
@@ -300,13 +308,17 @@ impl Cluster {
     }
 
     pub async fn create(&self, name: &str, spec: Value) {
+        self.create_of(name, name, spec).await;
+    }
+
+    pub async fn create_of(&self, model: &str, name: &str, spec: Value) {
         let object = json!({
             "apiVersion": "pullpiri.io/v1alpha1",
             "kind": "ModelInstance",
             "metadata": { "name": name, "namespace": "default" },
             "spec": {
                 "package": "pkg",
-                "model": name,
+                "model": model,
                 "nodeName": "zone",
                 "template": { "spec": spec },
             },
