@@ -32,6 +32,19 @@
 
 #define NEXT (-1)
 
+/* Queries, reports and leavings of multicast listeners (RFC 2710, RFC 3810). */
+static __always_inline int is_listener(const struct packet *packet)
+{
+	return (packet->icmp_type >= 130 && packet->icmp_type <= 132) || packet->icmp_type == 143;
+}
+
+/* Of this link and to a group: from a link-local address or before there is one, never routed (RFC 3810 5). One receiver would get anything. */
+static __always_inline int is_of_listeners(const struct packet *packet)
+{
+	return packet->hop_limit == 1 && is_multicast_v6(packet->destination) &&
+	       (is_zero(packet->source) || is_link_local(packet->source));
+}
+
 /* Neighbour discovery (RFC 4861) and multicast listeners (RFC 3810) from a pod: only about itself. */
 static __noinline int own_neighbour(struct __sk_buff *skb, const struct packet *packet, const struct pharos_port *port)
 {
@@ -41,8 +54,8 @@ static __noinline int own_neighbour(struct __sk_buff *skb, const struct packet *
 		return PHAROS_SPOOFED;
 	if (!is_zero(packet->source) && !is_link_local(packet->source) && !same_address(packet->source, port->v6))
 		return PHAROS_SPOOFED;
-	if (packet->icmp_type < 133 || packet->icmp_type > 136)
-		return 0;
+	if (is_listener(packet))
+		return is_of_listeners(packet) ? 0 : PHAROS_NEIGHBOUR;
 	if (packet->hop_limit != 255)
 		return PHAROS_NEIGHBOUR;
 	if (packet->icmp_type != 136)
@@ -263,7 +276,7 @@ int pod_ingress(struct __sk_buff *skb)
 		return drop(PHAROS_DESTINATION);
 	if (packet.is & IS_NEIGHBOUR) {
 		/* Of this link only: 255 can't be reached over a router (RFC 4861 3.1). */
-		if (packet.icmp_type >= 133 && packet.icmp_type <= 136 && packet.hop_limit != 255)
+		if (is_listener(&packet) ? !is_of_listeners(&packet) : packet.hop_limit != 255)
 			return drop(PHAROS_NEIGHBOUR);
 		stat(PHAROS_PASS);
 		return NEXT;

@@ -10,6 +10,11 @@ static __always_inline int is_link_local(const __u32 *address)
 	return (address[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
 }
 
+static __always_inline int is_multicast_v6(const __u32 *address)
+{
+	return (address[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000);
+}
+
 static __always_inline int is_zero(const __u32 *address)
 {
 	return (address[0] | address[1] | address[2] | address[3]) == 0;
@@ -26,7 +31,7 @@ static __always_inline int is_scoped(const __u32 *address)
 		if (address[2] == bpf_htonl(0xffff))
 			return v4 >> 28 == 0xe || v4 == 0xffffffff || v4 == 0 || v4 >> 16 == 0xa9fe || v4 >> 24 == 127;
 	}
-	return (address[0] & bpf_htonl(0xff000000)) == bpf_htonl(0xff000000) || is_link_local(address);
+	return is_multicast_v6(address) || is_link_local(address);
 }
 
 struct address {

@@ -548,6 +548,43 @@ fn neighbour_discovery_is_about_oneself() {
 }
 
 #[test]
+fn multicast_listeners_talk_to_groups_of_their_link() {
+    let Some(mut fixture) = ready() else { return };
+    let datapath = fixture.get();
+    let neighbour = Some(DropReason::Neighbour);
+    for icmp_type in [130, 131, 132, 143] {
+        let message = |source: &str, destination: &str, hop_limit: u8| {
+            let flow = Flow::new(ip(source), ip(destination), ICMPV6, 0, 0);
+            Flow { icmp_type, hop_limit, ..flow }.frame()
+        };
+        for (what, source, destination, hop_limit, expected) in [
+            ("a report", "fe80::5", "ff02::16", 1, None),
+            ("before it has an address", "::", "ff02::16", 1, None),
+            ("routed", "fe80::5", "ff02::16", 64, neighbour),
+            ("as neighbour discovery", "fe80::5", "ff02::16", 255, neighbour),
+            ("not to be sent", "fe80::5", "ff02::16", 0, neighbour),
+            ("to one receiver of its link", "fe80::5", "fe80::6", 1, neighbour),
+        ] {
+            let frame = message(source, destination, hop_limit);
+            assert_eq!(leaves(datapath, &frame), expected, "type {icmp_type} leaves: {what}");
+            assert_eq!(enters(datapath, &frame), expected, "type {icmp_type} enters: {what}");
+        }
+        for hop_limit in [1, 64, 255] {
+            assert_eq!(leaves(datapath, &message(OWN6, FRIEND6, hop_limit)), neighbour, "{icmp_type} to a friend");
+            assert_eq!(leaves(datapath, &message(OWN6, STRANGER6, hop_limit)), neighbour, "{icmp_type} to a stranger");
+            assert_eq!(leaves(datapath, &message("fe80::5", FRIEND6, hop_limit)), neighbour, "{icmp_type} to a friend");
+            for source in [FRIEND6, STRANGER6, "2001:db8:1::1", "fd00:20::1", "fe80::6", "::"] {
+                let frame = message(source, OWN6, hop_limit);
+                assert_eq!(enters(datapath, &frame), neighbour, "{icmp_type} from {source} to a pod");
+            }
+        }
+        assert_eq!(leaves(datapath, &message(OWN6, "ff02::16", 1)), neighbour, "{icmp_type} by its address");
+        assert_eq!(leaves(datapath, &message(FRIEND6, "ff02::16", 1)), Some(DropReason::Spoofed), "{icmp_type}");
+        assert_eq!(enters(datapath, &message(STRANGER6, "ff02::16", 1)), neighbour, "{icmp_type} by an address");
+    }
+}
+
+#[test]
 fn icmp_errors_belong_to_connections() {
     let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();

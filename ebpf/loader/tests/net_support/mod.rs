@@ -188,12 +188,13 @@ pub struct Flow {
     pub destination_port: u16,
     pub icmp_type: u8,
     pub dscp: u8,
+    pub hop_limit: u8,
 }
 
 impl Flow {
     pub fn new(source: IpAddr, destination: IpAddr, protocol: u8, source_port: u16, destination_port: u16) -> Self {
         let icmp_type = if source.is_ipv4() { 8 } else { 128 };
-        Self { source, destination, protocol, source_port, destination_port, icmp_type, dscp: 0 }
+        Self { source, destination, protocol, source_port, destination_port, icmp_type, dscp: 0, hop_limit: 64 }
     }
 
     pub fn payload(&self) -> Vec<u8> {
@@ -226,7 +227,7 @@ impl Flow {
                 ethernet(vlan_tags, 0x0800, &packet.bytes())
             }
             (IpAddr::V6(source), IpAddr::V6(destination)) => {
-                let bytes = ipv6(source, destination, self.dscp << 2, self.protocol, 64, &payload);
+                let bytes = ipv6(source, destination, self.dscp << 2, self.protocol, self.hop_limit, &payload);
                 ethernet(vlan_tags, 0x86dd, &bytes)
             }
             _ => panic!("families differ"),
