@@ -41,7 +41,7 @@ pub use claim::{Claim, ClaimError};
 pub use config::{Config, Heartbeat};
 pub use ledger::LedgerError;
 pub use metrics::Metrics;
-pub use network::{NetworkConfig, Outcome, Plumbing};
+pub use network::{NetworkConfig, Outcome, Pending, Plumbing};
 
 /// The field manager of everything that a node writes.
 pub const FIELD_MANAGER: &str = "pullpiri-node";

@@ -6,12 +6,15 @@ mod town;
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::os::fd::AsFd;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use pullpiri_agent::Pending;
 use pullpiri_crds::slice::{SliceClass, SlicePort, SliceSelector};
+use pullpiri_node_host::net::{Family, Netlink, namespace};
 use town::{Pod, Town, assert_same, inside, run, spawn};
 
 const BRAKE: Pod = Pod { name: "brake", node: 0, network: 0, host: 5 };
@@ -175,6 +178,21 @@ fn a_killed_agent_costs_no_packet() {
     });
     assert!(sent > 100, "{sent}");
     assert_eq!(sent, received);
+}
+
+#[test]
+fn a_link_that_comes_late_is_looked_for_again() {
+    let Some(mut town) = Town::new("a_link_that_comes_late_is_looked_for_again", None) else { return };
+    let there = namespace::open(&town.nodes[1].namespace).unwrap();
+    let node = &mut town.nodes[0];
+    node.start_on("late0", Some(1_000_000_000));
+    assert_eq!(node.plumbing.as_ref().unwrap().pending(), Pending::Link);
+    inside(&node.namespace, || {
+        let mut net = Netlink::open(Family::Route).unwrap();
+        net.create_veth(("late0", [2, 0, 0, 0, 9, 3]), ("late0", [2, 0, 0, 0, 9, 4]), there.as_fd(), 1500).unwrap();
+    });
+    assert!(node.with(|plumbing| plumbing.converge()).is_empty());
+    assert_eq!(node.plumbing.as_ref().unwrap().pending(), Pending::Nothing);
 }
 
 /// Bits per second that iperf3 received.

@@ -22,17 +22,20 @@ use pullpiri_crds::node::{NodeNetwork, UplinkSpec};
 use pullpiri_node_core::memory::{Failure, FailureKind};
 use pullpiri_node_core::network::{Attachment, Generation, NodeState};
 use pullpiri_node_core::runtime::PodId;
-use tokio::sync::{Notify, mpsc, watch};
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
-pub use self::plumbing::{Outcome, Plumbing};
+pub use self::plumbing::{Outcome, Pending, Plumbing};
 use crate::config::Config;
 use crate::node::Message;
 use crate::register::Facts;
 
-/// After a failure of what belongs to no pod, before it is tried again.
+/// After a failure of what belongs to no pod, before it is tried again; and at first while the link to other nodes is waited for.
 const RETRY: Duration = Duration::from_secs(5);
+/// While the link is waited for, at last: a node that has none hardly wakes.
+const RETRY_MAX: Duration = Duration::from_secs(60);
 
 /// What a node is told of its link to other nodes.
 #[derive(Clone, Debug, Default)]
@@ -58,7 +61,7 @@ pub(crate) struct NetworkFacts {
 pub(crate) struct Network {
     plumbing: Arc<Mutex<Plumbing>>,
     facts: watch::Sender<Facts>,
-    failed: Arc<Notify>,
+    pending: watch::Sender<Pending>,
 }
 
 /// What is kept until the agent runs: metrics are registered before.
@@ -95,7 +98,7 @@ impl Network {
     ) -> Self {
         let plumbing = Arc::new(Mutex::new(Plumbing::new(node, &config.data_dir, config.network.clone())));
         *source.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&plumbing));
-        let network = Self { plumbing, facts, failed: Arc::new(Notify::new()) };
+        let network = Self { plumbing, facts, pending: watch::Sender::new(Pending::Nothing) };
         tokio::spawn(network.clone().run(client, node.to_owned(), messages, stop));
         network
     }
@@ -111,14 +114,18 @@ impl Network {
             plumbing.open();
             plumbing.state()
         });
+        let mut pending = self.pending.subscribe();
+        pending.mark_changed();
         let Some(state) = state.await else { return };
         if messages.send(Message::Network(state)).await.is_err() {
             return;
         }
         let (generations, mut receiver) = watch::channel(slices::Known::NotYet);
         tokio::spawn(slices::watch(client, node, generations, stop.clone()));
-        let mut retry = false;
+        let mut wait = RETRY;
+        let mut due: Option<Instant> = None;
         loop {
+            let now = Instant::now();
             tokio::select! {
                 () = stop.cancelled() => return,
                 changed = receiver.changed() => {
@@ -130,10 +137,18 @@ impl Network {
                         self.take(generation).await;
                     }
                 }
-                () = self.failed.notified() => retry = true,
-                () = tokio::time::sleep(RETRY), if retry => {
-                    retry = false;
+                changed = pending.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    wait = RETRY;
+                    due = (*pending.borrow_and_update() != Pending::Nothing).then(|| Instant::now() + wait);
+                }
+                () = tokio::time::sleep_until(due.unwrap_or(now)), if due.is_some() => {
                     self.converge().await;
+                    // What changed is seen above; what stayed is tried again, ever later if it is only waited for.
+                    wait = longer(*pending.borrow(), wait);
+                    due = Some(Instant::now() + wait);
                 }
             }
         }
@@ -143,7 +158,7 @@ impl Network {
     async fn with<T: Send + 'static>(&self, work: impl FnOnce(&mut Plumbing) -> T + Send + 'static) -> Option<T> {
         let plumbing = Arc::clone(&self.plumbing);
         let facts = self.facts.clone();
-        let failed = Arc::clone(&self.failed);
+        let pending = self.pending.clone();
         let done = tokio::task::spawn_blocking(move || {
             let mut plumbing = lock(&plumbing);
             let outcome = work(&mut plumbing);
@@ -153,9 +168,8 @@ impl Network {
                 facts.network = now;
                 changed
             });
-            if plumbing.failure.is_some() {
-                failed.notify_one();
-            }
+            let left = plumbing.pending();
+            pending.send_if_modified(|pending| std::mem::replace(pending, left) != left);
             outcome
         });
         done.await.inspect_err(|error| error!(%error, "working on the node's network")).ok()
@@ -200,6 +214,14 @@ impl Network {
     }
 }
 
+/// How long to wait after another try that changed nothing.
+fn longer(pending: Pending, before: Duration) -> Duration {
+    match pending {
+        Pending::Link => before.saturating_mul(2).min(RETRY_MAX),
+        Pending::Nothing | Pending::Failure => RETRY,
+    }
+}
+
 fn judge(outcome: Option<Result<(), String>>) -> Result<(), Failure> {
     let failure = |message: String| Failure { kind: FailureKind::Network, message };
     match outcome {
@@ -239,4 +261,17 @@ fn describe(plumbing: &Plumbing) -> NetworkFacts {
         generation: plumbing.applied,
     };
     NetworkFacts { status, condition }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_link_that_stays_away_is_looked_for_ever_less_and_a_failure_is_not() {
+        let waits = std::iter::successors(Some(RETRY), |before| Some(longer(Pending::Link, *before)));
+        let seconds: Vec<u64> = waits.take(6).map(|wait| wait.as_secs()).collect();
+        assert_eq!(seconds, [5, 10, 20, 40, 60, 60]);
+        assert_eq!(longer(Pending::Failure, RETRY_MAX), RETRY);
+    }
 }

@@ -33,6 +33,15 @@ const CAP_NET_ADMIN: u32 = 12;
 /// What went wrong, as text: it ends in a condition.
 pub type Outcome = Result<(), String>;
 
+/// What is to be tried again later by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pending {
+    Nothing,
+    /// The link to other nodes isn't known, or not how fast it is: its carrier or a default route may come without notice.
+    Link,
+    Failure,
+}
+
 /// What this node can do, found by trying, once.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Support {
@@ -239,6 +248,18 @@ impl Plumbing {
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
         self.failure.as_deref()
+    }
+
+    /// What is to be tried again later, but for single pods.
+    #[must_use]
+    pub fn pending(&self) -> Pending {
+        let lacks_link = self.uplink.as_ref().map_or(true, |found| found.uplink.rate.is_none());
+        match &self.failure {
+            _ if self.closed => Pending::Nothing,
+            Some(_) => Pending::Failure,
+            None if lacks_link => Pending::Link,
+            None => Pending::Nothing,
+        }
     }
 
     /// Makes the network what it should be; what failed, by pod. Other failures are kept.

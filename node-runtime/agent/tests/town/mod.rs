@@ -277,7 +277,11 @@ impl Drop for Town {
 impl Node {
     /// A node runtime begins; whatever was there before was killed.
     pub fn start(&mut self) {
-        let config = NetworkConfig { uplink: Some("up0".to_owned()), link_rate_bps: self.rate_bps, api_server: None };
+        self.start_on("up0", self.rate_bps);
+    }
+
+    pub fn start_on(&mut self, uplink: &str, link_rate_bps: Option<u64>) {
+        let config = NetworkConfig { uplink: Some(uplink.to_owned()), link_rate_bps, api_server: None };
         drop(self.plumbing.take());
         let (name, data) = (self.name.clone(), self.data.clone());
         let plumbing = inside(&self.namespace, || {
