@@ -117,6 +117,39 @@ fn a_container_is_restarted_whatever_its_policy() {
 }
 
 #[test]
+fn a_container_is_ended_once_however_many_of_its_tasks_missed() {
+    let mut world = World::new();
+    let mut object = instance("a", model(&["x", "y"], RestartPolicy::Always));
+    let of = |name: &str, container: &str| InstanceTask {
+        name: name.to_owned(),
+        container: Some(container.to_owned()),
+        ..task(OnMiss::Restart)
+    };
+    // Those of one container aren't neighbours.
+    object.spec.realtime = vec![of("first", "x"), of("second", "y"), of("third", "x")];
+    world.create(object);
+    world.settle(true);
+    let pods: Vec<_> = world.pods.values().filter(|pod| pod.id == id("a")).cloned().collect();
+    let running = pods.iter().flat_map(|pod| &pod.containers).filter_map(|container| match container.state {
+        ContainerStateObserved::Running { pid, .. } => Some((container.name.as_str(), i32::try_from(pid).ok()?)),
+        _ => None,
+    });
+    let containers: Vec<(&str, i32)> = running.collect();
+    let object = world.api.get(&id("a")).unwrap();
+    let standing = |task: &InstanceTask| {
+        let container = task.container.clone().unwrap();
+        let pid = containers.iter().find(|(name, _)| *name == container).unwrap().1;
+        let binding = Binding::Thread { id: ThreadId { pid, tid: pid, started: 1 }, container, others: 0 };
+        Standing { binding, failure: None, measured: TaskStatus { misses: 1, ..Default::default() } }
+    };
+    let standings: Vec<Standing> = object.spec.realtime.iter().map(standing).collect();
+    let told = report(object.metadata.generation, &object.spec.realtime, &standings, &containers, Ok(()));
+    assert_eq!(told.spent.len(), 3);
+    world.agent.instances.get_mut(&id("a")).unwrap().realtime = Some(told);
+    assert_eq!(actions(&mut world), ["end     uid-a oci x pid 101 grace 1 s", "end     uid-a oci y pid 102 grace 1 s"]);
+}
+
+#[test]
 fn an_instance_is_stopped_until_its_spec_changes() {
     let mut world = start(OnMiss::Terminate, RestartPolicy::Always);
     looked(&mut world, 1);

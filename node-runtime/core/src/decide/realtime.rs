@@ -1,5 +1,6 @@
 //! What becomes of an instance whose real-time tasks missed more deadlines than they may.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use pullpiri_crds::ModelInstance;
@@ -67,7 +68,9 @@ impl Pass<'_> {
     pub(super) fn decide_ends(&mut self, pod: &PodObserved, accepted: &ModelInstance) -> bool {
         let mut spent = self.spent(accepted);
         spent.retain(|spent| spent.on_miss == OnMiss::Restart);
-        spent.dedup_by(|a, b| a.container == b.container);
+        // Several tasks of one container end it once, whatever lies between them.
+        let mut containers = BTreeSet::new();
+        spent.retain(|spent| containers.insert(spent.container.clone()));
         for spent in &spent {
             let Ok(pid) = u32::try_from(spent.pid) else { continue };
             let run = self.memory.containers.get_mut(&spent.container).and_then(|container| container.run.as_mut());
