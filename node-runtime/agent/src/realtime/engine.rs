@@ -51,6 +51,8 @@ struct Instance {
     failures: BTreeMap<String, Failure>,
     /// To be looked at again.
     due: Option<Instant>,
+    /// When it was looked at last.
+    looked: Option<Instant>,
     rescan: Duration,
     told: Option<(Report, Instant)>,
     events: Vec<Event>,
@@ -80,6 +82,9 @@ impl Engine {
     /// Probed again.
     pub fn found(&mut self, found: Found) {
         self.kernel = Kernel::new(found.cgroups, found.cpus);
+        self.watcher.found(found.monitor);
+        // A monitor that is loaded only now has to be told whom to follow.
+        self.instances.values_mut().for_each(|instance| instance.followed.clear());
     }
 
     /// Of a monitor that was just loaded.
@@ -95,10 +100,12 @@ impl Engine {
     pub fn hear(&mut self, event: &monitor::Event) {
         let Some((id, is_watched)) = self.watcher.about(event) else { return };
         let Some(instance) = self.instances.get_mut(&id) else { return };
-        let concerns = is_watched || instance.bindings.iter().any(|(_, binding)| *binding == Binding::Missing);
-        if concerns {
-            instance.due = Some(Instant::now());
+        let now = Instant::now();
+        if is_watched {
+            instance.due = Some(now);
             instance.rescan = FIRST_RESCAN;
+        } else if instance.bindings.iter().any(|(_, binding)| *binding == Binding::Missing) {
+            instance.due = Some(after_hearing(now, instance.due, instance.looked));
         }
     }
 
@@ -131,6 +138,7 @@ impl Engine {
                 bindings: Vec::new(),
                 failures: BTreeMap::new(),
                 due: None,
+                looked: None,
                 rescan: FIRST_RESCAN,
                 told: None,
                 events: Vec::new(),
@@ -183,6 +191,7 @@ impl Engine {
 
     /// Looks at an instance's threads and does what is to be done; whether there is anything left to hold.
     fn look(&mut self, id: &PodId, instance: &mut Instance, now: Instant) -> bool {
+        instance.looked = Some(now);
         let wanted = instance.wanted.clone();
         let (tasks, containers) = wanted.as_ref().map_or((&[][..], &[][..]), |w| (&w.tasks[..], &w.containers[..]));
         self.measure(id, instance, now);
@@ -480,6 +489,13 @@ impl Engine {
     }
 }
 
+/// When an instance that misses a thread is looked at because some thread came, ended or has a new name: soon, but not with each of them. A program
+/// that makes threads all the time would have all of its threads listed all the time.
+fn after_hearing(now: Instant, due: Option<Instant>, looked: Option<Instant>) -> Instant {
+    let soon = looked.map_or(now, |at| now.max(at + FIRST_RESCAN));
+    due.map_or(soon, |due| due.min(soon))
+}
+
 /// How long after one report another may follow.
 fn interval(told: &Report, current: &Report) -> Duration {
     let misses = |report: &Report| report.tasks.iter().map(|task| task.misses).sum::<i64>();
@@ -511,4 +527,23 @@ fn adopted(alive: &[Held], wanted: Option<&Wanted>, known: &[TaskStatus]) -> BTr
 
 pub(super) fn labels(wanted: &Wanted, task: &str) -> TaskLabels {
     TaskLabels { namespace: wanted.namespace.clone(), instance: wanted.name.clone(), task: task.to_owned() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_heard_of_threads_brings_no_look_sooner_than_the_first_wait() {
+        let now = Instant::now();
+        let later = now + DRIFT;
+        assert_eq!(after_hearing(now, Some(later), None), now);
+        // It was just looked at: as soon as it may be, however much is heard.
+        let soon = after_hearing(now, Some(later), Some(now));
+        assert_eq!(soon, now + FIRST_RESCAN);
+        assert_eq!(after_hearing(now + FIRST_RESCAN / 2, Some(soon), Some(now)), soon);
+        // What is due stays due, and long after a look there is nothing to wait for.
+        assert_eq!(after_hearing(now, Some(now), Some(now)), now);
+        assert_eq!(after_hearing(later, None, Some(now)), later);
+    }
 }

@@ -89,6 +89,13 @@ impl Watcher {
         }
     }
 
+    /// Probed again: what couldn't be loaded may be now. One that is loaded stays.
+    pub fn found(&mut self, probed: Result<(), String>) {
+        if self.monitor.is_none() {
+            self.probed = probed;
+        }
+    }
+
     /// Why deadlines aren't watched.
     pub fn state(&self) -> Result<(), &str> {
         self.probed.as_ref().map(|_| ()).map_err(String::as_str)
@@ -238,5 +245,20 @@ fn added(base: &TaskStatus, counters: &Counters) -> TaskStatus {
         worst_response_ns: base.worst_response_ns.max(int(counters.max_response_ns)),
         worst_execution_ns: base.worst_execution_ns.max(int(counters.max_exec_ns)),
         ..base.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_loaded_is_tried_again_when_a_probe_says_so() {
+        let mut watcher = Watcher::new(Err("no memory".to_owned()));
+        assert_eq!(watcher.state(), Err("no memory"));
+        watcher.found(Err("no BPF".to_owned()));
+        assert_eq!(watcher.state(), Err("no BPF"));
+        watcher.found(Ok(()));
+        assert_eq!(watcher.state(), Ok(()));
     }
 }
