@@ -25,7 +25,9 @@ pub fn missing() -> Option<String> {
             return Some(format!("no {tool}"));
         }
     }
-    let name = format!("ppt-probe-{}", std::process::id());
+    // Tests of one process ask at the same time.
+    static ASKED: AtomicU64 = AtomicU64::new(0);
+    let name = format!("ppt-probe-{}-{}", std::process::id(), ASKED.fetch_add(1, Ordering::Relaxed));
     let made = Command::new("ip").args(["netns", "add", &name]).output();
     let _ = Command::new("ip").args(["netns", "del", &name]).output();
     match made {
