@@ -181,7 +181,7 @@ int pod_egress(struct __sk_buff *skb)
 	pharos_identify(epoch, (const struct address *)packet.source, &from);
 	if (!(from.flags & PHAROS_ENDPOINT))
 		return drop(PHAROS_NOT_READY);
-	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, 0) : leaves(epoch, &packet, &from);
+	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, epoch, 0) : leaves(epoch, &packet, &from);
 	if (reason)
 		return drop(reason);
 	if (packet.is & IS_FIRST_FRAGMENT)
@@ -288,7 +288,7 @@ int pod_ingress(struct __sk_buff *skb)
 		if (reason)
 			return drop(reason);
 	}
-	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, 1) : enters(skb, epoch, &packet, port);
+	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, epoch, 1) : enters(skb, epoch, &packet, port);
 	if (reason)
 		return drop(reason);
 	if (packet.is & IS_FIRST_FRAGMENT)

@@ -130,8 +130,15 @@ static __noinline int remember_fragment(const struct packet *packet)
 	return 0;
 }
 
-/* ICMP errors belong to a connection that one of the ends was allowed. `own`: the pod's address in the packet they are about. */
-static __noinline int related(struct __sk_buff *skb, const struct packet *packet, int entering)
+/* Whether one of its ends was allowed something under this epoch. */
+static __always_inline int is_allowed(const struct pharos_connection *connection, __u32 epoch)
+{
+	return connection->half[0].egress_epoch == epoch || connection->half[0].ingress_epoch == epoch ||
+	       connection->half[1].egress_epoch == epoch || connection->half[1].ingress_epoch == epoch;
+}
+
+/* ICMP errors belong to a connection that one of the ends is allowed: by the policy in force, so not before a packet of it was judged by that. */
+static __noinline int related(struct __sk_buff *skb, const struct packet *packet, __u32 epoch, int entering)
 {
 	struct pharos_connection_key key;
 	struct pharos_connection *connection;
@@ -147,7 +154,7 @@ static __noinline int related(struct __sk_buff *skb, const struct packet *packet
 		return PHAROS_UNRELATED;
 	connection_key(&inner, &key);
 	connection = bpf_map_lookup_elem(&pharos_conns, &key);
-	if (!connection || stale(connection, inner.protocol, bpf_ktime_get_coarse_ns()))
+	if (!connection || stale(connection, inner.protocol, bpf_ktime_get_coarse_ns()) || !is_allowed(connection, epoch))
 		return PHAROS_UNRELATED;
 	return 0;
 }

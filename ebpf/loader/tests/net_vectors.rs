@@ -584,27 +584,58 @@ fn multicast_listeners_talk_to_groups_of_their_link() {
     }
 }
 
+fn error4(from: &str, to: &str, about: &Flow) -> Vec<u8> {
+    let mut rest = vec![0; 4];
+    rest.extend(&about.frame()[14..14 + 28]);
+    let payload = icmp(3, 4, &rest);
+    let packet = V4 {
+        source: v4(from),
+        destination: v4(to),
+        protocol: ICMP,
+        tos: 0,
+        options: &[],
+        id: 0,
+        fragment: 0,
+        payload: &payload,
+    };
+    ethernet(0, 0x0800, &packet.bytes())
+}
+
+#[test]
+fn icmp_errors_about_connections_of_an_earlier_policy_are_unrelated() {
+    let Some(mut fixture) = ready() else { return };
+    let datapath = fixture.get();
+    let unrelated = Some(DropReason::Unrelated);
+    let router = "203.0.113.254";
+    let out = Flow::new(ip(OWN), ip("203.0.113.1"), UDP, 40_000, 53);
+    let kept = Flow::new(ip(STRANGER), ip(OWN), TCP, 50_000, 80);
+    let ended = Flow::new(ip(STRANGER), ip(OWN), UDP, 50_000, 5000);
+    assert_eq!(leaves(datapath, &out.frame()), None);
+    for flow in [kept, ended] {
+        assert_eq!(enters(datapath, &flow.frame()), None);
+        assert_eq!(leaves(datapath, &error4(OWN, STRANGER, &flow)), None);
+    }
+    assert_eq!(enters(datapath, &error4(router, OWN, &out)), None);
+    let mut next = policy(2);
+    next.rules.retain(|rule| rule.id != 2);
+    datapath.apply(&next).unwrap();
+    for flow in [kept, ended] {
+        assert_eq!(leaves(datapath, &error4(OWN, STRANGER, &flow)), unrelated, "not judged yet: {flow:?}");
+    }
+    assert_eq!(enters(datapath, &error4(router, OWN, &out)), unrelated, "not judged yet");
+    assert_eq!(enters(datapath, &kept.frame()), None);
+    assert_eq!(enters(datapath, &ended.frame()), Some(DropReason::Denied));
+    assert_eq!(enters(datapath, &out.reversed().frame()), None);
+    assert_eq!(leaves(datapath, &error4(OWN, STRANGER, &kept)), None, "what is allowed still");
+    assert_eq!(leaves(datapath, &error4(OWN, STRANGER, &ended)), unrelated, "what isn't any more");
+    assert_eq!(enters(datapath, &error4(router, OWN, &out)), None, "by the answer that was judged");
+}
+
 #[test]
 fn icmp_errors_belong_to_connections() {
     let Some(mut fixture) = ready() else { return };
     let datapath = fixture.get();
     let unrelated = Some(DropReason::Unrelated);
-    let error4 = |from: &str, to: &str, about: &Flow| {
-        let mut rest = vec![0; 4];
-        rest.extend(&about.frame()[14..14 + 28]);
-        let payload = icmp(3, 4, &rest);
-        let packet = V4 {
-            source: v4(from),
-            destination: v4(to),
-            protocol: ICMP,
-            tos: 0,
-            options: &[],
-            id: 0,
-            fragment: 0,
-            payload: &payload,
-        };
-        ethernet(0, 0x0800, &packet.bytes())
-    };
     let error6 = |from: &str, to: &str, about: &Flow| {
         let mut rest = vec![0; 4];
         rest.extend(&about.frame()[14..]);
