@@ -22,7 +22,7 @@ use tracing::{debug, info, warn};
 use super::NetworkConfig;
 use super::disk::{Disk, Record};
 use super::kernel::{self, Place};
-use super::uplink::{self, Found, Said};
+use super::uplink::{self, Found, Said, Server};
 
 /// Where BPF programs and maps are pinned, below a directory of the node's name.
 const PINS: &str = "/sys/fs/bpf/pullpiri";
@@ -60,6 +60,7 @@ pub struct Plumbing {
     disk: Disk,
     record: Record,
     pub(super) said: Said,
+    server: Server,
     pub(super) support: Support,
     attachments: BTreeMap<PodId, Attachment>,
     generation: Option<Generation>,
@@ -104,7 +105,7 @@ impl Plumbing {
     #[must_use]
     pub fn new(node: &str, data_dir: &Path, config: NetworkConfig) -> Self {
         let NetworkConfig { uplink, link_rate_bps, api_server } = config;
-        let said = Said { spec: None, interface: uplink, rate_bps: link_rate_bps, api_server };
+        let said = Said { spec: None, interface: uplink, rate_bps: link_rate_bps };
         let disk = Disk::new(data_dir);
         let record = disk.record();
         Self {
@@ -118,6 +119,7 @@ impl Plumbing {
             disk,
             record,
             said,
+            server: Server::new(api_server.as_deref()),
             support: Support::default(),
             applied: None,
             datapath: None,
@@ -282,7 +284,7 @@ impl Plumbing {
         let mut net = Netlink::open(Family::Route).map_err(|error| text(&error))?;
         let record = &self.record;
         let htb = self.support.htb.clone().map_or(Ok(()), Err);
-        let found = uplink::find(&mut net, &self.said, |name| record.trees.contains_key(name), &htb);
+        let found = uplink::find(&mut net, &self.said, &mut self.server, |name| record.trees.contains_key(name), &htb);
         self.uplink = found.unwrap_or_else(|error| Err(text(&error)));
         if self.support.missing.is_some() && self.record == Record::default() {
             return Ok(());

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
+use std::time::{Duration, Instant};
 
 use pullpiri_crds::node::UplinkSpec;
 use pullpiri_node_core::network::plan::Uplink;
@@ -12,6 +13,8 @@ use pullpiri_node_host::{Result, SysError};
 
 /// As many addresses as a NodeRuntime's status holds.
 const ADDRESSES: usize = 8;
+/// How long after a resolver had no answer it is asked again.
+const ASK_AGAIN: Duration = Duration::from_secs(60);
 
 /// What is said of the uplink from outside.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -21,8 +24,49 @@ pub(super) struct Said {
     /// On the command line.
     pub interface: Option<String>,
     pub rate_bps: Option<u64>,
-    /// The API server: a name or an address.
-    pub api_server: Option<String>,
+}
+
+impl Said {
+    fn name(&self) -> Option<&String> {
+        self.spec.as_ref().and_then(|spec| spec.interface.as_ref()).or(self.interface.as_ref())
+    }
+}
+
+/// Where the API server is. Its name is resolved once; a resolver that doesn't answer blocks for seconds, and is asked again rarely.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Server {
+    /// A name, if it isn't an address.
+    host: Option<String>,
+    addresses: Vec<IpAddr>,
+    asked: Option<Instant>,
+}
+
+impl Server {
+    /// A name or an address, which may be in brackets.
+    pub fn new(host: Option<&str>) -> Self {
+        let Some(host) = host else { return Self::default() };
+        let bare = host.trim_start_matches('[').trim_end_matches(']');
+        match bare.parse() {
+            Ok(address) => Self { addresses: vec![address], ..Self::default() },
+            Err(_) => Self { host: Some(bare.to_owned()), ..Self::default() },
+        }
+    }
+
+    /// Its addresses, as far as they are known; the resolver is asked if they aren't, and wasn't lately.
+    fn addresses(&mut self, resolve: impl FnOnce(&str) -> Vec<IpAddr>) -> &[IpAddr] {
+        let is_due = self.asked.is_none_or(|asked| asked.elapsed() >= ASK_AGAIN);
+        if let Some(host) = self.host.as_ref().filter(|_| self.addresses.is_empty() && is_due) {
+            self.addresses = resolve(host);
+            // Afterwards: it may have taken long.
+            self.asked = Some(Instant::now());
+        }
+        &self.addresses
+    }
+}
+
+fn resolve(host: &str) -> Vec<IpAddr> {
+    // Any port: only addresses are asked for.
+    (host, 443).to_socket_addrs().into_iter().flatten().map(|found| found.ip()).collect()
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -39,10 +83,11 @@ pub(super) struct Found {
 pub(super) fn find(
     net: &mut Netlink,
     said: &Said,
+    server: &mut Server,
     ours: impl Fn(&str) -> bool,
     htb: &std::result::Result<(), String>,
 ) -> Result<std::result::Result<Found, String>> {
-    let link = match pick(net, said)? {
+    let link = match pick(net, said, server)? {
         Ok(link) => link,
         Err(reason) => return Ok(Err(reason)),
     };
@@ -71,24 +116,14 @@ pub(super) fn find(
     Ok(Ok(Found { uplink, index: link.index, addresses: addresses.into_iter().take(ADDRESSES).collect(), no_qos }))
 }
 
-fn pick(net: &mut Netlink, said: &Said) -> Result<std::result::Result<Link, String>> {
+fn pick(net: &mut Netlink, said: &Said, server: &mut Server) -> Result<std::result::Result<Link, String>> {
     let links = net.links()?;
-    let given = said.spec.as_ref().and_then(|spec| spec.interface.as_ref()).or(said.interface.as_ref());
-    if let Some(name) = given {
+    if let Some(name) = said.name() {
         let found = links.into_iter().find(|link| link.name == *name && !link.loopback);
         return Ok(found.ok_or_else(|| format!("the uplink {name} isn't an interface of this node")));
     }
-    let mut towards: Vec<IpAddr> = Vec::new();
-    if let Some(host) = &said.api_server {
-        let bare = host.trim_start_matches('[').trim_end_matches(']');
-        match bare.parse() {
-            Ok(address) => towards.push(address),
-            // Any port: only addresses are asked for.
-            Err(_) => towards.extend((bare, 443).to_socket_addrs().into_iter().flatten().map(|found| found.ip())),
-        }
-    }
-    for address in towards {
-        let route = net.route_to(address)?;
+    for address in server.addresses(resolve) {
+        let route = net.route_to(*address)?;
         let link = route.and_then(|route| links.iter().find(|link| link.index == route.link && !link.loopback));
         if let Some(link) = link {
             return Ok(Ok(link.clone()));
@@ -136,4 +171,32 @@ pub(super) fn probe_htb(scratch: &std::path::Path) -> std::result::Result<(), St
     let result = tried().map_err(|error: SysError| format!("the kernel has no HTB: {error}"));
     let _ = namespace::remove(scratch);
     result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_needs_no_resolver() {
+        for (host, address) in [("192.0.2.7", "192.0.2.7"), ("[fd00::1]", "fd00::1")] {
+            let mut server = Server::new(Some(host));
+            let address: IpAddr = address.parse().unwrap();
+            assert_eq!(server.addresses(|_| panic!("asked for {host}")), [address]);
+        }
+        assert!(Server::new(None).addresses(|_| panic!("asked for nothing")).is_empty());
+    }
+
+    #[test]
+    fn a_name_is_asked_for_until_it_is_known_and_not_at_once_again() {
+        let address = IpAddr::V4(Ipv4Addr::LOCALHOST);
+        let mut server = Server::new(Some("api.example"));
+        assert!(server.addresses(|_| Vec::new()).is_empty());
+        assert!(server.addresses(|_| panic!("asked again at once")).is_empty());
+        server.asked = server.asked.and_then(|asked| asked.checked_sub(ASK_AGAIN));
+        let answer = |host: &str| if host == "api.example" { vec![address] } else { Vec::new() };
+        assert_eq!(server.addresses(answer), [address]);
+        server.asked = None;
+        assert_eq!(server.addresses(|_| panic!("asked for what is known")), [address]);
+    }
 }
