@@ -12,11 +12,11 @@ use pullpiri_crds::duration::format_ns;
 use pullpiri_crds::instance::{InstanceTask, ModelInstance};
 use pullpiri_crds::names::{rfc1123, same_node};
 use pullpiri_crds::schedule::TaskProof;
-use pullpiri_rt::{Placed, TaskVerdict};
+use pullpiri_rt::{Budget, Placed, TaskVerdict};
 
 use super::address::Objection;
 use super::seat::{Instances, Seat, holds};
-use super::seek::{Attempt, Seeker, group_of, lacks, named, site};
+use super::seek::{Allowance, Attempt, Seeker, group_of, lacks, named, site};
 use super::snapshot::Snapshot;
 use super::tasks::{Declaration, Declared, declared};
 use crate::placement::{self, Loads, NodeView, Place};
@@ -54,7 +54,10 @@ impl Admission {
     }
 }
 
-/// Seats models that have no node of their own, and proves the tasks of the package where its models are.
+/// What is said when it is refused and more work could have proven it.
+const SPENT: &str = "the analysis ended at the limit of one decision's work: there may be a place that it didn't find";
+
+/// Seats models that have no node of their own, and proves the tasks of the package where its models are. All of it within one [`Budget::DEFAULT`].
 pub(super) fn admission(
     snapshot: &Snapshot,
     seats: &mut [Seat<'_>],
@@ -67,13 +70,14 @@ pub(super) fn admission(
         Err((reason, message)) => return Admission::Refused { reason, message, proofs: unproven(snapshot) },
     };
     let ground = Ground::survey(snapshot, &declaration, seats, instances);
-    ground.seat_floating(seats, loads);
+    let allowance = Allowance::new(Budget::DEFAULT);
+    allowance.share(2, |part| ground.seat_floating(seats, loads, part));
     let here = Here::of(seats);
     let mut objections = ground.homeless(seats, &here);
     let mut verdicts: Vec<(usize, TaskVerdict)> = Vec::new();
     let mut proven_on = BTreeSet::new();
-    for (node, models) in &here.0 {
-        let attempt = ground.prove(node, models);
+    for (open, (node, models)) in (1..=here.0.len()).rev().zip(&here.0) {
+        let attempt = allowance.share(open, |part| ground.prove(node, models, part));
         if attempt.verdicts.is_empty() && attempt.objections.is_empty() {
             continue;
         }
@@ -94,6 +98,9 @@ pub(super) fn admission(
         if !said.contains(&message) {
             said.push(message);
         }
+    }
+    if allowance.is_spent() {
+        said.push(SPENT.to_owned());
     }
     Admission::Refused { reason, message: said.join("; "), proofs }
 }
@@ -164,7 +171,7 @@ impl<'a> Ground<'a> {
     }
 
     /// Gives models that may go anywhere the first node where the tasks can be proven.
-    fn seat_floating(&self, seats: &mut [Seat<'_>], loads: &mut Loads) {
+    fn seat_floating(&self, seats: &mut [Seat<'_>], loads: &mut Loads, allowance: &Allowance) {
         let floating = |seat: &Seat<'_>| {
             let name = &seat.entry.name;
             seat.floats() && self.declaration.tasks.iter().any(|t| t.model.as_ref().is_none_or(|model| model == name))
@@ -173,6 +180,7 @@ impl<'a> Ground<'a> {
         for seat in seats.iter().filter(|seat| !floating(seat)) {
             here.add(seat);
         }
+        let mut open = seats.iter().filter(|seat| floating(seat)).count();
         for seat in seats.iter_mut() {
             if !floating(seat) {
                 continue;
@@ -182,7 +190,8 @@ impl<'a> Ground<'a> {
                     *load = load.saturating_sub(1);
                 }
             }
-            seat.places = vec![self.seat(seat, &here, loads)];
+            seat.places = vec![allowance.share(open, |part| self.seat(seat, &here, loads, part))];
+            open = open.saturating_sub(1);
             if let Some(Place::Free(node)) = seat.places.first() {
                 *loads.entry(node.clone()).or_default() += 1;
             }
@@ -190,7 +199,7 @@ impl<'a> Ground<'a> {
         }
     }
 
-    fn seat(&self, seat: &Seat<'_>, here: &Here, loads: &Loads) -> Place {
+    fn seat(&self, seat: &Seat<'_>, here: &Here, loads: &Loads, allowance: &Allowance) -> Place {
         let name = &seat.entry.name;
         let named = |task: &&Declared| task.model.as_ref() == Some(name) && task.node.is_some();
         if let Some(node) = self.declaration.tasks.iter().find(named).and_then(|task| task.node.clone()) {
@@ -211,7 +220,7 @@ impl<'a> Ground<'a> {
         let fits = |node: &&String| {
             let mut models = here.0.get(*node).cloned().unwrap_or_default();
             models.insert(name.clone());
-            self.prove(node, &models).objections.is_empty()
+            allowance.share(2, |part| self.prove(node, &models, part)).holds()
         };
         let best = candidates.iter().find(fits).or(candidates.first());
         best.map_or_else(
@@ -264,7 +273,7 @@ impl<'a> Ground<'a> {
     }
 
     /// Proves the package's tasks on a node, given which of its models are there.
-    fn prove(&self, node: &str, models: &BTreeSet<String>) -> Attempt {
+    fn prove(&self, node: &str, models: &BTreeSet<String>, allowance: &Allowance) -> Attempt {
         let tasks: Vec<usize> = (0..self.declaration.tasks.len())
             .filter(|&at| models.iter().any(|model| self.declaration.tasks[at].concerns(model, node)))
             .collect();
@@ -305,7 +314,7 @@ impl<'a> Ground<'a> {
                 model.spec.containers.iter().map(|container| (name.as_str(), container.name.as_str()))
             });
         let only = containers.next().filter(|_| containers.next().is_none());
-        let seeker = Seeker { declaration: self.declaration, package: &self.package, only, mine: self.mine };
+        let seeker = Seeker { declaration: self.declaration, package: &self.package, only, mine: self.mine, allowance };
         seeker.seek(&site, others, &tasks)
     }
 }

@@ -7,13 +7,14 @@
 //!
 //! The first proof that is found counts. What can't be proven in any of these ways is refused for the reasons of the last.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 
 use pullpiri_crds::condition::reason;
 use pullpiri_crds::instance::{InstanceTask, ModelInstance};
 use pullpiri_crds::names::same_node;
 use pullpiri_crds::schedule::PriorityAssignment;
-use pullpiri_rt::{CpuSet, Node, Placed, Policy, Reason, Request, Task, TaskVerdict, admit};
+use pullpiri_rt::{Budget, CpuSet, Node, Placed, Policy, Reason, Request, Task, TaskVerdict, admit_within};
 
 use super::address::Objection;
 use super::tasks::{Declaration, Declared};
@@ -36,6 +37,55 @@ impl Attempt {
     }
 }
 
+/// The analysis' work that is left of what one decision may use, however many questions it asks.
+#[derive(Debug)]
+pub(super) struct Allowance {
+    left: Cell<Budget>,
+    /// A question ended at its limit.
+    spent: Cell<bool>,
+}
+
+impl Allowance {
+    pub const fn new(budget: Budget) -> Self {
+        Self { left: Cell::new(budget), spent: Cell::new(false) }
+    }
+
+    /// Lends one part in `of` of what is left, so that what comes first can't starve what comes after it; what isn't used is given back.
+    pub fn share<T>(&self, of: usize, use_it: impl FnOnce(&Self) -> T) -> T {
+        let left = self.left.get();
+        let given = left.part(left.left() / u64::try_from(of.max(1)).unwrap_or(u64::MAX));
+        let part = Self { left: Cell::new(given), spent: Cell::new(false) };
+        let used = use_it(&part);
+        let mut left = left;
+        left.settle(given, part.left.get());
+        self.left.set(left);
+        self.spent.set(self.spent.get() || part.spent.get());
+        used
+    }
+
+    /// Whether an answer could have been another one with more work.
+    pub fn is_spent(&self) -> bool {
+        self.spent.get()
+    }
+
+    fn admit(&self, request: &Request) -> pullpiri_rt::Proof {
+        let mut budget = self.left.get();
+        let proof = admit_within(request, &mut budget);
+        self.left.set(budget);
+        self.spent.set(self.spent.get() || proof.reasons.iter().any(is_undecided));
+        proof
+    }
+}
+
+/// Whether the analysis ended at its limit.
+fn is_undecided(why: &Reason) -> bool {
+    match why {
+        Reason::Undecided { .. } => true,
+        Reason::Unplaced { best: Some(why), .. } | Reason::Evicts { because: why, .. } => is_undecided(why),
+        _ => false,
+    }
+}
+
 /// What a proof is sought with.
 pub(super) struct Seeker<'a> {
     pub declaration: &'a Declaration,
@@ -45,6 +95,7 @@ pub(super) struct Seeker<'a> {
     pub only: Option<(&'a str, &'a str)>,
     /// The package's own instances.
     pub mine: &'a [&'a ModelInstance],
+    pub allowance: &'a Allowance,
 }
 
 /// Tasks of the request, by index into the declaration.
@@ -56,7 +107,7 @@ impl<'a> Seeker<'a> {
         let before = self.before(site, tasks);
         let fixed = self.unchanged(&before);
         if !fixed.is_empty() {
-            let attempt = self.around(site, &others, tasks, &fixed);
+            let attempt = self.allowance.share(2, |part| self.around(site, &others, tasks, &fixed, part));
             if attempt.holds() {
                 return attempt;
             }
@@ -73,12 +124,14 @@ impl<'a> Seeker<'a> {
             tasks.iter().map(one).collect()
         };
         if !before.is_empty() {
-            let attempt = self.ask(site, others.clone(), asked(true), self.declaration.assignment);
+            let attempt = self
+                .allowance
+                .share(2, |part| self.ask(site, others.clone(), asked(true), self.declaration.assignment, part));
             if attempt.holds() {
                 return attempt;
             }
         }
-        self.ask(site, others, asked(false), self.declaration.assignment)
+        self.ask(site, others, asked(false), self.declaration.assignment, self.allowance)
     }
 
     /// Step 1: `fixed` tasks have their CPU and priority, and the others are placed around them. That is proven as a whole: an analysis that
@@ -89,6 +142,7 @@ impl<'a> Seeker<'a> {
         others: &[Placed],
         tasks: &[usize],
         fixed: &BTreeMap<usize, &InstanceTask>,
+        allowance: &Allowance,
     ) -> Attempt {
         let mut settled: Asked = Vec::new();
         let mut asked: Asked = Vec::new();
@@ -109,7 +163,8 @@ impl<'a> Seeker<'a> {
                 Some(Placed { task: task.clone(), node: node.clone(), cpu: task.affinity.as_ref()?.only()? })
             });
             let existing = others.iter().cloned().chain(placed).collect();
-            let attempt = self.ask(site, existing, asked.clone(), self.declaration.assignment);
+            let assignment = self.declaration.assignment;
+            let attempt = allowance.share(2, |part| self.ask(site, existing, asked.clone(), assignment, part));
             if !attempt.holds() {
                 return attempt;
             }
@@ -120,7 +175,7 @@ impl<'a> Seeker<'a> {
             }
         }
         settled.sort_by_key(|(at, _)| *at);
-        self.ask(site, others.to_vec(), settled, PriorityAssignment::Explicit)
+        self.ask(site, others.to_vec(), settled, PriorityAssignment::Explicit, allowance)
     }
 
     fn task(&self, site: &Site, at: usize) -> Task {
@@ -159,9 +214,16 @@ impl<'a> Seeker<'a> {
     }
 
     /// One question to the analysis.
-    fn ask(&self, site: &Site, existing: Vec<Placed>, asked: Asked, assignment: PriorityAssignment) -> Attempt {
+    fn ask(
+        &self,
+        site: &Site,
+        existing: Vec<Placed>,
+        asked: Asked,
+        assignment: PriorityAssignment,
+        allowance: &Allowance,
+    ) -> Attempt {
         let (indices, tasks): (Vec<usize>, Vec<Task>) = asked.into_iter().unzip();
-        let proof = admit(&Request {
+        let proof = allowance.admit(&Request {
             tasks,
             priority_assignment: assignment,
             placement: self.declaration.placement,
@@ -278,5 +340,82 @@ pub(super) fn group_of(owner: &str, container: Option<(&str, &str)>, task: &str)
     match container {
         Some((model, container)) => format!("{owner}/{model}/{container}"),
         None => format!("{owner}/*/{task}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_first_leaves_a_part_of_the_allowance_to_what_comes_after() {
+        let allowance = Allowance::new(Budget::new(100));
+        let spend = |part: &Allowance| {
+            let mut left = part.left.get();
+            while left.spend(1) {}
+            part.left.set(left);
+        };
+        allowance.share(2, spend);
+        assert_eq!(allowance.left.get().left(), 50);
+        // What isn't used is given back, at any depth.
+        allowance.share(2, |part| part.share(5, |_| ()));
+        assert_eq!(allowance.left.get().left(), 50);
+        allowance.share(2, |part| part.share(5, spend));
+        assert_eq!(allowance.left.get().left(), 45);
+        allowance.share(1, spend);
+        assert_eq!(allowance.left.get().left(), 0);
+    }
+
+    #[test]
+    fn without_allowance_nothing_is_proven_and_that_is_said() {
+        let realtime = pullpiri_crds::node::NodeRealtime {
+            cpus: "0-1".to_owned(),
+            policies: vec![Policy::Fifo],
+            fixed_priority_ppm: 950_000,
+            fixed_priority_window_ns: 1_000_000_000,
+            ..Default::default()
+        };
+        let site = Site { node: Node::from_runtime("n".to_owned(), &realtime).unwrap(), policies: Vec::new() };
+        let declared = Declared {
+            task: Task {
+                name: "t".to_owned(),
+                wcet_ns: 1_000,
+                period_ns: 10_000,
+                deadline_ns: 10_000,
+                jitter_ns: 0,
+                offset_ns: 0,
+                blocking_ns: 0,
+                priority: None,
+                policy: Policy::Fifo,
+                affinity: None,
+                node: None,
+                group: String::new(),
+            },
+            model: None,
+            container: None,
+            thread: None,
+            node: None,
+            on_miss: Default::default(),
+            miss_budget: 0,
+            schedule: None,
+        };
+        let declaration = Declaration {
+            tasks: vec![declared],
+            assignment: PriorityAssignment::DeadlineMonotonic,
+            placement: Default::default(),
+            notes: Vec::new(),
+        };
+        let seek = |allowance: &Allowance| {
+            let seeker = Seeker { declaration: &declaration, package: "ns/p", only: None, mine: &[], allowance };
+            seeker.seek(&site, Vec::new(), &[0])
+        };
+        let plenty = Allowance::new(Budget::DEFAULT);
+        assert!(seek(&plenty).holds());
+        assert!(!plenty.is_spent() && plenty.left.get().left() < Budget::DEFAULT.left());
+        let spent = Allowance::new(Budget::new(0));
+        // A part tells of its end to what it is a part of.
+        let attempt = spent.share(1, seek);
+        assert!(spent.is_spent());
+        assert!(attempt.objections[0].1.contains("ended at its limit"), "{attempt:?}");
     }
 }
