@@ -29,8 +29,9 @@ struct Inner {
     /// Packages with real-time tasks.
     timed: BTreeSet<Key>,
     thirsty: BTreeMap<Key, Thirst>,
-    /// What was written without an answer, by package.
-    unanswered: BTreeMap<Key, Vec<Arc<ModelInstance>>>,
+    /// What was written without an answer.
+    /// By package and the instance's name: the last try counts.
+    unanswered: BTreeMap<Key, BTreeMap<Key, Arc<ModelInstance>>>,
 }
 
 /// The packages that share.
@@ -74,7 +75,8 @@ impl Sharing {
 
     /// Nobody knows whether this was written.
     pub fn unanswered(&self, package: &Key, instance: ModelInstance) {
-        self.lock().unanswered.entry(package.clone()).or_default().push(Arc::new(instance));
+        let key = Key::of(&instance);
+        self.lock().unanswered.entry(package.clone()).or_default().insert(key, Arc::new(instance));
     }
 
     /// What it wrote is known.
@@ -85,7 +87,13 @@ impl Sharing {
     /// What other packages may have written.
     pub fn unknown_to(&self, package: &Key) -> Vec<Arc<ModelInstance>> {
         let inner = self.lock();
-        inner.unanswered.iter().filter(|(other, _)| *other != package).flat_map(|(_, all)| all).cloned().collect()
+        inner
+            .unanswered
+            .iter()
+            .filter(|(other, _)| *other != package)
+            .flat_map(|(_, all)| all.values())
+            .cloned()
+            .collect()
     }
 
     pub fn forget(&self, package: &Key) {
@@ -205,6 +213,12 @@ mod tests {
         let (a, b) = (Key::new("ns", "a"), Key::new("ns", "b"));
         sharing.unanswered(&a, instance("a", &task()));
         assert_eq!(sharing.unknown_to(&b).len(), 1);
+        // Tried again, it is still one; the last try counts.
+        let mut again = instance("a", &task());
+        again.spec.realtime[0].wcet_ns = 2;
+        sharing.unanswered(&a, again);
+        let unknown = sharing.unknown_to(&b);
+        assert_eq!((unknown.len(), unknown[0].spec.realtime[0].wcet_ns), (1, 2));
         assert!(sharing.unknown_to(&a).is_empty());
         sharing.answered(&a);
         assert!(sharing.unknown_to(&b).is_empty());
