@@ -165,6 +165,8 @@ impl Conversation {
                     }
                     _ => lost += 1,
                 }
+                // A pace, or two conversations would leave no CPU to what is tested.
+                std::thread::sleep(Duration::from_micros(200));
             }
             lost
         });
