@@ -195,6 +195,18 @@ fn a_link_that_comes_late_is_looked_for_again() {
     assert_eq!(node.plumbing.as_ref().unwrap().pending(), Pending::Nothing);
 }
 
+#[test]
+fn a_network_that_was_taken_away_takes_no_pods() {
+    let Some(mut town) = Town::new("a_network_that_was_taken_away_takes_no_pods", None) else { return };
+    let pod = BRAKE.id(&town);
+    let outcome = town.nodes[0].with(|plumbing| {
+        plumbing.close();
+        plumbing.attach(&pod, &BRAKE.attachment())
+    });
+    assert!(outcome.is_err());
+    assert!(!BRAKE.namespace(&town).exists());
+}
+
 /// Bits per second that iperf3 received.
 fn iperf(client: &Path, to: &str, port: u16, more: &str) -> Option<f64> {
     let json = run(client, &format!("iperf3 -c {to} -p {port} -t 2 -O 1 -J {more}"));

@@ -5,6 +5,7 @@
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use pullpiri_crds::network::NetworkMode;
@@ -27,11 +28,15 @@ use super::uplink::{self, Found, Said, Server};
 /// Where BPF programs and maps are pinned, below a directory of the node's name.
 const PINS: &str = "/sys/fs/bpf/pullpiri";
 const BPFFS: &str = "/sys/fs/bpf";
+const CLOSED: &str = "this node's network was taken away";
 /// A capability's bit in `/proc/self/status`.
 const CAP_NET_ADMIN: u32 = 12;
 
 /// What went wrong, as text: it ends in a condition.
 pub type Outcome = Result<(), String>;
+
+/// A pod that is attached or detached just now, and its addresses.
+type Asked<'a> = (&'a PodId, &'a [IpAddr]);
 
 /// What is to be tried again later by itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -185,13 +190,16 @@ impl Plumbing {
         if let Some(missing) = &self.support.missing {
             return Err(missing.clone());
         }
+        if self.closed {
+            return Err(CLOSED.to_owned());
+        }
         if self.attachments.get(pod) != Some(attachment) {
             // First: what a crash leaves half made is found by it.
             let written = self.disk.write_attachment(pod, Some(attachment));
             written.map_err(|error| format!("noting the pod's network: {error}"))?;
             self.attachments.insert(pod.clone(), attachment.clone());
         }
-        match self.converge().remove(pod) {
+        match self.converge_for(Some((pod, &attachment.addresses))).remove(pod) {
             Some(failure) => Err(failure),
             None => self.failure.clone().filter(|_| !self.guarded.contains(&pod_link(pod))).map_or(Ok(()), Err),
         }
@@ -202,8 +210,12 @@ impl Plumbing {
     /// # Errors
     /// What is left, as text.
     pub fn detach(&mut self, pod: &PodId) -> Outcome {
+        if self.closed {
+            return Err(CLOSED.to_owned());
+        }
         let attachment = self.attachments.remove(pod);
-        if let Some(failure) = self.converge().remove(pod) {
+        let addresses = attachment.as_ref().map(|known| known.addresses.as_slice()).unwrap_or_default();
+        if let Some(failure) = self.converge_for(Some((pod, addresses))).remove(pod) {
             if let Some(attachment) = attachment {
                 self.attachments.insert(pod.clone(), attachment);
             }
@@ -266,8 +278,17 @@ impl Plumbing {
 
     /// Makes the network what it should be; what failed, by pod. Other failures are kept.
     pub fn converge(&mut self) -> BTreeMap<PodId, String> {
+        self.converge_for(None)
+    }
+
+    fn converge_for(&mut self, asked: Option<Asked<'_>>) -> BTreeMap<PodId, String> {
         let mut failures = BTreeMap::new();
-        self.failure = self.try_converge(&mut failures).err();
+        let outcome = self.try_converge(asked, &mut failures);
+        if let (Err(failure), Some((pod, _))) = (&outcome, asked) {
+            // It broke off before anything was done.
+            failures.entry(pod.clone()).or_insert_with(|| failure.clone());
+        }
+        self.failure = outcome.unwrap_or_else(Some);
         if let Some(failure) = &self.failure {
             warn!(failure, "the node's network isn't as it should be");
         }
@@ -277,9 +298,14 @@ impl Plumbing {
         failures
     }
 
-    fn try_converge(&mut self, failures: &mut BTreeMap<PodId, String>) -> Outcome {
+    /// What failed that is no pod's; an error if it didn't come to doing anything.
+    fn try_converge(
+        &mut self,
+        asked: Option<Asked<'_>>,
+        failures: &mut BTreeMap<PodId, String>,
+    ) -> Result<Option<String>, String> {
         if self.closed {
-            return Ok(());
+            return Ok(None);
         }
         let mut net = Netlink::open(Family::Route).map_err(|error| text(&error))?;
         let record = &self.record;
@@ -287,7 +313,7 @@ impl Plumbing {
         let found = uplink::find(&mut net, &self.said, &mut self.server, |name| record.trees.contains_key(name), &htb);
         self.uplink = found.unwrap_or_else(|error| Err(text(&error)));
         if self.support.missing.is_some() && self.record == Record::default() {
-            return Ok(());
+            return Ok(None);
         }
         let has_force = sysctl::read("ipv6/conf/all/force_forwarding").ok().flatten().is_some();
         let input = Input {
@@ -322,16 +348,21 @@ impl Plumbing {
         let mut broken: BTreeSet<String> = BTreeSet::new();
         for step in steps(&wanted, &observed) {
             debug!("{step}");
-            if matches!(&step, Step::Up { link } if broken.contains(link))
-                || step.pod().is_some_and(|pod| failures.contains_key(pod))
-            {
+            // What rests on a step that failed is left for the next time, which would take it as done otherwise.
+            let is_blocked = match &step {
+                Step::Up { link } | Step::DeleteLink { link } => broken.contains(link),
+                step => step.pod().is_some_and(|pod| broken.contains(&pod_link(pod))),
+            };
+            if is_blocked {
                 continue;
             }
             if let Err(failure) = self.do_step(&mut net, place, &step) {
-                match step.pod() {
+                match self.owner(&step, asked) {
                     Some(pod) => {
-                        broken.insert(pod_link(pod));
-                        failures.insert(pod.clone(), failure);
+                        if !matches!(step, Step::AddRoute(_) | Step::DeleteRoute(_)) {
+                            broken.insert(pod_link(&pod));
+                        }
+                        failures.entry(pod).or_insert(failure);
                     }
                     None => trouble = Some(trouble.map_or(failure.clone(), |first| first)),
                 }
@@ -343,7 +374,23 @@ impl Plumbing {
         if let Err(failure) = self.enforce() {
             trouble.get_or_insert(failure);
         }
-        trouble.map_or(Ok(()), Err)
+        Ok(trouble)
+    }
+
+    /// Whose step this is, of pods that are attached and the one that is asked for.
+    fn owner(&self, step: &Step, asked: Option<Asked<'_>>) -> Option<PodId> {
+        if let Some(pod) = step.pod() {
+            return Some(pod.clone());
+        }
+        let is_its = |pod: &PodId, addresses: &[IpAddr]| match step {
+            Step::Unguard { link } | Step::DeleteLink { link } | Step::Up { link } => *link == pod_link(pod),
+            Step::AddRoute(route) | Step::DeleteRoute(route) => {
+                route.gateway.is_none() && addresses.contains(&route.destination)
+            }
+            _ => false,
+        };
+        let known = self.attachments.iter().map(|(pod, attachment)| (pod, attachment.addresses.as_slice()));
+        asked.into_iter().chain(known).find(|(pod, addresses)| is_its(pod, addresses)).map(|(pod, _)| pod.clone())
     }
 
     fn do_step(&mut self, net: &mut Netlink, place: Place<'_>, step: &Step) -> Outcome {
@@ -507,4 +554,41 @@ fn classify_hosts(
         }
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use pullpiri_node_core::network::plan::NodeRoute;
+
+    use super::*;
+
+    #[test]
+    fn what_fails_of_a_pod_is_its_failure() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut plumbing = Plumbing::new("n0", directory.path(), NetworkConfig::default());
+        let [stays, leaves] = ["stays", "leaves"].map(|name| PodId(name.to_owned()));
+        let [here, there]: [IpAddr; 2] = ["10.20.0.5", "10.20.0.6"].map(|text| text.parse().unwrap());
+        let attachment =
+            Attachment { network: String::new(), addresses: vec![here], gateways: Vec::new(), ports: Vec::new() };
+        plumbing.attachments.insert(stays.clone(), attachment);
+        let route = |destination, gateway| NodeRoute { destination, link: "pplb0".to_owned(), gateway };
+        let asked = [there];
+        let asked = Some((&leaves, asked.as_slice()));
+        for (pod, address) in [(&stays, here), (&leaves, there)] {
+            let link = pod_link(pod);
+            for step in [
+                Step::Unguard { link: link.clone() },
+                Step::DeleteLink { link: link.clone() },
+                Step::Up { link },
+                Step::DeleteNamespace { pod: pod.clone() },
+                Step::DeleteRoute(route(address, None)),
+                Step::AddRoute(route(address, None)),
+            ] {
+                assert_eq!(plumbing.owner(&step, asked).as_ref(), Some(pod), "{step}");
+            }
+        }
+        for step in [Step::DeleteRoute(route(there, Some(here))), Step::DeleteLink { link: "pplb0".to_owned() }] {
+            assert_eq!(plumbing.owner(&step, asked), None, "{step}");
+        }
+    }
 }
