@@ -371,6 +371,38 @@ fn a_new_layout_takes_over_with_its_first_policy() {
 }
 
 #[test]
+fn a_link_that_cannot_be_adopted_keeps_its_program() {
+    let Some((topology, mut fixture)) = node("adopt") else { return };
+    let dir = fixture.dir.clone();
+    fixture.datapath = None;
+    let pins = || {
+        let entries = std::fs::read_dir(dir.join("links")).unwrap();
+        let mut names: Vec<String> = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    let before = pins();
+    // Something else is found where the link should be: as when the kernel refuses to give it out or to update it.
+    let name = before.iter().find(|name| name.starts_with("pc~") && name.ends_with("~pod_egress")).unwrap();
+    let (link, kept) = (dir.join("links").join(name), dir.join("kept"));
+    std::fs::rename(&link, &kept).unwrap();
+    let maps = dir.join(format!("maps-{}", pullpiri_ebpf::net::layout::LAYOUT));
+    std::fs::hard_link(maps.join("pharos_names"), &link).unwrap();
+    let error = Datapath::open_or_load(&dir).unwrap_err();
+    assert_eq!(error.reason(), "AttachFailed");
+    assert_eq!(pins(), before, "nothing was unpinned");
+    std::fs::remove_file(&link).unwrap();
+    std::fs::rename(&kept, &link).unwrap();
+    for device in ["pa", "pb", "pc"] {
+        assert_eq!(attached(device, &topology), 2, "{device}");
+    }
+    assert!(ping(&topology, "a", "10.20.0.6") && !ping(&topology, "c", "10.20.0.5"));
+    fixture.datapath = Some(Datapath::open_or_load(&dir).unwrap());
+    assert_eq!(pins(), before);
+    assert!(ping(&topology, "a", "10.20.0.6") && !ping(&topology, "c", "10.20.0.5"));
+}
+
+#[test]
 fn devices_come_and_go() {
     let Some((topology, mut fixture)) = node("devices") else { return };
     let netns = topology.name("node");

@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use aya::programs::links::{FdLink, LinkError, PinnedLink};
+use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
-use aya::programs::{CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, LinkOrder, SchedClassifier, TcAttachType};
+use aya::programs::{
+    CgroupAttachMode, CgroupSkb, CgroupSkbAttachType, LinkOrder, ProgramError, SchedClassifier, TcAttachType,
+};
+use nix::errno::Errno;
 
 use super::datapath::{Datapath, absent};
 use super::error::{NetError, map_error, pin_error};
@@ -126,6 +129,10 @@ impl Datapath {
                 // Replaced by the next attach_host: the kernel can update such a link, aya can't.
                 continue;
             }
+            // It went with the other one of its device.
+            if !self.pins.link(&pin).exists() {
+                continue;
+            }
             if self.update(&pin)? == Updated::Dead {
                 self.forget(&pin)?;
             }
@@ -154,17 +161,12 @@ impl Datapath {
         Ok(())
     }
 
-    /// Replaces a pinned link's program by this process's, atomically.
+    /// Replaces a pinned link's program by this process's, atomically. Whatever else goes wrong than a device that is gone leaves the link as it is:
+    /// the program that it holds keeps judging.
     fn update(&mut self, pin: &LinkPin) -> Result<Updated, NetError> {
         let path = self.pins.link(pin);
-        let link = match PinnedLink::from_pin(&path) {
-            Ok(link) => link,
-            Err(LinkError::SyscallError(error)) if error.io_error.kind() == io::ErrorKind::NotFound => {
-                return Ok(Updated::Dead);
-            }
-            Err(error) => return Err(attach_error(pin.hook, &pin.device)(error)),
-        };
-        let Ok(link) = SchedClassifierLink::try_from(FdLink::from(link)) else { return Ok(Updated::Dead) };
+        let link = PinnedLink::from_pin(&path).map_err(attach_error(pin.hook, &pin.device))?;
+        let link = SchedClassifierLink::try_from(FdLink::from(link)).map_err(attach_error(pin.hook, &pin.device))?;
         let program = self.classifier(pin.hook, &pin.device)?;
         match program.attach_to_link(link) {
             Ok(id) => {
@@ -172,8 +174,8 @@ impl Datapath {
                 drop(program.take_link(id).map_err(attach_error(pin.hook, &pin.device))?);
                 Ok(Updated::Alive)
             }
-            // ENOLINK: the device is gone, and the link with it.
-            Err(_) => Ok(Updated::Dead),
+            Err(error) if is_dead(&error) => Ok(Updated::Dead),
+            Err(error) => Err(attach_error(pin.hook, &pin.device)(error)),
         }
     }
 
@@ -219,6 +221,12 @@ enum Updated {
     Dead,
 }
 
+/// The device is gone, and the link with it (tcx_link_update in kernel/bpf/tcx.c).
+fn is_dead(error: &ProgramError) -> bool {
+    let ProgramError::SyscallError(error) = error else { return false };
+    error.io_error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOLINK)
+}
+
 fn attach_error<E: std::error::Error + Send + Sync + 'static>(
     hook: Hook,
     target: impl Into<String>,
@@ -250,4 +258,22 @@ pub(super) fn port_entry(device: &str, port: &PodPort) -> Result<Port, NetError>
         entry.has |= HAS_MAC;
     }
     Ok(entry)
+}
+
+#[cfg(test)]
+mod tests {
+    use aya::sys::SyscallError;
+
+    use super::*;
+
+    #[test]
+    fn only_a_link_without_a_device_is_dead() {
+        let refused = |io_error| ProgramError::from(SyscallError { call: "bpf_link_update", io_error });
+        assert!(is_dead(&refused(Errno::ENOLINK.into())));
+        for errno in [Errno::EPERM, Errno::ENOMEM, Errno::EINVAL, Errno::ENOENT, Errno::ENODEV, Errno::ESTALE] {
+            assert!(!is_dead(&refused(errno.into())), "{errno}");
+        }
+        assert!(!is_dead(&refused(io::Error::other("not from the kernel"))));
+        assert!(!is_dead(&ProgramError::NotLoaded));
+    }
 }
