@@ -356,6 +356,9 @@ fn a_new_layout_takes_over_with_its_first_policy() {
     // As if an earlier release had made these maps.
     let maps = |layout: u32| dir.join(format!("maps-{layout}"));
     std::fs::rename(maps(pullpiri_ebpf::net::layout::LAYOUT), maps(0)).unwrap();
+    // The first process of this layout ends before it has a policy: the next finds its maps, empty.
+    drop(Datapath::open_or_load(&dir).unwrap());
+    assert!(maps(pullpiri_ebpf::net::layout::LAYOUT).join("pharos_config").exists());
     fixture.datapath = Some(Datapath::open_or_load(&dir).unwrap());
     attach(fixture.get());
     assert_eq!(fixture.get().generation().unwrap(), None);

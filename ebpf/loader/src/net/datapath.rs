@@ -18,7 +18,7 @@ use super::layout::{
     BUCKETS, BucketKey, COUNTERS, Config, Connection, ConnectionKey, Counter, Identity, Key, LAYOUT, Port, PrefixBody,
     Range, STAT_OPENED, STAT_PASS, STAT_REEVALUATED, Value, fnv1a,
 };
-use super::pins::{Found, Hook, Pins};
+use super::pins::{Hook, Pins};
 use super::policy::Compiled;
 use crate::object;
 
@@ -67,7 +67,7 @@ pub struct Datapath {
     round_trips: PerCpuHashMap<MapData, BucketKey, u64>,
     /// What this process applied last, and where each name is counted.
     counted: BTreeMap<Counted, u32>,
-    /// Links of an earlier layout: they change over when there is a policy to enforce.
+    /// Links from before these maps had a policy: they change over when there is one to enforce.
     pub(super) adopt_later: bool,
 }
 
@@ -85,7 +85,7 @@ impl Datapath {
     /// When there is no object, the kernel refuses it, or pins can't be made.
     pub fn open_or_load(pin_dir: &Path) -> Result<Self, NetError> {
         let bytes = object::bytes("pharos", object::PHAROS)?;
-        let (pins, found) = Pins::open(pin_dir).map_err(pin_error("making the pin directory", pin_dir))?;
+        let pins = Pins::open(pin_dir).map_err(pin_error("making the pin directory", pin_dir))?;
         let mut loader = EbpfLoader::new();
         for name in MAPS {
             loader.map_pin_path(name, pins.maps().join(name));
@@ -113,7 +113,8 @@ impl Datapath {
             counted: BTreeMap::new(),
             adopt_later: false,
         };
-        if found == Found::Nothing && !datapath.links()?.is_empty() {
+        // Links and no generation: another layout's, or this one's that never got a policy. Over empty maps these programs would drop everything.
+        if datapath.generation()?.is_none() && !datapath.links()?.is_empty() {
             datapath.adopt_later = true;
         } else {
             datapath.adopt()?;

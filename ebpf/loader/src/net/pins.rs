@@ -90,13 +90,12 @@ pub(super) struct Pins {
 }
 
 impl Pins {
-    /// Makes the directories. The answer says whether this layout's maps may be there already.
-    pub(super) fn open(dir: &Path) -> io::Result<(Self, Found)> {
+    /// Makes the directories.
+    pub(super) fn open(dir: &Path) -> io::Result<Self> {
         let pins = Self { dir: dir.to_owned() };
-        let found = if pins.maps().is_dir() { Found::Maps } else { Found::Nothing };
         std::fs::create_dir_all(pins.maps())?;
         std::fs::create_dir_all(pins.links_dir())?;
-        Ok((pins, found))
+        Ok(pins)
     }
 
     pub(super) fn maps(&self) -> PathBuf {
@@ -164,13 +163,6 @@ impl Pins {
     }
 }
 
-/// What an earlier process left.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Found {
-    Nothing,
-    Maps,
-}
-
 fn gone(result: io::Result<()>) -> io::Result<()> {
     match result {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -198,14 +190,13 @@ mod tests {
     fn removal_leaves_what_others_put_there() {
         let dir = tempfile::tempdir().unwrap();
         let root = dir.path().join("node");
-        let (pins, found) = Pins::open(&root).unwrap();
-        assert_eq!(found, Found::Nothing);
+        let pins = Pins::open(&root).unwrap();
         std::fs::write(pins.maps().join("pharos_ports"), "").unwrap();
         let pin = LinkPin { device: "veth0".into(), ifindex: 3, hook: Hook::PodEgress };
         std::fs::write(pins.link(&pin), "").unwrap();
         std::fs::write(root.join("monitor"), "").unwrap();
         assert_eq!(pins.links().unwrap(), vec![pin]);
-        assert_eq!(Pins::open(&root).unwrap().1, Found::Maps);
+        assert_eq!(Pins::open(&root).unwrap().links().unwrap().len(), 1, "opening again keeps what is there");
         pins.remove().unwrap();
         let left: Vec<_> = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
         assert_eq!(left, vec!["monitor"]);
