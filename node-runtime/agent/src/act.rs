@@ -153,7 +153,10 @@ impl Executor {
                 let runtime = self.get(*adapter)?;
                 let removed = gone_is_done(runtime.remove_pod(pod).await);
                 match &removed {
-                    Ok(()) => effects.push(Effect::Pod(*adapter, None)),
+                    Ok(()) => {
+                        self.network.gone(pod.clone());
+                        effects.push(Effect::Pod(*adapter, None));
+                    }
                     Err(_) => self.look(runtime, pod, effects).await,
                 }
                 removed

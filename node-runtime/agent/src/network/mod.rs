@@ -188,10 +188,21 @@ impl Network {
         self.with(Plumbing::close).await;
     }
 
-    /// A pod in the node's own network came or went.
+    /// A pod in the node's own network came.
     pub fn poke(&self) {
         let network = self.clone();
         tokio::spawn(async move { network.converge().await });
+    }
+
+    /// A pod went: if it was in the node's own network, what was attached to its cgroup goes as well.
+    pub fn gone(&self, pod: PodId) {
+        let network = self.clone();
+        let work = move |plumbing: &mut Plumbing| {
+            if plumbing.has_host(&pod) {
+                let _ = plumbing.converge();
+            }
+        };
+        tokio::spawn(async move { network.with(work).await });
     }
 
     /// What the NodeRuntime says of the uplink.

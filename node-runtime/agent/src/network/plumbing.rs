@@ -258,6 +258,11 @@ impl Plumbing {
         self.closed = true;
     }
 
+    /// Whether the pod is in the node's own network and has its class.
+    pub(super) fn has_host(&self, pod: &PodId) -> bool {
+        self.hosts.contains_key(&pod.0)
+    }
+
     /// What failed last, but for single pods.
     #[must_use]
     pub fn failure(&self) -> Option<&str> {
