@@ -1,6 +1,7 @@
 //! What is read from the kernel at each scrape: classes, rules and drops. Labels are bounded by what NetworkSlices declare.
 
 use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError, TryLockError};
 
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric};
 use prometheus_client::metrics::MetricType;
@@ -11,7 +12,7 @@ use pullpiri_node_host::net::{Family, Netlink};
 
 use pullpiri_ebpf::net::RoundTrips;
 
-use super::{Source, lock};
+use super::{Plumbing, Source};
 
 /// What belongs to no class or rule.
 const OTHER: &str = "other";
@@ -19,9 +20,11 @@ const OTHER: &str = "other";
 #[derive(Debug)]
 pub(super) struct Collector {
     source: Source,
+    /// What was read last: served while the network is being worked on, which may take seconds, and a scrape doesn't wait for it.
+    last: Mutex<Option<Read>>,
 }
 
-#[derive(Default)]
+#[derive(Clone, Debug, Default)]
 struct Read {
     class_bytes: BTreeMap<String, u64>,
     class_packets: BTreeMap<String, u64>,
@@ -33,12 +36,22 @@ struct Read {
 
 impl Collector {
     pub fn new(source: Source) -> Self {
-        Self { source }
+        Self { source, last: Mutex::new(None) }
     }
 
     fn read(&self) -> Option<Read> {
         let plumbing = self.source.get()?;
-        let plumbing = lock(&plumbing);
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        let plumbing = match plumbing.try_lock() {
+            Ok(plumbing) => plumbing,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return last.clone(),
+        };
+        *last = Self::read_now(&plumbing);
+        last.clone()
+    }
+
+    fn read_now(plumbing: &Plumbing) -> Option<Read> {
         let (counters, classes) = plumbing.counters()?;
         let mut read = Read { round_trips: counters.round_trips.clone(), ..Read::default() };
         for (name, traffic) in &counters.classes {
@@ -129,5 +142,28 @@ fn approximate(value: u64) -> f64 {
     match u32::try_from(value) {
         Ok(small) => f64::from(small),
         Err(_) => u32::try_from(value >> 20).map_or(f64::MAX, |high| f64::from(high) * 1_048_576.0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::{NetworkConfig, lock};
+    use super::*;
+
+    #[test]
+    fn a_scrape_does_not_wait_for_work_on_the_network() {
+        let directory = tempfile::tempdir().unwrap();
+        let plumbing = Arc::new(Mutex::new(Plumbing::new("n0", directory.path(), NetworkConfig::default())));
+        let source = Source::default();
+        *source.0.lock().unwrap() = Some(Arc::clone(&plumbing));
+        let collector = Collector::new(source);
+        let known = Read { drops: BTreeMap::from([("denied".to_owned(), 7)]), ..Read::default() };
+        *collector.last.lock().unwrap() = Some(known);
+        let held = lock(&plumbing);
+        assert_eq!(collector.read().unwrap().drops["denied"], 7);
+        drop(held);
+        assert!(collector.read().is_none(), "nothing is attached, so there is nothing to be told");
     }
 }
