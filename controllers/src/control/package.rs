@@ -19,13 +19,13 @@ use crate::{Class, Error};
 
 pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
     let now = Timestamp::now();
-    let Some((mut snapshot, mut plan)) = look(world, &key, now) else {
+    let Some((mut snapshot, mut plan)) = look(world, &key, now).await else {
         return Ok(Done::Unchanged);
     };
     // What others could take at the same time is decided again, and carried out, in turn.
     let turn = if plan.takes_shared() { Some(world.sharing.turn().await) } else { None };
     if turn.is_some() {
-        match look(world, &key, now) {
+        match look(world, &key, now).await {
             Some(again) => (snapshot, plan) = again,
             None => return Ok(Done::Unchanged),
         }
@@ -57,9 +57,26 @@ pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
     Ok(done)
 }
 
-fn look(world: &World, key: &Key, now: Timestamp) -> Option<(Snapshot, Plan)> {
-    let snapshot = observe(world, key, now)?;
-    let plan = decide(&snapshot, now);
+/// A proof of real-time tasks may compute for a second or two; then that is done where it keeps nobody else waiting.
+async fn look(world: &World, key: &Key, now: Timestamp) -> Option<(Snapshot, Plan)> {
+    let (snapshot, has_tasks) = observe(world, key, now)?;
+    let decided = move || {
+        let plan = decide(&snapshot, now);
+        (snapshot, plan)
+    };
+    let (snapshot, plan) = if has_tasks {
+        match tokio::task::spawn_blocking(decided).await {
+            Ok(decided) => decided,
+            // As if it had happened here.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => std::panic::resume_unwind(panic),
+                // The runtime is shutting down.
+                Err(_) => return None,
+            },
+        }
+    } else {
+        decided()
+    };
     world.sharing.decided(key, &plan.starved);
     Some((snapshot, plan))
 }
@@ -110,7 +127,8 @@ fn refuse(world: &World, package: &Package, error: &Error) {
     }
 }
 
-fn observe(world: &World, key: &Key, now: Timestamp) -> Option<Snapshot> {
+/// Also: whether it has real-time tasks.
+fn observe(world: &World, key: &Key, now: Timestamp) -> Option<(Snapshot, bool)> {
     let package = world.packages.get(key)?;
     let namespace = key.namespace.as_str();
     let about = term("package", Some(namespace), &key.name);
@@ -125,7 +143,7 @@ fn observe(world: &World, key: &Key, now: Timestamp) -> Option<Snapshot> {
         .into_iter()
         .filter_map(|network| Some((network.metadata.name.clone()?, network)))
         .collect();
-    Some(Snapshot {
+    let snapshot = Snapshot {
         claims: world.claims.under(&about),
         volumes: named(&world.volumes, namespace, volumes),
         schedule: schedule.and_then(|name| world.schedules.get(&Key::new(namespace, name.clone()))),
@@ -138,7 +156,8 @@ fn observe(world: &World, key: &Key, now: Timestamp) -> Option<Snapshot> {
         models,
         networks,
         package,
-    })
+    };
+    Some((snapshot, has_tasks))
 }
 
 /// The other packages that name the same Schedule.
