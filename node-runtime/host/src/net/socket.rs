@@ -6,7 +6,10 @@ use std::io::{Error, ErrorKind};
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, recv, send, socket};
+use nix::sys::socket::sockopt::{SndBuf, SndBufForce};
+use nix::sys::socket::{
+    AddressFamily, MsgFlags, SockFlag, SockProtocol, SockType, getsockopt, recv, send, setsockopt, socket,
+};
 
 use super::wire::{Attributes, HEADER, Message, Messages, flag, read_text, read_u32};
 use crate::{Result, SysError};
@@ -100,6 +103,7 @@ impl Netlink {
             }
             bytes.extend(message.finish(self.sequence, if inner && index + 2 == count { flag::ACK } else { 0 }));
         }
+        self.make_room(bytes.len());
         send(self.socket.as_raw_fd(), &bytes, MsgFlags::empty()).map_err(fail)?;
         loop {
             let length = self.receive().map_err(fail)?;
@@ -153,6 +157,18 @@ impl Netlink {
                     kind => answers.push(Answer { kind, payload: message.payload.to_vec() }),
                 }
             }
+        }
+    }
+
+    /// One datagram has to fit into the socket's buffer (netlink_sendmsg in net/netlink/af_netlink.c). If it can't be made larger, sending says so.
+    fn make_room(&self, bytes: usize) {
+        // The kernel keeps a little of it for itself (32 bytes), and counts twice what is asked for.
+        let wanted = bytes.saturating_add(64);
+        if getsockopt(&self.socket, SndBuf).is_ok_and(|now| now >= wanted) {
+            return;
+        }
+        if setsockopt(&self.socket, SndBufForce, &wanted).is_err() {
+            let _ = setsockopt(&self.socket, SndBuf, &wanted);
         }
     }
 
