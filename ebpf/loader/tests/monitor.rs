@@ -1,6 +1,8 @@
 //! The deadline monitor against real threads: what was injected is reported, once, and nothing else is.
 
 mod monitor_support;
+#[path = "net_support/verifier.rs"]
+mod verifier;
 
 use std::os::unix::fs::MetadataExt as _;
 use std::process::{Command, Stdio};
@@ -197,19 +199,7 @@ fn programs_cost_what_is_recorded() {
         println!("skipped: this kernel doesn't count verified instructions");
         return;
     }
-    let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ebpf.md")).unwrap();
-    let rows: Vec<Vec<&str>> =
-        text.lines().map(|line| line.split('|').map(|cell| cell.trim().trim_matches('`')).collect()).collect();
-    for (program, count) in measured {
-        println!("| monitor | `{program}` | {count} |");
-    }
-    for (program, count) in measured {
-        let row = rows.iter().find(|row| row.get(1..3) == Some(&["monitor", program.as_str()]));
-        let limit: u32 =
-            row.unwrap_or_else(|| panic!("docs/ebpf.md has no row for {program}: {count}"))[3].parse().unwrap();
-        assert!(*count <= limit + limit / 10, "{program} costs {count}, docs/ebpf.md says {limit}");
-        assert!(*count >= limit / 2, "{program} costs {count} only: record it in docs/ebpf.md");
-    }
+    verifier::compare("monitor", measured.iter().map(|(program, count)| (program.as_str(), *count)));
 }
 
 #[test]

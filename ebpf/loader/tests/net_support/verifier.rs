@@ -1,0 +1,46 @@
+//! The verifier's counts of instructions, against the table in docs/ebpf.md.
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::process::Command;
+
+const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ebpf.md");
+
+/// The kernel's release and clang's major version that the table was made with: "Recorded with Linux `<uname -r>`, clang `<major>`."
+fn recorded_with(text: &str) -> (&str, &str) {
+    let line = text.lines().find_map(|line| line.strip_prefix("Recorded with Linux `")).unwrap();
+    let (release, rest) = line.split_once('`').unwrap();
+    let (major, _) = rest.strip_prefix(", clang `").unwrap().split_once('`').unwrap();
+    (release, major)
+}
+
+/// Of the clang that `build.rs` uses.
+fn clang_major() -> Option<String> {
+    let clang = std::env::var("CLANG").unwrap_or_else(|_| "clang".to_owned());
+    let output = Command::new(clang).arg("--version").output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    let (_, version) = text.split_once("clang version ")?;
+    Some(version.split('.').next()?.to_owned())
+}
+
+/// Within a tenth of the table where kernel and compiler are the table's, else below three times of it.
+pub fn compare<'a>(object: &str, measured: impl IntoIterator<Item = (&'a str, u32)>) {
+    let text = std::fs::read_to_string(DOCS).unwrap();
+    let (release, major) = recorded_with(&text);
+    let (here, compiler) = (nix::sys::utsname::uname().unwrap(), clang_major().unwrap_or_default());
+    let same = here.release() == release && compiler == major;
+    if !same {
+        let here = here.release().to_string_lossy();
+        println!(
+            "skipped: a tenth around docs/ebpf.md: it is Linux {release}, clang {major}, this Linux {here}, clang {compiler}"
+        );
+    }
+    for (program, count) in measured {
+        println!("| {object} | `{program}` | {count} |");
+        let row = text.lines().find_map(|line| line.strip_prefix(&format!("| {object} | `{program}` | ")));
+        let row = row.unwrap_or_else(|| panic!("docs/ebpf.md has no row for {program}: {count}"));
+        let limit: u32 = row.trim_end_matches([' ', '|']).parse().unwrap();
+        assert!(count <= 3 * limit, "{program} costs {count}, docs/ebpf.md says {limit}");
+        let tenth = limit - limit / 10..=limit + limit / 10;
+        assert!(!same || tenth.contains(&count), "{program} costs {count}, docs/ebpf.md says {limit}: record it");
+    }
+}
