@@ -196,6 +196,33 @@ fn a_link_that_comes_late_is_looked_for_again() {
 }
 
 #[test]
+fn what_was_attached_to_an_earlier_uplink_goes_at_the_next_start() {
+    let Some(mut town) = Town::new("what_was_attached_to_an_earlier_uplink_goes_at_the_next_start", None) else {
+        return;
+    };
+    town.attach(BRAKE);
+    let class = SliceClass {
+        id: 1,
+        name: "default/n0/1".to_owned(),
+        priority: 1,
+        guarantee_bps: 1_000_000,
+        ceiling_bps: None,
+        dscp: None,
+    };
+    town.apply(1, &[BRAKE], &[class], &[]);
+    let links = Path::new("/sys/fs/bpf/pullpiri").join(&town.nodes[0].name).join("links");
+    let pinned = || {
+        std::fs::read_dir(&links)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .any(|n| n.contains("up0"))
+    };
+    assert!(pinned());
+    town.nodes[0].start_on("elsewhere0", None);
+    assert!(!pinned());
+}
+
+#[test]
 fn a_network_that_was_taken_away_takes_no_pods() {
     let Some(mut town) = Town::new("a_network_that_was_taken_away_takes_no_pods", None) else { return };
     let pod = BRAKE.id(&town);

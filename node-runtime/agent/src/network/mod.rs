@@ -4,6 +4,7 @@
 //! generation when all of it is there; what is in force is kept on disk. Nothing is polled: work is done when a pod comes or goes, when
 //! slices or the NodeRuntime change, and again after a failure.
 
+mod adopt;
 mod disk;
 mod kernel;
 mod metrics;

@@ -20,10 +20,10 @@ use pullpiri_node_core::runtime::PodId;
 use pullpiri_node_host::net::{Family, Netlink, nat, sysctl};
 use tracing::{debug, info, warn};
 
-use super::NetworkConfig;
 use super::disk::{Disk, Record};
 use super::kernel::{self, Place};
 use super::uplink::{self, Found, Said, Server};
+use super::{NetworkConfig, adopt};
 
 /// Where BPF programs and maps are pinned, below a directory of the node's name.
 const PINS: &str = "/sys/fs/bpf/pullpiri";
@@ -116,7 +116,7 @@ impl Plumbing {
         Self {
             node: node.to_owned(),
             namespaces: data_dir.join("netns"),
-            cgroups: unified(Path::new("/sys/fs/cgroup")),
+            cgroups: adopt::unified(Path::new("/sys/fs/cgroup")),
             pins: Path::new(PINS).join(node),
             attachments: disk.attachments(),
             generation: disk.generation(),
@@ -349,6 +349,8 @@ impl Plumbing {
                     failures.insert(pod.clone(), failure.clone());
                 }
             })?);
+            let released = self.datapath.as_mut().map(|opened| adopt::release(opened, &wanted, &self.cgroups));
+            trouble = trouble.or(released.and_then(Result::err).map(|error| text(&error)));
         }
         let mut broken: BTreeSet<String> = BTreeSet::new();
         for step in steps(&wanted, &observed) {
@@ -516,11 +518,6 @@ impl Plumbing {
         let names = classes.filter_map(|class| Some((u16::try_from(class.id).ok()?, class.name.clone()))).collect();
         Some((counters, names))
     }
-}
-
-/// The cgroup hierarchy of version 2.
-fn unified(root: &Path) -> PathBuf {
-    if root.join("cgroup.controllers").exists() { root.to_owned() } else { root.join("unified") }
 }
 
 /// Workloads in the node's own network get their classes by their cgroup, where runtime oci puts them.
