@@ -229,7 +229,7 @@ is_measured() { [ "$(brake '.status.realtime[0].jobs')" -gt 0 ]; }
 
 # watch SECONDS: the live table of tasks and classes.
 watch() {
-    timeout --foreground --signal=INT "$1" "${BIN}" top --watch --kubeconfig "${STATE}/zone/kubeconfig.yaml" || true
+    timeout --foreground "$1" "${BIN}" top --watch --kubeconfig "${STATE}/zone/kubeconfig.yaml" || true
 }
 
 play_brake_and_video() {

@@ -185,19 +185,33 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
         (None, None) => (false, reason::AS_DECLARED, "its runtimes answer and the ledger is written".to_owned()),
     };
     let mut conditions = vec![condition(kind::READY, ready, known), condition(kind::DEGRADED, degraded, known)];
-    if let Some(Capability { condition: fact, .. }) = &facts.realtime {
-        let holds = fact.status == pullpiri_node_core::realtime::Status::True;
-        conditions.push(condition(kind::REALTIME, (holds, fact.reason, fact.message.clone()), known));
+    // What isn't found out yet is as it was before this process: others' routes and proofs lean on it.
+    let before = |type_: &str| known.and_then(|known| known.conditions.iter().find(|c| c.type_ == type_)).cloned();
+    match &facts.realtime {
+        Some(Capability { condition: fact, .. }) => {
+            let holds = fact.status == pullpiri_node_core::realtime::Status::True;
+            conditions.push(condition(kind::REALTIME, (holds, fact.reason, fact.message.clone()), known));
+        }
+        None => conditions.extend(before(kind::REALTIME)),
     }
-    if let Some(NetworkFacts { condition: (holds, reason, message), .. }) = &facts.network {
-        let message = message.chars().take(1024).collect();
-        conditions.push(condition(kind::NETWORK, (*holds, reason, message), known));
+    match &facts.network {
+        Some(NetworkFacts { condition: (holds, reason, message), .. }) => {
+            let message = message.chars().take(1024).collect();
+            conditions.push(condition(kind::NETWORK, (*holds, reason, message), known));
+        }
+        None => conditions.extend(before(kind::NETWORK)),
     }
     NodeRuntimeStatus {
         capacity,
         metrics_address: facts.metrics_address.clone(),
-        realtime: facts.realtime.as_ref().and_then(|realtime| realtime.status.clone()),
-        network: facts.network.as_ref().map(|network| network.status.clone()),
+        realtime: match &facts.realtime {
+            Some(realtime) => realtime.status.clone(),
+            None => known.and_then(|known| known.realtime.clone()),
+        },
+        network: match &facts.network {
+            Some(network) => Some(network.status.clone()),
+            None => known.and_then(|known| known.network.clone()),
+        },
         runtimes: facts.runtimes.clone(),
         default_runtime: facts.default_runtime,
         kernel,
@@ -308,5 +322,18 @@ mod tests {
         facts.worked.clear();
         facts.default_runtime = Some(Adapter::Podman);
         assert_eq!(status(&facts, None).conditions[1].status, "True", "it was asked for");
+    }
+
+    #[test]
+    fn what_is_not_found_out_yet_stays_as_it_was() {
+        let network = NetworkFacts {
+            status: pullpiri_crds::node::NodeNetwork { backend: "tcx".to_owned(), ..Default::default() },
+            condition: (true, reason::AS_DECLARED, "pods can join Networks".to_owned()),
+        };
+        let before = status(&Facts { network: Some(network), ..Facts::default() }, None);
+        let restarted = status(&Facts::default(), Some(&before));
+        assert_eq!(restarted.network, before.network);
+        let of = |status: &NodeRuntimeStatus| status.conditions.iter().find(|c| c.type_ == kind::NETWORK).cloned();
+        assert!(of(&restarted).is_some() && of(&restarted) == of(&before));
     }
 }
