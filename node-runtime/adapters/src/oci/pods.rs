@@ -633,8 +633,18 @@ struct Born {
     connection: SeqPacket,
 }
 
+/// What a supervisor writes last may come while its directory is being removed: it is looked at again a few times.
+const REMOVALS: usize = 16;
+
 fn remove_dir(dir: &Path) -> io::Result<()> {
-    match fs::remove_dir_all(dir) {
+    let mut outcome = fs::remove_dir_all(dir);
+    for _ in 1..REMOVALS {
+        match &outcome {
+            Err(e) if e.kind() == io::ErrorKind::DirectoryNotEmpty => outcome = fs::remove_dir_all(dir),
+            _ => break,
+        }
+    }
+    match outcome {
         Err(e) if e.kind() != io::ErrorKind::NotFound => {
             Err(io::Error::new(e.kind(), format!("removing {}: {e}", dir.display())))
         }
