@@ -24,13 +24,22 @@ mod workloads;
 
 use std::future::Future;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 use clap_complete::generate;
 
+use pullpiri_node_host::memory;
+use tokio::time;
+
 use args::{Cli, Command, Shell};
 use fail::Failure;
 use pullpiri_node_adapters::oci;
+
+/// By then a start is over.
+const STARTED: Duration = Duration::from_secs(5);
+/// Often enough that a burst of work isn't held against an idle ECU, rare enough to cost nothing (a millisecond each).
+const RELEASE_EVERY: Duration = Duration::from_secs(60);
 
 fn main() -> ExitCode {
     oci::supervisor_main();
@@ -49,20 +58,20 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             // Before the first thread: supervisors are forked from it.
             let zygote = oci::zygote::fork()?;
             logging::start(cli.log_format);
-            block_on(up::run(&arguments, zygote))?;
+            serve(up::run(&arguments, zygote))?;
         }
         Command::Apiserver(arguments) => {
             logging::start(cli.log_format);
-            block_on(apiserver::run(&arguments))?;
+            serve(apiserver::run(&arguments))?;
         }
         Command::Controllers(arguments) => {
             logging::start(cli.log_format);
-            block_on(controllers::run(&arguments))?;
+            serve(controllers::run(&arguments))?;
         }
         Command::Node(arguments) => {
             let zygote = oci::zygote::fork()?;
             logging::start(cli.log_format);
-            block_on(node::run(&arguments, zygote))?;
+            serve(node::run(&arguments, zygote))?;
         }
         Command::Convert(arguments) => {
             let guesses = if arguments.strict { convert::Guesses::Refuse } else { convert::Guesses::Warn };
@@ -96,8 +105,24 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
     let outcome = runtime.block_on(work);
     // What still blocks (a client's last answer) doesn't keep the process.
-    runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    runtime.shutdown_timeout(Duration::from_secs(1));
     outcome
+}
+
+/// A command that runs for months: what its start touched and nothing needs any more goes back to the kernel, soon and then every minute.
+fn serve<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    block_on(async {
+        let mut due = time::interval_at(time::Instant::now() + STARTED, RELEASE_EVERY);
+        tokio::spawn(async move {
+            loop {
+                due.tick().await;
+                if let Err(error) = memory::release_unused() {
+                    tracing::debug!(%error, "memory isn't given back");
+                }
+            }
+        });
+        work.await
+    })
 }
 
 fn print_crds() -> Result<(), Failure> {

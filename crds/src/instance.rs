@@ -27,6 +27,12 @@ use crate::schedule::{OnMiss, SchedulingPolicy};
     printcolumn(name = "Package", type_ = "string", json_path = ".spec.package", priority = 1),
     printcolumn(name = "Model", type_ = "string", json_path = ".spec.model"),
     printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
+    printcolumn(
+        name = "Run",
+        type_ = "boolean",
+        json_path = ".spec.run",
+        description = "Whether its containers should run"
+    ),
     printcolumn(name = "Phase", type_ = "string", json_path = ".status.phase"),
     printcolumn(name = "Restarts", type_ = "integer", json_path = ".status.restarts"),
     printcolumn(name = "PID", type_ = "integer", json_path = ".status.containers[0].pid", priority = 1),

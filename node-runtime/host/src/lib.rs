@@ -10,6 +10,7 @@ pub mod cgroup;
 pub mod clock;
 pub mod files;
 pub mod limits;
+pub mod memory;
 pub mod mount;
 pub mod net;
 pub mod netns;

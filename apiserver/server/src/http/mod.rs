@@ -14,17 +14,18 @@ pub(crate) mod route;
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
+use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use http::header::{CONTENT_LENGTH, HeaderValue};
 use http::request::Parts;
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::{BodyExt as _, LengthLimitError, Limited};
+use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 
 use self::limits::InFlight;
@@ -287,6 +288,10 @@ pub(crate) fn no_such_resource() -> Status {
         .with_details(Some(crate::status::Details::default()))
 }
 
+/// A body beyond the limit is read on and thrown away up to so many times the limit: a client that still sends would take an early answer for a broken
+/// connection.
+const DRAINED: usize = 8;
+
 async fn read_body<B>(body: B, head: &Parts, limit: usize) -> Result<Bytes, Status>
 where
     B: http_body::Body<Data = Bytes> + Send,
@@ -296,14 +301,21 @@ where
     if matches!(head.method, Method::GET | Method::HEAD) || body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    if body.size_hint().lower() > limit as u64 {
-        return Err(too_large());
+    let mut body = pin!(body);
+    let mut collected = BytesMut::new();
+    let mut length = 0_usize;
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| Status::bad_request(format!("the request's body couldn't be read: {}", error.into())))?;
+        let Ok(data) = frame.into_data() else { continue };
+        length = length.saturating_add(data.len());
+        if length <= limit {
+            collected.extend_from_slice(&data);
+        } else if length > limit.saturating_mul(DRAINED) {
+            break;
+        }
     }
-    match Limited::new(body, limit).collect().await {
-        Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => Err(too_large()),
-        Err(error) => Err(Status::bad_request(format!("the request's body couldn't be read: {error}"))),
-    }
+    if length > limit { Err(too_large()) } else { Ok(collected.freeze()) }
 }
 
 impl<B> tower::Service<Request<B>> for ApiService
