@@ -14,24 +14,28 @@ use crate::{Result, SysError};
 ///
 /// # Errors
 /// `/proc/self/smaps` can't be read or isn't what proc_pid_smaps(5) says; madvise(2) refuses.
+#[allow(unsafe_code, reason = "madvise(2) on this program's code")]
 pub fn release_unused() -> Result<u64> {
     trim_heap();
     let path = "/proc/self/smaps";
     let smaps = std::fs::read_to_string(path).map_err(|error| SysError::io(format!("reading {path}"), error))?;
     let within = (release_unused as *const ()).addr();
-    let code = mapping_of(&smaps, within)
-        .ok_or_else(|| SysError::io(format!("reading {path}"), std::io::Error::other("this program's code isn't listed")))?;
+    let code = mapping_of(&smaps, within).ok_or_else(|| {
+        SysError::io(format!("reading {path}"), std::io::Error::other("this program's code isn't listed"))
+    })?;
     if code.written {
         return Ok(0);
     }
     let length = code.range.end.saturating_sub(code.range.start);
     // SAFETY: the range is one mapping of this program's executable, private, not writable and (checked above) without a page of its own: every page
     // that is dropped is read again from the page cache with the same content.
-    let done = unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(code.range.start), length, libc::MADV_DONTNEED) };
+    let done =
+        unsafe { libc::madvise(std::ptr::with_exposed_provenance_mut(code.range.start), length, libc::MADV_DONTNEED) };
     if done == 0 { Ok(code.resident_bytes) } else { Err(SysError::last("releasing the program's code (madvise)")) }
 }
 
 #[cfg(target_env = "gnu")]
+#[allow(unsafe_code, reason = "malloc_trim(3)")]
 fn trim_heap() {
     // SAFETY: malloc_trim(3) takes a size by value and is safe in a threaded process.
     unsafe { libc::malloc_trim(0) };
