@@ -392,6 +392,34 @@ fn deadline_tasks_get_no_priority() {
     assert_eq!((task.policy, task.priority, task.cpu), (SchedulingPolicy::Deadline, None, 0));
 }
 
+/// What would need every CPU of a node set apart isn't placed: its kernel side leaves one to everything else.
+#[test]
+fn deadline_tasks_dont_get_a_nodes_last_cpu() {
+    let spec = |cpus: [&str; 2]| {
+        json!({"algorithm": "EarliestDeadlineFirst", "tasks": [
+            {"name": "x", "wcet": "5ms", "period": "10ms", "cpus": cpus[0], "target": {"model": "m", "thread": "x"}},
+            {"name": "y", "wcet": "5ms", "period": "10ms", "cpus": cpus[1], "target": {"model": "m", "thread": "y"}},
+        ]})
+    };
+    for (cpus, said) in [
+        (
+            ["0", "1"],
+            "task y can't be on node a: it sets at most 1 of its 2 CPUs apart for DEADLINE tasks, as one is left to all else, \
+             and CPU 0 has some already",
+        ),
+        (
+            ["0-1", "0-1"],
+            "task y has no place on any of 2 CPUs; with it, node a CPU 0: DEADLINE tasks need 100 % of the CPU, its kernel admits \
+             90 %: x 5ms, y 5ms; node a sets at most 1 of its 2 CPUs apart for DEADLINE tasks, as one is left to all else",
+        ),
+    ] {
+        let (entries, models) = (vec![on_node("m", "a")], [model("m", "i")]);
+        let mut snapshot = scheduled(entries, &models, &[timed("a", "0-1")], spec(cpus));
+        settle(&mut snapshot, 0);
+        assert_eq!(proof(&snapshot), ("False", "KernelCeiling", said));
+    }
+}
+
 /// The published Schedule: accepted as an object, and refused for what its node lacks.
 #[test]
 fn the_published_schedule_names_what_its_node_lacks() {

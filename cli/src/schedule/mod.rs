@@ -124,8 +124,9 @@ fn impossible_cpus(at: usize, task: &Task, nodes: &[Node]) -> Option<FieldError>
         let offered: Vec<String> = mine.iter().map(|node| format!("{} of node {}", node.cpus, node.name)).collect();
         return Some(FieldError::new(path, given, format!("a CPU that is there: {}", offered.join(", "))));
     }
-    let apart = |node: &&Node| node.ceilings.as_ref().is_none_or(|ceilings| ceilings.exclusive_cpusets);
-    if task.policy == Policy::Deadline && !mine.iter().any(apart) {
+    // One CPU that is all there is needn't be set apart.
+    let takes = |node: &&Node| node.ceilings.is_none() || node.sets_apart() || node.cpus.len() == 1;
+    if task.policy == Policy::Deadline && !mine.iter().any(takes) {
         let expected = format!(
             "none: node {} has no exclusive cpuset, and without one a DEADLINE task can't be pinned to a CPU",
             first.name

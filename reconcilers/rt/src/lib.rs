@@ -17,6 +17,7 @@
 //! the same input gives the same output.
 
 mod admit;
+mod board;
 mod budget;
 mod cpuset;
 pub mod edf;
@@ -24,6 +25,7 @@ mod explain;
 pub mod fp;
 pub mod kernel;
 mod load;
+mod pack;
 mod parse;
 mod place;
 pub mod priorities;

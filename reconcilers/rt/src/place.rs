@@ -273,7 +273,8 @@ pub(crate) fn unfit(node: &Node, task: &Task) -> Option<String> {
         return Some(format!("its containers can't be given policy {policy} (they can be given: {given})"));
     }
     if task.policy == Policy::Deadline {
-        if !ceilings.exclusive_cpusets {
+        // The kernel refuses an affinity that leaves out a CPU of the root domain. With one CPU there is none to leave out.
+        if !ceilings.exclusive_cpusets && node.cpus.len() != 1 {
             return Some(
                 "it can't set a CPU apart (no exclusive cpuset), and without one a DEADLINE task can't be pinned"
                     .to_owned(),

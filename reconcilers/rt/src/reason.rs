@@ -63,6 +63,8 @@ pub enum Reason {
     Unfit { task: String, node: String, lacks: String },
     /// A task with no place: what each CPU said that was tried.
     Unplaced { task: String, tried: usize, best: Option<Box<Reason>> },
+    /// A node sets all but one of its CPUs apart for DEADLINE tasks at most; `because`: what speaks against the others.
+    LastCpu { node: String, cpus: usize, because: Option<Box<Reason>> },
     /// No node of the request may hold it.
     NoNode { task: String, wanted: Option<String>, nodes: Vec<String> },
     /// An existing task would miss.
@@ -141,6 +143,16 @@ impl fmt::Display for Reason {
                     Some(best) => write!(f, "; with it, {best}"),
                     None => Ok(()),
                 }
+            }
+            Self::LastCpu { node, cpus, because } => {
+                if let Some(because) = because {
+                    write!(f, "{because}; ")?;
+                }
+                write!(
+                    f,
+                    "node {node} sets at most {} of its {cpus} CPUs apart for DEADLINE tasks, as one is left to all else",
+                    cpus.saturating_sub(1)
+                )
             }
             Self::NoNode { task, wanted: Some(wanted), nodes } => {
                 write!(f, "task {task} must be on node {wanted}, which isn't there: there is ")?;

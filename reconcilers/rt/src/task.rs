@@ -139,6 +139,13 @@ impl Node {
         Self { name: name.into(), cpus: CpuSet::first(cpus), ceilings: None }
     }
 
+    /// Whether a CPU is set apart for the DEADLINE tasks on it. One of those that the node offers then never is, so that everything else has a place; a
+    /// node with one CPU that its threads may all use needs none set apart.
+    #[must_use]
+    pub fn sets_apart(&self) -> bool {
+        self.ceilings.as_ref().is_some_and(|ceilings| ceilings.exclusive_cpusets)
+    }
+
     /// A NodeRuntime's `status.realtime`.
     ///
     /// # Errors

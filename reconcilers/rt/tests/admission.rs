@@ -250,21 +250,21 @@ fn the_kernels_ceilings_are_part_of_the_model() {
     assert!(words(&burst).contains("need 96 % of the CPU"), "{}", words(&burst));
     // DEADLINE: 90 % as the kernel counts it, ⌊runtime·2²⁰/period⌋.
     let deadline = |wcet, period| Task { policy: Policy::Deadline, ..on(0, task("d", wcet, period)) };
-    assert!(with(vec![deadline(899_999, MS)], kernel_node(1, None)).schedulable);
-    let proof = with(vec![deadline(900_002, MS)], kernel_node(1, None));
+    assert!(with(vec![deadline(899_999, MS)], kernel_node(2, None)).schedulable);
+    let proof = with(vec![deadline(900_002, MS)], kernel_node(2, None));
     assert!(
         words(&proof).contains("DEADLINE tasks need 90.0002 % of the CPU, its kernel admits 90 %"),
         "{}",
         words(&proof)
     );
     // What sched_setattr refuses of the task itself.
-    assert!(words(&with(vec![deadline(1000, MS)], kernel_node(1, None))).contains("below the least runtime"));
+    assert!(words(&with(vec![deadline(1000, MS)], kernel_node(2, None))).contains("below the least runtime"));
     assert!(
-        words(&with(vec![deadline(5000, 50_000)], kernel_node(1, None)))
+        words(&with(vec![deadline(5000, 50_000)], kernel_node(2, None)))
             .contains("outside of what SCHED_DEADLINE takes")
     );
     // No exclusive cpuset, or not the policy.
-    let mut node = kernel_node(1, None);
+    let mut node = kernel_node(2, None);
     node.ceilings.as_mut().unwrap().exclusive_cpusets = false;
     assert!(words(&with(vec![deadline(MS, 10 * MS)], node)).contains("no exclusive cpuset"));
     let mut node = kernel_node(1, None);
@@ -305,6 +305,69 @@ fn a_cpu_has_one_class() {
     assert!(proven(&request(vec![on(0, task("fixed", 2 * MS, 10 * MS)), free], 2)).schedulable);
 }
 
+fn edf(task: Task) -> Task {
+    Task { policy: Policy::Deadline, ..task }
+}
+
+#[test]
+fn one_cpu_is_left_to_what_isnt_real_time() {
+    let with = |tasks: Vec<Task>, cpus| proven(&Request { nodes: vec![kernel_node(cpus, None)], ..request(tasks, 1) });
+    let pinned = |cpu, name| on(cpu, edf(task(name, 5 * MS, 10 * MS)));
+    let proof = with(vec![pinned(0, "a"), pinned(1, "b")], 2);
+    assert_eq!(proof.unplaced, ["b"]);
+    assert_eq!(
+        words(&proof),
+        "task b can't be on node ecu: it sets at most 1 of its 2 CPUs apart for DEADLINE tasks, as one is left to all else, \
+         and CPU 0 has some already"
+    );
+    assert!(with(vec![pinned(0, "a"), pinned(1, "b")], 3).schedulable);
+    assert!(proven(&request(vec![pinned(0, "a"), pinned(1, "b")], 2)).schedulable, "an ideal kernel sets none apart");
+    // By themselves they go together; what doesn't fit together is refused with both numbers.
+    let set = |wcet| vec![edf(task("a", wcet, 10 * MS)), edf(task("b", wcet, 10 * MS))];
+    assert_eq!(cpus_of(&with(set(4 * MS), 2)), [Some(0), Some(0)]);
+    assert_eq!(
+        words(&with(set(6 * MS), 2)),
+        "task b has no place on any of 2 CPUs; with it, node ecu CPU 0: its tasks need 120 % of the CPU, so that the response time \
+         of a, b has no bound: a 60 %, b 60 %; node ecu sets at most 1 of its 2 CPUs apart for DEADLINE tasks, as one is left to all else"
+    );
+    // They had all of them before: nothing new comes onto that node.
+    let old = |cpu| Placed { task: edf(task(&format!("old{cpu}"), MS, 10 * MS)), node: "ecu".to_owned(), cpu };
+    let old = [0, 1].map(old);
+    let more = Request { nodes: vec![kernel_node(2, None)], existing: old.into(), ..request(set(MS), 1) };
+    assert!(words(&proven(&more)).contains("task a can't be on node ecu: it sets at most 1 of its 2 CPUs apart"));
+    // A node with one CPU needs none set apart, and one that offers a single one of several has none for them.
+    let mut single = kernel_node(1, None);
+    assert!(words(&with(set(MS), 1)).contains("node ecu sets at most 0 of its 1 CPUs apart"));
+    single.ceilings.as_mut().unwrap().exclusive_cpusets = false;
+    let alone = proven(&Request { nodes: vec![single], ..request(set(MS), 1) });
+    assert!(alone.schedulable, "{}", words(&alone));
+}
+
+#[test]
+fn deadline_tasks_are_packed_where_spreading_them_leaves_no_place() {
+    let with = |tasks: Vec<Task>, cpus, placement| {
+        proven(&Request { nodes: vec![kernel_node(cpus, None)], placement, ..request(tasks, 1) })
+    };
+    // First fit decreasing has 40 and 35 together, then 30, 25 and 25, and no place for the last; 40, 25, 25 and 35, 30, 25 do it.
+    let shares = [40, 35, 30, 25, 25, 25];
+    let set =
+        || shares.iter().enumerate().map(|(at, share)| edf(task(&format!("t{at}"), share * MS, 100 * MS))).collect();
+    for placement in [Placement::FirstFit, Placement::BestFit, Placement::WorstFit] {
+        let proof = with(set(), 3, placement);
+        assert!(proof.schedulable, "{placement:?}: {}", words(&proof));
+    }
+    // Worst fit puts a FIFO task on every CPU, and none is left for the other class.
+    let mut mixed: Vec<Task> = (0..3).map(|at| task(&format!("f{at}"), 3 * MS, 10 * MS)).collect();
+    mixed.push(edf(task("d", 2 * MS, 10 * MS)));
+    let proof = with(mixed, 3, Placement::WorstFit);
+    assert!(proof.schedulable, "{}", words(&proof));
+    // One CPU for FIFO and RR tasks that need two: the DEADLINE tasks move together.
+    let mut mixed: Vec<Task> = (0..2).map(|at| edf(task(&format!("d{at}"), 4 * MS, 10 * MS))).collect();
+    mixed.extend((0..2).map(|at| task(&format!("f{at}"), 6 * MS, 10 * MS)));
+    let proof = with(mixed, 3, Placement::WorstFit);
+    assert!(proof.schedulable, "{}", words(&proof));
+}
+
 #[test]
 fn nodes_that_arent_there_and_cpus_that_arent_offered() {
     let elsewhere = Task { node: Some("moon".to_owned()), ..task("a", MS, 10 * MS) };
@@ -324,7 +387,7 @@ fn sched_deadline_takes_no_deadline_beyond_the_period() {
     let mut late = Task { policy: Policy::Deadline, ..on(0, task("late", 2 * MS, 10 * MS)) };
     late.deadline_ns = 30 * MS;
     let other = Task { policy: Policy::Deadline, deadline_ns: 9 * MS, ..on(0, task("other", 6 * MS, 10 * MS)) };
-    let proof = admit(&Request { nodes: vec![kernel_node(1, None)], ..request(vec![late.clone(), other], 1) });
+    let proof = admit(&Request { nodes: vec![kernel_node(2, None)], ..request(vec![late.clone(), other], 1) });
     assert!(proof.schedulable, "{}", words(&proof));
     assert_eq!(kernel::sched_deadline_ns(late.deadline_ns, late.jitter_ns, late.period_ns), 10 * MS);
 }
@@ -473,6 +536,11 @@ proptest! {
             let shares: u64 = proof.groups.iter().map(|group| kernel::share_ppm(group.runtime_ns, group.period_ns)).sum();
             let fixed = request.tasks.iter().any(|task| task.policy == Policy::Fifo);
             prop_assert!(!fixed || shares <= 900_000, "{shares}");
+            let apart = proof.cpus.iter().filter(|cpu| cpu.tasks.iter().any(|task| match task {
+                CpuTask::New(at) => request.tasks[*at].policy == Policy::Deadline,
+                CpuTask::Existing(_) => false,
+            }));
+            prop_assert!(apart.count() < 3, "one of three CPUs is left to all else");
             for cpu in &proof.cpus {
                 let sum: u64 = cpu.tasks.iter().filter_map(|task| match task {
                     CpuTask::New(at) => request.tasks.get(*at).filter(|task| task.policy == Policy::Deadline),
@@ -482,4 +550,35 @@ proptest! {
             }
         }
     }
+
+    /// DEADLINE tasks whose deadlines are their periods meet them where their shares fit: they are admitted exactly if some way of seating them leaves a
+    /// CPU, whatever the placement.
+    #[test]
+    fn what_fits_on_all_but_one_cpu_is_admitted_and_nothing_else(
+        shares in prop::collection::vec(10_u64..90, 1..7),
+        cpus in 1_u32..5,
+        placement in prop::sample::select(vec![Placement::FirstFit, Placement::BestFit, Placement::WorstFit]),
+    ) {
+        let tasks: Vec<Task> =
+            shares.iter().enumerate().map(|(at, share)| edf(task(&format!("t{at}"), share * MS, 100 * MS))).collect();
+        let request = Request { nodes: vec![kernel_node(cpus, None)], placement, ..request(tasks, 1) };
+        let proof = admit(&request);
+        verify(&request, &proof);
+        let ratios: Vec<u64> = shares.iter().map(|share| kernel::to_ratio(100 * MS, share * MS)).collect();
+        let bins = usize::try_from(cpus - 1).unwrap();
+        prop_assert_eq!(proof.schedulable, fits(&ratios, &mut vec![0; bins]), "{}", words(&proof));
+        let used: std::collections::BTreeSet<u32> = proof.tasks.iter().filter_map(|task| task.cpu).collect();
+        prop_assert!(used.len() <= bins, "{used:?}");
+    }
+}
+
+/// Whether items fit into what is left of bins of 90 %, by trying all ways.
+fn fits(items: &[u64], bins: &mut Vec<u64>) -> bool {
+    let Some((item, rest)) = items.split_first() else { return true };
+    (0..bins.len()).any(|at| {
+        bins[at] += item;
+        let good = bins[at] <= kernel::ratio_limit(900_000) && fits(rest, bins);
+        bins[at] -= item;
+        good
+    })
 }

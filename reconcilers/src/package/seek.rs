@@ -81,7 +81,9 @@ impl Allowance {
 fn is_undecided(why: &Reason) -> bool {
     match why {
         Reason::Undecided { .. } => true,
-        Reason::Unplaced { best: Some(why), .. } | Reason::Evicts { because: why, .. } => is_undecided(why),
+        Reason::Unplaced { best: Some(why), .. }
+        | Reason::LastCpu { because: Some(why), .. }
+        | Reason::Evicts { because: why, .. } => is_undecided(why),
         _ => false,
     }
 }
@@ -313,7 +315,9 @@ fn in_order(tasks: &BTreeMap<usize, &InstanceTask>, assignment: PriorityAssignme
 /// The condition's reason for a reason of the analysis.
 fn class(why: &Reason) -> &'static str {
     match why {
-        Reason::CpuCeiling { .. } | Reason::GroupCeiling { .. } | Reason::Unfit { .. } => reason::KERNEL_CEILING,
+        Reason::CpuCeiling { .. } | Reason::GroupCeiling { .. } | Reason::Unfit { .. } | Reason::LastCpu { .. } => {
+            reason::KERNEL_CEILING
+        }
         Reason::Unplaced { best: Some(why), .. } | Reason::Evicts { because: why, .. } => class(why),
         Reason::NoNode { .. } => reason::NODE_NOT_FOUND,
         Reason::Unplaced { best: None, .. }
