@@ -27,9 +27,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "pullpiri-reconcilers",
         ],
     ),
+    ("pullpiri-access", &[]),
     ("pullpiri-store", &[]),
     ("pullpiri-apply", &[]),
-    ("pullpiri-apiserver", &["pullpiri-store", "pullpiri-apply"]),
+    ("pullpiri-apiserver", &["pullpiri-store", "pullpiri-apply", "pullpiri-access"]),
     ("pullpiri-node-core", &["pullpiri-crds", "pullpiri-condition", "pullpiri-state", "pullpiri-rt", "pullpiri-net"]),
     ("pullpiri-node-host", &["pullpiri-node-core"]),
     ("pullpiri-node-adapters", &["pullpiri-crds", "pullpiri-node-core", "pullpiri-node-host"]),
@@ -63,6 +64,7 @@ const PURE: &[&str] = &[
     "pullpiri-reconcilers",
     "pullpiri-node-core",
     "pullpiri-apply",
+    "pullpiri-access",
 ];
 
 /// What a pure crate must not use: executors, clients, system calls.
