@@ -1,7 +1,5 @@
 //! The cases.
 
-use std::time::Duration;
-
 use futures::FutureExt;
 use futures::future::BoxFuture;
 use nix::sys::signal::Signal;
@@ -12,6 +10,7 @@ use serde_json::{Value, json};
 
 use crate::Case;
 use crate::agent_support::{LIMIT, condition, reason};
+use crate::apart;
 use crate::rig::{Rig, task};
 
 pub const ALL: &[Case] = &[
@@ -21,13 +20,15 @@ pub const ALL: &[Case] = &[
     ("somebody_elses_change_is_undone", drift),
     ("a_killed_agent_resets_nothing_and_knows_what_it_held", adopted),
     ("what_the_kernel_refuses_is_said", refused),
-    ("a_deadline_task_gets_a_cpu_of_its_own_or_a_reason", deadline),
+    ("a_deadline_task_gets_a_cpu_of_its_own_or_a_reason", apart::given),
+    ("cpus_set_apart_are_given_back_after_a_kill", apart::killed),
+    ("a_refusal_that_passes_is_forgotten", apart::refused),
     ("a_miss_is_told", missed),
     ("a_container_that_misses_is_restarted", restarted),
     ("an_instance_that_misses_is_stopped_until_its_spec_changes", terminated),
 ];
 
-const OTHER: Policy = Policy::Other { nice: 0 };
+pub(crate) const OTHER: Policy = Policy::Other { nice: 0 };
 
 fn fifo(priority: u32) -> Policy {
     Policy::Fifo { priority }
@@ -38,7 +39,7 @@ fn repairs(object: &Value) -> i64 {
     object["status"]["realtime"][0]["repairs"].as_i64().unwrap_or_default()
 }
 
-fn message(object: &Value, kind: &str) -> String {
+pub(crate) fn message(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
     let found = conditions.into_iter().find(|condition| condition["type"] == kind);
     found.map(|condition| condition["message"].as_str().unwrap_or_default().to_owned()).unwrap_or_default()
@@ -220,46 +221,6 @@ fn refused(rig: &Rig) -> BoxFuture<'_, ()> {
         rig.until_applied("refused").await;
         Rig::until_given(thread.tid, fifo(50), &cpus[0].to_string()).await;
         rig.delete("refused").await;
-    }
-    .boxed()
-}
-
-fn deadline(rig: &Rig) -> BoxFuture<'_, ()> {
-    async move {
-        let cpus = rig.cpus();
-        let last = cpus[cpus.len() - 1];
-        let mut task = task("ctl", Some("ctl"), 50, last);
-        task["policy"] = json!("DEADLINE");
-        let balance = || std::fs::read_to_string("/sys/fs/cgroup/cpuset/cpuset.sched_load_balance").ok();
-        let before = balance();
-        rig.create("deadline", &["ctl", "20000"], json!([task])).await;
-        // What another agent on this machine does to cpusets passes.
-        let given = wait_for("a CPU of its own", Duration::from_secs(10), || async {
-            let object = rig.cluster.instances().get("deadline").await.map_err(|error| error.to_string())?;
-            let object = serde_json::to_value(object).unwrap();
-            if condition(&object, "RealTime") == "True" { Ok(()) } else { Err(message(&object, "RealTime")) }
-        });
-        let _ = given.await;
-        let object = rig.cluster.until("deadline", |object| !condition(object, "RealTime").is_empty()).await;
-        let tid = Rig::thread(&object, "ctl").tid;
-        let all: Cpus = cpus.iter().map(|cpu| u32::try_from(*cpu).unwrap()).collect();
-        if condition(&object, "RealTime") == "True" {
-            let policy = Policy::Deadline { runtime_ns: 1_000_000, deadline_ns: 20_000_000, period_ns: 20_000_000 };
-            Rig::until_given(tid, policy, &last.to_string()).await;
-            rig.declare("deadline", json!([])).await;
-        } else {
-            println!("skipped: {}", message(&object, "RealTime"));
-            assert_eq!(reason(&object, "RealTime"), "NoRealTime", "{object}");
-        }
-        // Either way, nothing is left of it.
-        Rig::until_given(tid, OTHER, &all.to_string()).await;
-        wait_for("CPUs are balanced as before", LIMIT, || async {
-            let now = balance();
-            if now == before { Ok(()) } else { Err(format!("{now:?}")) }
-        })
-        .await
-        .unwrap();
-        rig.delete("deadline").await;
     }
     .boxed()
 }

@@ -8,6 +8,7 @@
 
 #[path = "../agent_support/mod.rs"]
 mod agent_support;
+mod apart;
 mod cases;
 mod rig;
 

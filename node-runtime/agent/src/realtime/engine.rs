@@ -29,9 +29,10 @@ const FIRST_RESCAN: Duration = Duration::from_millis(2);
 /// Between reports in which only counts changed, and between those that tell of another miss.
 const REPORT: Duration = Duration::from_secs(1);
 const REPORT_MISSES: Duration = Duration::from_millis(200);
-/// After a failure: doubled up to the latter.
-const FIRST_RETRY: Duration = Duration::from_millis(500);
-const MAX_RETRY: Duration = Duration::from_secs(30);
+/// After a failure, at the next look: SCHED_DEADLINE's bandwidth, say, is free only some time after the thread that had it has gone. Doubled up to the
+/// latter.
+const FIRST_RETRY: Duration = DRIFT;
+const MAX_RETRY: Duration = Duration::from_secs(8);
 
 #[derive(Debug)]
 struct Failure {
@@ -70,13 +71,24 @@ pub(super) struct Engine {
     instances: BTreeMap<PodId, Instance>,
     /// The kernel refused what this node is said to be able to do.
     surprised: bool,
+    /// When CPUs that were set apart are to be looked at, whatever becomes of instances: at first, as an earlier life may have left some, and after a
+    /// failure.
+    settle_at: Option<Instant>,
 }
 
 impl Engine {
     pub fn new(file: state::File, found: Found, metrics: Metrics) -> Self {
         let kernel = Kernel::new(found.cgroups, found.cpus);
         let watcher = Watcher::new(found.monitor);
-        Self { file, kernel, watcher, metrics, instances: BTreeMap::new(), surprised: false }
+        Self {
+            file,
+            kernel,
+            watcher,
+            metrics,
+            instances: BTreeMap::new(),
+            surprised: false,
+            settle_at: Some(Instant::now()),
+        }
     }
 
     /// Probed again.
@@ -170,7 +182,7 @@ impl Engine {
             let current = self.report(instance)?;
             (current != *told).then(|| *at + interval(told, &current))
         });
-        due.chain(reports).min()
+        due.chain(reports).chain(self.settle_at).min()
     }
 
     /// Does what is due, and tells what is new.
@@ -178,6 +190,10 @@ impl Engine {
         let now = Instant::now();
         let due = |instance: &Instance| instance.due.is_some_and(|due| due <= now);
         let ids: Vec<PodId> = self.instances.iter().filter(|(_, i)| due(i)).map(|(id, _)| id.clone()).collect();
+        let settles = !ids.is_empty() || self.settle_at.is_some_and(|at| at <= now);
+        if settles {
+            self.kernel.look_around();
+        }
         for id in ids {
             let Some(mut instance) = self.instances.remove(&id) else { continue };
             if self.look(&id, &mut instance, now) {
@@ -185,6 +201,9 @@ impl Engine {
             } else {
                 self.watcher.forget(&id);
             }
+        }
+        if settles {
+            self.settle_at = (!self.kernel.settle()).then(|| now + DRIFT);
         }
         self.news(now)
     }
@@ -361,7 +380,6 @@ impl Engine {
                 worked &= self.give(id, instance, step, &mut next.held, refused, now);
             }
         }
-        self.kernel.settle();
         self.file.keep(id, &next);
         instance.holding = next;
         worked
@@ -406,7 +424,10 @@ impl Engine {
             match given {
                 Ok(()) => {
                     info!("{text}");
-                    instance.failures.remove(&task);
+                    if instance.failures.remove(&task).is_some() {
+                        // What this node said that it can't do, it can.
+                        self.surprised = true;
+                    }
                     self.gave(id, instance, &task, &why, text);
                     return true;
                 }

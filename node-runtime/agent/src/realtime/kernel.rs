@@ -17,32 +17,55 @@ pub(crate) struct Kernel {
     apart: Result<ApartCpus, String>,
     /// Those that there are.
     cpus: Cpus,
+    /// Those that were set apart when threads were last looked at.
+    set_apart: Cpus,
 }
 
 fn refused(id: ThreadId, given: &Given, why: String) -> SysError {
     SysError { attempted: format!("giving thread {} {given}", id.tid), source: std::io::Error::other(why) }
 }
 
-fn observed(container: &str, first: i32, thread: sched::Thread) -> Thread {
-    Thread {
-        container: container.to_owned(),
-        id: ThreadId { pid: thread.pid, tid: thread.tid, started: thread.started },
-        is_first: thread.tid == first,
-        name: thread.name,
-        now: Given { settings: thread.settings, cpus: thread.cpus },
-    }
-}
-
 impl Kernel {
     pub fn new(cgroups: Option<Cgroups>, cpus: Cpus) -> Self {
         let apart = cgroups.as_ref().map_or_else(|| Err("no cgroups are mounted".to_owned()), ApartCpus::find);
-        Self { budgets: cgroups.as_ref().and_then(RtGroups::find), apart, cgroups, cpus }
+        let budgets = cgroups.as_ref().and_then(RtGroups::find);
+        let mut this = Self { budgets, apart, cgroups, cpus, set_apart: Cpus::default() };
+        this.look_around();
+        this
+    }
+
+    /// Reads what threads are to be seen against. Where no CPU could be set apart, one may be now: what spoke against it may have gone.
+    pub fn look_around(&mut self) {
+        if let (Some(cgroups), Err(_)) = (&self.cgroups, &self.apart) {
+            self.apart = ApartCpus::find(cgroups);
+        }
+        self.set_apart = self.apart.as_ref().ok().and_then(|apart| apart.set_apart().ok()).unwrap_or_default();
+    }
+
+    fn observed(&self, container: &str, first: i32, thread: sched::Thread) -> Thread {
+        let mut cpus = thread.cpus;
+        // What was moved out of the way of CPUs set apart may use them again when they aren't any more.
+        let is_moved = || sched::group_of(thread.tid, "cpuset", self.layout()).is_some_and(|g| ApartCpus::is_rest(&g));
+        if !self.set_apart.is_empty() && is_moved() {
+            cpus = cpus.or(&self.set_apart);
+        }
+        Thread {
+            container: container.to_owned(),
+            id: ThreadId { pid: thread.pid, tid: thread.tid, started: thread.started },
+            is_first: thread.tid == first,
+            name: thread.name,
+            now: Given { settings: thread.settings, cpus },
+        }
+    }
+
+    fn layout(&self) -> Layout {
+        self.cgroups.as_ref().map_or(Layout::Legacy, Cgroups::layout)
     }
 
     /// One thread, if it is still there.
     pub fn thread(&self, container: &str, first: i32, id: ThreadId) -> Option<Thread> {
         let thread = sched::thread(id.pid, id.tid).ok().flatten().filter(|thread| thread.started == id.started)?;
-        Some(observed(container, first, thread))
+        Some(self.observed(container, first, thread))
     }
 
     /// Every process of the container whose first process is `first`.
@@ -54,7 +77,7 @@ impl Kernel {
     pub fn threads(&self, container: &str, first: i32) -> Result<Vec<Thread>> {
         let mut found = Vec::new();
         for pid in self.processes(first)? {
-            found.extend(sched::threads_of(pid)?.into_iter().map(|thread| observed(container, first, thread)));
+            found.extend(sched::threads_of(pid)?.into_iter().map(|thread| self.observed(container, first, thread)));
         }
         Ok(found)
     }
@@ -79,13 +102,12 @@ impl Kernel {
     /// Puts a thread on its CPUs: SCHED_DEADLINE on one that is set apart, anything else by its affinity.
     fn place(&self, id: ThreadId, now: &Given, given: &Given) -> Result<()> {
         let cpus = if given.cpus.is_empty() { &self.cpus } else { &given.cpus };
-        let layout = self.cgroups.as_ref().map_or(Layout::Legacy, Cgroups::layout);
-        let group = sched::group_of(id.tid, "cpuset", layout).unwrap_or_default();
-        let is_apart = ApartCpus::is_apart(&group);
+        let group = sched::group_of(id.tid, "cpuset", self.layout()).unwrap_or_default();
+        let is_away = ApartCpus::is_apart(&group) || ApartCpus::is_rest(&group);
         let wants_apart = given.settings.policy.is_deadline() && *cpus != self.cpus;
         let is_there = match cpus.0.first() {
             Some(cpu) if wants_apart => group == ApartCpus::group(*cpu),
-            _ => !is_apart && now.cpus == *cpus,
+            _ => !is_away && now.cpus == *cpus,
         };
         if is_there {
             return Ok(());
@@ -95,9 +117,8 @@ impl Kernel {
             sched::set_settings(id.tid, &Settings::DEFAULT)?;
         }
         let Some(cpu) = cpus.0.first().filter(|_| wants_apart) else {
-            if let (true, Ok(apart)) = (is_apart, &self.apart) {
-                // In every hierarchy a container's group has the same name.
-                apart.leave(id.tid, &sched::group_of(id.tid, "cpu", layout).unwrap_or_default())?;
+            if let (true, Ok(apart)) = (is_away, &self.apart) {
+                apart.leave(id.tid)?;
             }
             return sched::set_affinity(id.tid, cpus);
         };
@@ -105,13 +126,11 @@ impl Kernel {
         apart.enter(*cpu, id.tid)
     }
 
-    /// Gives back CPUs that were set apart for threads that are gone.
-    pub fn settle(&self) {
-        if let Ok(apart) = &self.apart
-            && let Err(error) = apart.settle()
-        {
-            tracing::debug!(%error, "CPUs that were set apart; tried again");
-        }
+    /// Gives back CPUs that were set apart for threads that are gone, and moves threads that came since out of the way of the others. Whether all of it
+    /// worked.
+    pub fn settle(&self) -> bool {
+        let Ok(apart) = &self.apart else { return true };
+        apart.settle().inspect_err(|error| tracing::debug!(%error, "CPUs that were set apart; tried again")).is_ok()
     }
 
     /// Gives a thread back what it had; one that is gone needs nothing.
@@ -131,8 +150,7 @@ impl Kernel {
     /// The group whose real-time budget a process' threads draw on; `None` where none is needed.
     pub fn budget_group(&self, pid: i32) -> Option<String> {
         self.budgets.as_ref()?;
-        let layout = self.cgroups.as_ref().map_or(Layout::Legacy, Cgroups::layout);
-        sched::group_of(pid, "cpu", layout).filter(|group| !group.is_empty())
+        sched::group_of(pid, "cpu", self.layout()).filter(|group| !group.is_empty())
     }
 
     /// In microseconds.

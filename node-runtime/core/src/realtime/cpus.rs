@@ -44,6 +44,12 @@ impl Cpus {
         Self(self.0.intersection(&other.0).copied().collect())
     }
 
+    /// Those that are in either.
+    #[must_use]
+    pub fn or(&self, other: &Self) -> Self {
+        Self(self.0.union(&other.0).copied().collect())
+    }
+
     /// Those that aren't in `other`.
     #[must_use]
     pub fn without(&self, other: &Self) -> Self {
@@ -130,6 +136,7 @@ mod tests {
     fn sets() {
         let (a, b): (Cpus, Cpus) = ("0-3".parse().unwrap(), "2-5".parse().unwrap());
         assert_eq!((a.and(&b).to_string(), a.without(&b).to_string()), ("2-3".into(), "0-1".into()));
+        assert_eq!(a.or(&b).to_string(), "0-5");
         assert!(a.contains(3) && !a.contains(4) && Cpus::default().is_empty() && Cpus::one(7).contains(7));
     }
 }

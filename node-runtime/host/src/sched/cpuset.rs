@@ -4,15 +4,23 @@
 //! affinity"). Domains come from load balancing: where the root cpuset doesn't balance, each cpuset that does makes one, and those that overlap are
 //! one (Documentation/admin-guide/cgroup-v1/cpusets.rst, section 1.7). So while a CPU is set apart
 //! * `pullpiri/_apart-<cpu>` holds that CPU and its threads, and balances,
-//! * `pullpiri/_rest` holds the other CPUs and no thread, and balances,
-//! * the root and every other group that holds containers of ours doesn't. What runs there goes on where it may; it is balanced among the rest.
+//! * `pullpiri/_rest` holds the other CPUs, and balances,
+//! * the root and every other group that holds containers of ours doesn't. What may run on both kinds of CPU is moved from there to `_rest` (`shield`):
+//!   nobody would balance it away from beside a SCHED_DEADLINE thread.
 //!
-//! With the last thread all of it goes, and the root balances again. Groups that are somebody else's are never changed: where one of them
-//! balances, or the root doesn't for another's sake, no CPU can be set apart.
+//! With the last such thread all of it goes, what was moved goes home, and the root balances again. Groups that are somebody else's are never changed:
+//! where one of them balances, or the root doesn't for another's sake, no CPU can be set apart.
+//!
+//! All that is needed to undo it is in the hierarchy itself, so whoever comes next undoes it, whatever became of who did it. Several node runtimes may
+//! share a machine: each change is made under a lock on the hierarchy's root.
 
 use std::collections::BTreeSet;
+use std::fs::File;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use pullpiri_node_core::realtime::Cpus;
 
 use super::{group_of, settings};
@@ -20,9 +28,9 @@ use crate::cgroup::{Cgroups, Layout, PARENT, children, is_gone, write};
 use crate::{Result, SysError};
 
 /// Groups at the top that hold containers of ours: this product's, and podman's.
-const OURS: [&str; 2] = [PARENT, "libpod_parent"];
+pub(super) const OURS: [&str; 2] = [PARENT, "libpod_parent"];
 const APART: &str = "_apart-";
-const REST: &str = "_rest";
+pub(super) const REST: &str = "pullpiri/_rest";
 const BALANCE: &str = "cpuset.sched_load_balance";
 const CPUS: &str = "cpuset.cpus";
 const MEMS: &str = "cpuset.mems";
@@ -30,8 +38,11 @@ const MEMS: &str = "cpuset.mems";
 /// The version 1 cpuset hierarchy.
 #[derive(Clone, Debug)]
 pub struct ApartCpus {
-    mount: PathBuf,
+    pub(super) mount: PathBuf,
 }
+
+/// A change takes milliseconds: who holds the lock for longer has been stopped.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl ApartCpus {
     /// # Errors
@@ -48,6 +59,8 @@ impl ApartCpus {
         }
         let writable = std::fs::OpenOptions::new().write(true).open(this.mount.join(BALANCE));
         writable.map_err(|error| format!("the root cpuset can't be changed: {error}"))?;
+        // Not in the middle of what another node runtime does.
+        let _lock = this.lock().map_err(failed)?;
         this.unclaimed().map_err(failed)?;
         Ok(this)
     }
@@ -78,11 +91,26 @@ impl ApartCpus {
         group.strip_prefix(PARENT).and_then(|rest| rest.strip_prefix('/')).is_some_and(|rest| rest.starts_with(APART))
     }
 
-    /// Sets a CPU apart, unless it is, and moves a thread there. Its affinity is that CPU then.
+    /// Whether a cpuset group is the one of the CPUs that aren't set apart.
+    #[must_use]
+    pub fn is_rest(group: &str) -> bool {
+        group == REST
+    }
+
+    /// The CPUs that are set apart, by whomever.
+    ///
+    /// # Errors
+    /// If the hierarchy can't be read.
+    pub fn set_apart(&self) -> Result<Cpus> {
+        Ok(self.apart()?.into_iter().collect())
+    }
+
+    /// Sets a CPU apart, unless it is, moves a thread there, and others away. Its affinity is that CPU then.
     ///
     /// # Errors
     /// If it is the last CPU, or somebody else partitions CPUs.
     pub fn enter(&self, cpu: u32, tid: i32) -> Result<()> {
+        let _lock = self.lock()?;
         self.unclaimed()?;
         let group = Self::group(cpu);
         let mut apart = self.apart()?;
@@ -95,20 +123,21 @@ impl ApartCpus {
             self.fill(&group, &Cpus::one(cpu))?;
         }
         self.partition(&apart)?;
-        write(&self.mount.join(&group).join("tasks"), &tid.to_string())
+        write(&self.mount.join(&group).join("tasks"), &tid.to_string())?;
+        self.clear(&apart.into_iter().collect())
     }
 
-    /// Moves a thread to a group, with what it has made meanwhile in its process; to the root if the group is gone.
+    /// Moves a thread home, to the group that it has in every other hierarchy: from a CPU set apart with what it has made meanwhile in its process.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn leave(&self, tid: i32, group: &str) -> Result<()> {
-        let own = self.mount.join(group).join("tasks");
-        let tasks = if own.exists() { own } else { self.mount.join("tasks") };
+    pub fn leave(&self, tid: i32) -> Result<()> {
+        let _lock = self.lock()?;
+        let tasks = self.mount.join(self.home(tid)).join("tasks");
         let apart = group_of(tid, "cpuset", Layout::Legacy).filter(|group| Self::is_apart(group)).unwrap_or_default();
         write(&tasks, &tid.to_string())?;
-        let left = if apart.is_empty() { None } else { read(&self.mount.join(&apart).join("tasks"))? };
-        for other in left.unwrap_or_default().lines().filter_map(|line| line.trim().parse::<i32>().ok()) {
+        let left = if apart.is_empty() { Vec::new() } else { self.tasks(&apart)? };
+        for other in left {
             let same_process = Path::new(&format!("/proc/{tid}/task/{other}")).exists();
             if same_process && settings(other).is_ok_and(|now| !now.policy.is_deadline()) {
                 write(&tasks, &other.to_string())?;
@@ -117,24 +146,47 @@ impl ApartCpus {
         Ok(())
     }
 
-    /// Gives back CPUs without threads, and has groups that came since balance no more. Without CPUs set apart, nothing is looked at twice.
+    /// Gives back CPUs without threads, has groups that came since balance no more, and moves what came since to where it is balanced. Without CPUs set
+    /// apart, nothing is looked at twice. The CPUs that are set apart then.
     ///
     /// # Errors
     /// If the kernel refuses.
-    pub fn settle(&self) -> Result<()> {
-        let made = self.apart()?;
-        let has_rest = self.mount.join(PARENT).join(REST).exists();
-        if made.is_empty() && !has_rest {
-            return Ok(());
+    pub fn settle(&self) -> Result<Cpus> {
+        if !self.is_partitioned()? {
+            return Ok(Cpus::default());
         }
+        let _lock = self.lock()?;
+        let made = self.apart()?;
         let used: BTreeSet<u32> = made.iter().copied().filter(|cpu| self.is_used(*cpu)).collect();
         if used.is_empty() {
-            return self.unite(&made);
+            return self.unite(&made).map(|()| Cpus::default());
         }
         for cpu in made.difference(&used) {
             self.remove(&Self::group(*cpu))?;
         }
-        self.partition(&used)
+        self.partition(&used)?;
+        let used = used.into_iter().collect();
+        self.clear(&used)?;
+        Ok(used)
+    }
+
+    fn is_partitioned(&self) -> Result<bool> {
+        Ok(!self.apart()?.is_empty() || self.mount.join(REST).exists())
+    }
+
+    /// Until it is dropped, nobody else changes partitions.
+    fn lock(&self) -> Result<Flock<File>> {
+        let failed = |error| SysError::io(format!("locking {}", self.mount.display()), error);
+        let mut file = File::open(&self.mount).map_err(failed)?;
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(lock),
+                Err((same, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = same,
+                Err((_, errno)) => return Err(failed(errno.into())),
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     fn is_used(&self, cpu: u32) -> bool {
@@ -144,7 +196,7 @@ impl ApartCpus {
 
     fn partition(&self, apart: &BTreeSet<u32>) -> Result<()> {
         let rest = self.cpus("")?.without(&apart.iter().copied().collect());
-        self.fill(&format!("{PARENT}/{REST}"), &rest)?;
+        self.fill(REST, &rest)?;
         self.balance_ours(false)?;
         self.set_balance("", false)
     }
@@ -156,18 +208,25 @@ impl ApartCpus {
         for cpu in made {
             self.remove(&Self::group(*cpu))?;
         }
-        self.remove(&format!("{PARENT}/{REST}"))
+        self.send_home()?;
+        self.remove(REST)
     }
 
     /// Our groups, but for those that make domains.
     fn balance_ours(&self, on: bool) -> Result<()> {
+        self.ours()?.iter().try_for_each(|group| self.set_balance(group, on))
+    }
+
+    /// Every group that holds containers of ours, but for those that make domains.
+    pub(super) fn ours(&self) -> Result<Vec<String>> {
         let mut groups: Vec<String> = OURS.map(str::to_owned).into();
-        while let Some(group) = groups.pop() {
-            self.set_balance(&group, on)?;
-            let makes_domain = |name: &String| Self::is_apart(name) || *name == format!("{PARENT}/{REST}");
-            groups.extend(self.below(&group)?.into_iter().filter(|name| !makes_domain(name)));
+        let mut at = 0;
+        while let Some(group) = groups.get(at) {
+            let below = self.below(group)?;
+            groups.extend(below.into_iter().filter(|name| !Self::is_apart(name) && !Self::is_rest(name)));
+            at += 1;
         }
-        Ok(())
+        Ok(groups)
     }
 
     /// The CPUs that have a group.
@@ -205,13 +264,28 @@ impl ApartCpus {
 
     fn remove(&self, group: &str) -> Result<()> {
         let path = self.mount.join(group);
-        match std::fs::remove_dir(&path) {
-            Err(error) if !is_gone(&error) => Err(SysError::io(format!("removing cpuset {}", path.display()), error)),
-            _ => Ok(()),
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match std::fs::remove_dir(&path) {
+                // A dead thread leaves its group a moment after it is said to have ended.
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                Err(error) if !is_gone(&error) => {
+                    return Err(SysError::io(format!("removing cpuset {}", path.display()), error));
+                }
+                _ => return Ok(()),
+            }
         }
     }
 
-    fn cpus(&self, group: &str) -> Result<Cpus> {
+    /// The threads of a group; none if it is gone.
+    pub(super) fn tasks(&self, group: &str) -> Result<Vec<i32>> {
+        let text = read(&self.mount.join(group).join("tasks"))?.unwrap_or_default();
+        Ok(text.lines().filter_map(|line| line.trim().parse().ok()).collect())
+    }
+
+    pub(super) fn cpus(&self, group: &str) -> Result<Cpus> {
         let path = self.mount.join(group).join(CPUS);
         let text = read(&path)?.unwrap_or_default();
         let failed = |error| SysError::io(format!("reading {}", path.display()), std::io::Error::other(error));
@@ -286,8 +360,9 @@ mod tests {
         std::fs::write(dir.path().join("cpuset/pullpiri/p/c").join(BALANCE), "1").unwrap();
         apart.settle().unwrap();
         assert_eq!(balances(), ["0", "0", "0"]);
-        apart.leave(tid, "pullpiri/p/c").unwrap();
-        assert_eq!(file("pullpiri/p/c/tasks"), tid.to_string());
+        // Nobody knows where a thread belongs that isn't there.
+        apart.leave(tid).unwrap();
+        assert_eq!(file("tasks"), tid.to_string());
         std::fs::write(dir.path().join("cpuset/pullpiri/_apart-2/tasks"), "").unwrap();
         // Directories of files can't be removed as groups can; everything before that is done.
         apart.settle().unwrap_err();

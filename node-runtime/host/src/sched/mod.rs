@@ -9,6 +9,7 @@ mod cpuset;
 mod memlock;
 mod probe;
 mod rt_group;
+mod shield;
 mod threads;
 
 pub use affinity::{affinity, online_cpus, set_affinity};

@@ -13,7 +13,7 @@ use pullpiri_node_core::realtime::{Policy, Settings};
 use pullpiri_node_core::runtime::Limits;
 
 use super::rt_group::RtGroups;
-use super::{affinity, online_cpus, set_settings, settings};
+use super::{ApartCpus, affinity, online_cpus, set_settings, settings};
 use crate::cgroup::{Cgroups, Layout, PARENT, write};
 use crate::{Result, SysError};
 
@@ -37,7 +37,9 @@ pub fn probe(
     exclusive_cpusets: std::result::Result<(), String>,
     monitor: std::result::Result<(), String>,
 ) -> Result<Capabilities> {
-    let allowed = affinity(0)?;
+    // CPUs that are set apart are out of this process' reach just now, and its to give nevertheless.
+    let apart = cgroups.and_then(|cgroups| ApartCpus::find(cgroups).ok()?.set_apart().ok()).unwrap_or_default();
+    let allowed = affinity(0)?.or(&apart);
     let cpus = online_cpus(sys).map_or_else(|_| allowed.clone(), |online| online.and(&allowed));
     let budgets = cgroups.and_then(RtGroups::find);
     let groups = match &budgets {
