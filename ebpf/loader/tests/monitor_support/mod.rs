@@ -9,6 +9,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{UsageWho, getrusage};
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, ClockNanosleepFlags, clock_gettime, clock_nanosleep};
 use pullpiri_ebpf::monitor::{Event, Events, LoadError, Monitor};
@@ -49,6 +50,11 @@ pub fn sleep_until(instant_ns: u64) {
         i64::try_from(instant_ns % 1_000_000_000).unwrap(),
     );
     while clock_nanosleep(ClockId::CLOCK_MONOTONIC, ClockNanosleepFlags::TIMER_ABSTIME, &time).is_err() {}
+}
+
+/// How often this thread has blocked (getrusage(2), ru_nvcsw).
+fn gave_up_the_cpu() -> i64 {
+    getrusage(UsageWho::RUSAGE_THREAD).unwrap().voluntary_context_switches()
 }
 
 /// Executes for so long, however often it is preempted.
@@ -152,7 +158,8 @@ pub fn wait_for(events: &mut Events, seen: &mut Vec<Event>, what: &str, wanted: 
 #[derive(Debug, Clone, Copy)]
 pub struct Record {
     pub nominal_ns: u64,
-    /// It had to sleep for its release: this is a job of the kernel's own. After a long stall several are done without sleeping in between.
+    /// It blocked for its release: this is a job of the kernel's own. After a stall several are done without blocking in between, and a timer that
+    /// expires while its thread goes to sleep doesn't block it either.
     pub slept: bool,
     pub start_ns: u64,
     pub end_ns: u64,
@@ -175,9 +182,10 @@ impl Periodic {
         (0..self.jobs)
             .map(|index| {
                 let nominal_ns = self.start_ns + index * self.period_ns;
-                let slept = now_ns() < nominal_ns;
+                let before = gave_up_the_cpu();
                 sleep_until(nominal_ns);
                 let start_ns = now_ns();
+                let slept = gave_up_the_cpu() > before;
                 let injected = (self.injected)(index);
                 execute_ns(if injected { self.long_ns } else { self.normal_ns });
                 Record { nominal_ns, slept, start_ns, end_ns: now_ns(), injected }
