@@ -2,7 +2,7 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help run test bench soak fuzz crds fmt
+.PHONY: help run test bench image soak fuzz crds fmt
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,6 +15,9 @@ test: ## every check and every test that this machine can run
 
 bench: ## measure what docs/promises.md promises; writes target/bench.json
 	@hack/bench.sh
+
+image: ## the image of all roles as an OCI archive, target/image/pullpiri.oci.tar
+	@hack/image.sh
 
 soak: ## the crash and power-cut suites, long
 	@hack/soak.sh

@@ -53,6 +53,8 @@ pub(crate) enum Command {
     Net(NetArgs),
     /// The node's image store
     Image(ImageArgs),
+    /// Delete everything that was declared, and wait until nothing of it runs
+    Purge(Purge),
     /// Issue a client certificate for a node or a person, as a kubeconfig on stdout
     Kubeconfig(Kubeconfig),
     /// Print a shell's completion script
@@ -154,16 +156,39 @@ Example:
       --server https://10.0.0.1:6443 > hpc.yaml
   pullpiri node --kubeconfig hpc.yaml --name HPC --data-dir /var/lib/pullpiri-node")]
 pub(crate) struct Node {
+    /// Default: the pod's service account
     #[arg(long, value_name = "FILE")]
-    pub(crate) kubeconfig: PathBuf,
+    pub(crate) kubeconfig: Option<PathBuf>,
     /// This ECU's name; registered in lower case
     #[arg(long, value_name = "NAME")]
     pub(crate) name: String,
     /// Where state is kept: images, pods, logs, the ledger
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
+    /// In a pod with hostPID: see the host's files as a program of the host does, and let workloads outlive the pod; every path is the
+    /// host's then
+    #[arg(long)]
+    pub(crate) host_mount_namespace: bool,
     #[command(flatten)]
     pub(crate) workloads: Workloads,
+}
+
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Deletes every Scenario, Package, Model, Volume, Network, Schedule, Policy and Claim in all namespaces, and waits until the nodes have stopped
+what ran. For before an uninstall that takes the CRDs away.
+
+Example:
+  pullpiri purge --yes --timeout 120")]
+pub(crate) struct Purge {
+    /// Really
+    #[arg(long, required = true)]
+    pub(crate) yes: bool,
+    /// Seconds to wait for nodes to stop what runs
+    #[arg(long, value_name = "SECONDS", default_value_t = 120)]
+    pub(crate) timeout: u64,
+    #[command(flatten)]
+    pub(crate) connection: Connection,
 }
 
 #[derive(Args, Debug)]
@@ -365,6 +390,12 @@ Example:
         /// HOST_PATH:IMAGE_PATH; may be repeated
         #[arg(long = "file", value_name = "HOST:IMAGE", required = true)]
         files: Vec<String>,
+        /// NAME=VALUE, told by the image; may be repeated
+        #[arg(long = "label", value_name = "NAME=VALUE")]
+        labels: Vec<String>,
+        /// UID[:GID] that it runs as (default: root)
+        #[arg(long)]
+        user: Option<String>,
         #[arg(long, value_name = "FILE")]
         output: PathBuf,
         /// The entrypoint's words

@@ -20,6 +20,10 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Failure
             .await
             .map_err(|error| Failure::from_error("finding a kubeconfig; give one with --kubeconfig", &error))?,
     };
+    with(config)
+}
+
+pub(crate) fn with(config: Config) -> Result<Client, Failure> {
     Client::try_from(config).map_err(|error| Failure::from_error("making a Kubernetes client", &error))
 }
 

@@ -19,11 +19,20 @@ pub(crate) fn run(verb: &ImageVerb) -> Result<(), Failure> {
             }
             Ok(())
         }
-        ImageVerb::Build { reference, files, entrypoint, output } => {
+        ImageVerb::Build { reference, files, labels, user, entrypoint, output } => {
             let files = files.iter().map(|pair| file(pair)).collect::<Result<Vec<_>, _>>()?;
-            build::archive(output, reference, &files, entrypoint, &[])?;
+            let labels = labels.iter().map(|pair| label(pair)).collect::<Result<_, _>>()?;
+            let options = build::Options { labels, user: user.clone(), ..build::Options::default() };
+            build::archive_with(output, reference, &files, entrypoint, &options)?;
             Ok(())
         }
+    }
+}
+
+fn label(pair: &str) -> Result<(String, String), Failure> {
+    match pair.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(Failure::new(format!("--label {pair:?}: expected NAME=VALUE"))),
     }
 }
 

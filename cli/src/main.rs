@@ -15,6 +15,7 @@ mod metrics;
 mod net;
 mod node;
 mod out;
+mod purge;
 mod schedule;
 mod shutdown;
 mod signal;
@@ -69,9 +70,11 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
             serve(controllers::run(&arguments))?;
         }
         Command::Node(arguments) => {
-            let zygote = oci::zygote::fork()?;
+            // Before the first thread, too: threads share what a mount namespace changes.
+            let cluster = node::Cluster::find(&arguments)?;
+            let zygote = oci::zygote::fork_at(cluster.place())?;
             logging::start(cli.log_format);
-            serve(node::run(&arguments, zygote))?;
+            serve(node::run(&arguments, cluster, zygote))?;
         }
         Command::Convert(arguments) => {
             let guesses = if arguments.strict { convert::Guesses::Refuse } else { convert::Guesses::Warn };
@@ -85,6 +88,7 @@ fn run(cli: Cli) -> Result<ExitCode, Failure> {
         Command::Net(arguments) => return Ok(net::exit(block_on(net::run(&arguments.verb)))),
         Command::Schedule(arguments) => return schedule::run(&arguments.verb),
         Command::Image(arguments) => image::run(&arguments.verb)?,
+        Command::Purge(arguments) => block_on(purge::run(&arguments))?,
         Command::Kubeconfig(arguments) => kubeconfig::run(&arguments)?,
         Command::Completion { shell } => {
             let generator = match shell {

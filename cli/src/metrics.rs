@@ -1,4 +1,5 @@
-//! `/metrics` over plain HTTP, for `--metrics-listen`: everything that the parts of this process count.
+//! `/metrics` over plain HTTP, for `--metrics-listen`: everything that the parts of this process count. Beside it `/healthz`, that it answers at all,
+//! and `/readyz`, that it does its work.
 //!
 //! prometheus-client writes OpenMetrics, where a counter's family has no `_total` and a text ends with `# EOF`. Scrapers ask for either form; the one that
 //! they all read is Prometheus' text format 0.0.4, so that is what is sent.
@@ -22,11 +23,18 @@ use crate::fail::Failure;
 pub(crate) struct Sources {
     registry: Registry,
     server: Option<pullpiri_apiserver::ApiServer>,
+    ready: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 impl Sources {
     pub(crate) fn new(registry: Registry, server: Option<pullpiri_apiserver::ApiServer>) -> Self {
-        Self { registry, server }
+        Self { registry, server, ready: Box::new(|| true) }
+    }
+
+    /// What `/readyz` says; without this it is always ready.
+    pub(crate) fn ready_when(mut self, ready: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.ready = Box::new(ready);
+        self
     }
 
     fn text(&self) -> Result<String, std::fmt::Error> {
@@ -88,6 +96,9 @@ fn answer(sources: &Sources, request: &Request<Incoming>) -> Response<Full<Bytes
             Ok(text) => (StatusCode::OK, text),
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         },
+        (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
+        (&Method::GET, "/readyz") if (sources.ready)() => (StatusCode::OK, "ok\n".to_owned()),
+        (&Method::GET, "/readyz") => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
         (&Method::GET, _) => (StatusCode::NOT_FOUND, "metrics are at /metrics\n".to_owned()),
         _ => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
     };

@@ -1,13 +1,14 @@
-//! The node's heartbeat: a Lease that is renewed, and nothing else. One request each ten seconds.
+//! The node's heartbeat: a Lease that is renewed, and nothing else. One request each ten seconds. It is the NodeRuntime's own, and goes with it.
 
 use std::time::Duration;
 
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::{Lease, LeaseSpec};
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{MicroTime, ObjectMeta, OwnerReference};
 use kube::api::PostParams;
 use kube::{Api, Client};
 use pullpiri_crds::names::{NODE_LEASE_NAMESPACE, node_lease};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -15,13 +16,21 @@ use crate::Heartbeat;
 use crate::metrics::Metrics;
 use crate::retry::{Retry, Verdict, judge};
 
-pub(crate) async fn beat(client: Client, node: String, times: Heartbeat, metrics: Metrics, stop: CancellationToken) {
+pub(crate) async fn beat(
+    client: Client,
+    node: String,
+    times: Heartbeat,
+    owner: watch::Receiver<Option<OwnerReference>>,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
     let api: Api<Lease> = Api::namespaced(client, NODE_LEASE_NAMESPACE);
     let mut held: Option<Lease> = None;
     let mut retry = Retry::default();
     let mut failures: u32 = 0;
     loop {
-        let wait = match renew(&api, &node, times, held.take()).await {
+        let owner = owner.borrow().clone();
+        let wait = match renew(&api, &node, times, owner, held.take()).await {
             Ok(lease) => {
                 held = Some(lease);
                 metrics.connected.set(1);
@@ -53,7 +62,13 @@ pub(crate) async fn beat(client: Client, node: String, times: Heartbeat, metrics
     }
 }
 
-async fn renew(api: &Api<Lease>, node: &str, times: Heartbeat, held: Option<Lease>) -> Result<Lease, kube::Error> {
+async fn renew(
+    api: &Api<Lease>,
+    node: &str,
+    times: Heartbeat,
+    owner: Option<OwnerReference>,
+    held: Option<Lease>,
+) -> Result<Lease, kube::Error> {
     let name = node_lease(node);
     let current = match held {
         Some(lease) => Some(lease),
@@ -62,6 +77,9 @@ async fn renew(api: &Api<Lease>, node: &str, times: Heartbeat, held: Option<Leas
     let now = MicroTime(Timestamp::now());
     match current {
         Some(mut lease) => {
+            if let Some(owner) = owner {
+                lease.metadata.owner_references = Some(vec![owner]);
+            }
             let spec = lease.spec.get_or_insert_default();
             spec.renew_time = Some(now);
             spec.holder_identity = Some(node.to_owned());
@@ -71,7 +89,11 @@ async fn renew(api: &Api<Lease>, node: &str, times: Heartbeat, held: Option<Leas
         }
         None => {
             let lease = Lease {
-                metadata: ObjectMeta { name: Some(name), ..Default::default() },
+                metadata: ObjectMeta {
+                    name: Some(name),
+                    owner_references: owner.map(|owner| vec![owner]),
+                    ..Default::default()
+                },
                 spec: Some(LeaseSpec {
                     holder_identity: Some(node.to_owned()),
                     lease_duration_seconds: seconds(times.hold),

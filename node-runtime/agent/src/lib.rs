@@ -90,6 +90,12 @@ impl Agent {
         Ok(Self { config, client, runtimes, metrics: Metrics::register(registry) })
     }
 
+    /// Tells whether the API server is heard.
+    pub fn connected(&self) -> impl Fn() -> bool + Send + Sync + use<> {
+        let connected = self.metrics.connected.clone();
+        move || connected.get() == 1
+    }
+
     /// Runs until `shutdown`. Workloads are left running, unless the configuration says otherwise.
     ///
     /// # Errors

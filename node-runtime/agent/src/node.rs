@@ -119,7 +119,15 @@ pub(crate) async fn run(
         tokio::spawn(pods::listen(Arc::clone(runtime), sender.clone(), stop.clone()));
     }
     tokio::spawn(instances::watch(client.clone(), name.clone(), sender.clone(), metrics.clone(), stop.clone()));
-    tokio::spawn(heartbeat::beat(client.clone(), name.clone(), config.heartbeat, metrics.clone(), stop.clone()));
+    let (owner, owners) = watch::channel(None);
+    tokio::spawn(heartbeat::beat(
+        client.clone(),
+        name.clone(),
+        config.heartbeat,
+        owners,
+        metrics.clone(),
+        stop.clone(),
+    ));
 
     let network =
         Network::start(&config, &name, client.clone(), sender.clone(), facts.clone(), &metrics.network, stop.clone());
@@ -153,7 +161,7 @@ pub(crate) async fn run(
         sweep_at: None,
         contact_by: now().plus(FIRST_CONTACT),
     };
-    let mut identity = Some(Identity { name, published: config.name.clone(), labels: config.labels.clone() });
+    let mut identity = Some((Identity { name, published: config.name.clone(), labels: config.labels.clone() }, owner));
     loop {
         let wake = node.next_wake();
         tokio::select! {
@@ -172,10 +180,10 @@ pub(crate) async fn run(
         }
         node.wake();
         if node.unlisted.is_empty() {
-            if let Some(identity) = identity.take() {
+            if let Some((identity, owner)) = identity.take() {
                 node.choose_default(config.default_adapter);
-                let network = network.clone();
-                tokio::spawn(register::keep(client.clone(), identity, facts_receiver.clone(), network, stop.clone()));
+                let (facts, network) = (facts_receiver.clone(), network.clone());
+                tokio::spawn(register::keep(client.clone(), identity, facts, network, owner, stop.clone()));
             }
             node.decide();
         }

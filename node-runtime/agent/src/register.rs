@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, OwnerReference, Time};
 use kube::api::{Patch, PatchParams};
 use kube::runtime::{WatchStreamExt, watcher};
-use kube::{Api, Client};
+use kube::{Api, Client, Resource};
 use pullpiri_crds::condition::{kind, reason};
 use pullpiri_crds::model::Adapter;
 use pullpiri_crds::names::PUBLISHED_NODE;
@@ -59,15 +59,22 @@ pub(crate) async fn keep(
     identity: Identity,
     facts: watch::Receiver<Facts>,
     network: Network,
+    owner: watch::Sender<Option<OwnerReference>>,
     stop: CancellationToken,
 ) {
     tokio::select! {
         () = stop.cancelled() => {}
-        () = keep_registered(client, identity, facts, network) => {}
+        () = keep_registered(client, identity, facts, network, owner) => {}
     }
 }
 
-async fn keep_registered(client: Client, identity: Identity, mut facts: watch::Receiver<Facts>, network: Network) {
+async fn keep_registered(
+    client: Client,
+    identity: Identity,
+    mut facts: watch::Receiver<Facts>,
+    network: Network,
+    owner: watch::Sender<Option<OwnerReference>>,
+) {
     let api: Api<NodeRuntime> = Api::all(client);
     let mut retry = Retry::default();
     let mut complained = false;
@@ -78,6 +85,7 @@ async fn keep_registered(client: Client, identity: Identity, mut facts: watch::R
         match register(&api, &identity, &current).await {
             Ok(known) => {
                 retry.succeeded();
+                owner.send_replace(known.owner_ref(&()));
                 network.declare(known.spec.uplink).await;
             }
             Err(error) => {

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
-use nix::sched::{CloneFlags, unshare};
+use nix::sched::{CloneFlags, setns, unshare};
 
 use crate::{Result, SysError};
 
@@ -13,6 +13,32 @@ pub fn enter_private() -> Result<()> {
     unshare(CloneFlags::CLONE_NEWNS).map_err(|e| SysError::errno("creating a mount namespace", e))?;
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_SLAVE, None::<&str>)
         .map_err(|e| SysError::errno("making the mount namespace private", e))
+}
+
+/// Moves this process, which must have one thread, from a container that sees the host's processes into the mount and cgroup namespaces of
+/// process 1: paths are the host's from then on, and so is the cgroup tree. Needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE.
+///
+/// The cgroup namespace goes along, since version 2 with `nsdelegate` lets no process out of the subtree of its namespace (cgroups(7)).
+pub fn enter_host() -> Result<()> {
+    if std::process::id() == 1 {
+        let problem = "the container has a process table of its own; set hostPID: true";
+        return Err(SysError::io("joining the host's mount namespace", std::io::Error::other(problem)));
+    }
+    let mut joined = Vec::new();
+    // Opened before the first is joined: the second is found by a path of this namespace.
+    for (name, flag) in [("mnt", CloneFlags::CLONE_NEWNS), ("cgroup", CloneFlags::CLONE_NEWCGROUP)] {
+        let path = format!("/proc/1/ns/{name}");
+        match std::fs::File::open(&path) {
+            Ok(file) => joined.push((path, file, flag)),
+            // A kernel without cgroup namespaces.
+            Err(e) if name == "cgroup" && e.kind() == std::io::ErrorKind::NotFound => {}
+            Err(e) => return Err(SysError::io(format!("opening {path} (needs hostPID and CAP_SYS_PTRACE)"), e)),
+        }
+    }
+    for (path, file, flag) in joined {
+        setns(file, flag).map_err(|e| SysError::errno(format!("joining {path}"), e))?;
+    }
+    Ok(())
 }
 
 /// The layers of a root file system. `lower` is topmost first and relative to the working directory, because mount options are limited

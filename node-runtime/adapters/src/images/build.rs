@@ -3,7 +3,7 @@
 //! The result is an OCI image layout in a tar, as `podman load` and [`ImageStore::load`](super::ImageStore::load) read it. The same
 //! files give the same bytes: times are zero, owners root, order that of the arguments.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Cursor, Write};
 use std::path::{Component, Path, PathBuf};
@@ -14,8 +14,17 @@ use super::archive::architecture;
 use super::digest::Digest;
 use super::{ImageError, Reference, Result};
 
-/// Writes the archive `out` of an image `reference` that holds `files` (path on this host, path in the image, permission bits), with
-/// their parent directories, and runs `entrypoint` with `env`.
+/// What of an image is more than its files.
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub env: Vec<(String, String)>,
+    /// Told by the image, and as annotations of its manifest.
+    pub labels: BTreeMap<String, String>,
+    /// `UID[:GID]` that it runs as; absent: root.
+    pub user: Option<String>,
+}
+
+/// [`archive_with`], and no more than `env`.
 pub fn archive(
     out: &Path,
     reference: &str,
@@ -23,19 +32,40 @@ pub fn archive(
     entrypoint: &[String],
     env: &[(String, String)],
 ) -> Result<()> {
+    archive_with(out, reference, files, entrypoint, &Options { env: env.to_vec(), ..Options::default() })
+}
+
+/// Writes the archive `out` of an image `reference` that holds `files` (path on this host, path in the image, permission bits), with
+/// their parent directories, and runs `entrypoint`.
+pub fn archive_with(
+    out: &Path,
+    reference: &str,
+    files: &[(PathBuf, PathBuf, u32)],
+    entrypoint: &[String],
+    options: &Options,
+) -> Result<()> {
     let reference: Reference = reference.parse()?;
     let layer = layer(files)?;
     let layer_digest = Digest::of(&layer);
-    let env: Vec<String> = env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let env: Vec<String> = options.env.iter().map(|(name, value)| format!("{name}={value}")).collect();
+    let mut run = json!({ "Entrypoint": entrypoint, "Env": env });
+    if let Some(run) = run.as_object_mut() {
+        if !options.labels.is_empty() {
+            run.insert("Labels".to_owned(), json!(options.labels));
+        }
+        if let Some(user) = &options.user {
+            run.insert("User".to_owned(), json!(user));
+        }
+    }
     let config = json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": { "Entrypoint": entrypoint, "Env": env },
+        "config": run,
         "rootfs": { "type": "layers", "diff_ids": [layer_digest.to_string()] },
     })
     .to_string();
     let config_digest = Digest::of(config.as_bytes());
-    let manifest = json!({
+    let mut manifest = json!({
         "schemaVersion": 2,
         "mediaType": "application/vnd.oci.image.manifest.v1+json",
         "config": {
@@ -48,8 +78,11 @@ pub fn archive(
             "digest": layer_digest.to_string(),
             "size": layer.len(),
         }],
-    })
-    .to_string();
+    });
+    if let Some(manifest) = manifest.as_object_mut().filter(|_| !options.labels.is_empty()) {
+        manifest.insert("annotations".to_owned(), json!(options.labels));
+    }
+    let manifest = manifest.to_string();
     let manifest_digest = Digest::of(manifest.as_bytes());
     let index = json!({
         "schemaVersion": 2,
@@ -58,7 +91,11 @@ pub fn archive(
             "mediaType": "application/vnd.oci.image.manifest.v1+json",
             "digest": manifest_digest.to_string(),
             "size": manifest.len(),
-            "annotations": { "org.opencontainers.image.ref.name": reference.to_string() },
+            // containerd knows an image by the second, everybody else by the first.
+            "annotations": {
+                "org.opencontainers.image.ref.name": reference.to_string(),
+                "io.containerd.image.name": reference.to_string(),
+            },
         }],
     })
     .to_string();

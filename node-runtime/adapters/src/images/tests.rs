@@ -203,6 +203,16 @@ fn a_built_archive_is_loaded_and_found_by_every_name() {
     let loaded = rig.store.load(&out).unwrap();
     assert_eq!(loaded.len(), 1);
     assert_eq!(loaded[0].references, ["docker.io/library/blis:1.0"]);
+    let options = build::Options {
+        labels: [("a.b/c".to_owned(), "1".to_owned())].into(),
+        user: Some("65532:65532".to_owned()),
+        ..build::Options::default()
+    };
+    let program = rig.write("labelled", b"#!");
+    let labelled = rig.dir.path().join("labelled.tar");
+    build::archive_with(&labelled, "rdv:1.0", &[(program, "/bin/p".into(), 0o755)], &args, &options).unwrap();
+    rig.store.load(&labelled).unwrap();
+    assert_eq!(rig.store.resolve("rdv:1.0").unwrap().unwrap().config.user, "65532:65532");
     let image = rig.store.resolve("blis:1.0").unwrap().unwrap();
     assert_eq!(image.config.entrypoint, args);
     assert_eq!(image.config.env, env);

@@ -22,6 +22,18 @@ use super::wire::Birth;
 
 /// The argument by which a re-executed program knows that it is to be a zygote.
 const ARGUMENT: &str = "__pullpiri-zygote";
+/// The same for one that leaves the container that its agent is in.
+const ARGUMENT_OUTSIDE: &str = "__pullpiri-zygote-outside";
+
+/// Where supervisors and their pods belong.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Place {
+    /// With the agent, but for what a service manager looks at when it stops the agent.
+    #[default]
+    Beside,
+    /// Outside of the container that the agent is in: they outlive it.
+    Outside,
+}
 
 /// The zygote couldn't be made or doesn't answer.
 #[derive(Debug, thiserror::Error)]
@@ -43,6 +55,7 @@ struct Live {
     /// `None` while it is being dropped.
     socket: Option<SeqPacket>,
     process: Process,
+    place: Place,
 }
 
 #[derive(Debug)]
@@ -53,46 +66,56 @@ enum Process {
 
 /// Forks the zygote. Call it first thing in `main`: it is refused once there are threads.
 pub fn fork() -> Result<Zygote, ZygoteError> {
+    fork_at(Place::default())
+}
+
+/// [`fork`], for an agent in a container too.
+pub fn fork_at(place: Place) -> Result<Zygote, ZygoteError> {
     let (ours, theirs) = SeqPacket::pair()?;
     let mut ours = Some(ours);
     let pid = process::fork(|| {
         drop(ours.take());
-        serve(theirs)
+        serve(theirs, place)
     })?;
     let socket = ours.take();
-    Ok(Zygote { live: Mutex::new(Live { socket, process: Process::Forked(pid) }) })
+    Ok(Zygote { live: Mutex::new(Live { socket, process: Process::Forked(pid), place }) })
 }
 
 /// Starts the zygote from a process that has threads already, by executing this program anew. Its `main` must begin with
 /// [`supervisor_main`](super::supervisor_main).
 pub fn execute() -> Result<Zygote, ZygoteError> {
-    Ok(Zygote { live: Mutex::new(Live::execute()?) })
+    Ok(Zygote { live: Mutex::new(Live::execute(Place::default())?) })
 }
 
 /// Serves as the zygote and doesn't return if this program was executed to be one.
 pub(super) fn run_if_asked() {
-    if std::env::args_os().nth(1).is_none_or(|a| a != ARGUMENT) {
-        return;
-    }
+    let place = match std::env::args_os().nth(1) {
+        Some(argument) if argument == ARGUMENT => Place::Beside,
+        Some(argument) if argument == ARGUMENT_OUTSIDE => Place::Outside,
+        _ => return,
+    };
     // The agent's socket came as stdin.
     let code = match io::stdin().as_fd().try_clone_to_owned() {
-        Ok(fd) => serve(SeqPacket::from_fd(fd)),
+        Ok(fd) => serve(SeqPacket::from_fd(fd), place),
         Err(_) => 1,
     };
     process::exit_now(code)
 }
 
 impl Live {
-    fn execute() -> Result<Self, ZygoteError> {
+    fn execute(place: Place) -> Result<Self, ZygoteError> {
         let (ours, theirs) = SeqPacket::pair()?;
         let child = Command::new(Path::new("/proc/self/exe"))
-            .arg(ARGUMENT)
+            .arg(match place {
+                Place::Beside => ARGUMENT,
+                Place::Outside => ARGUMENT_OUTSIDE,
+            })
             .stdin(Stdio::from(theirs.into_fd()))
             .stdout(Stdio::null())
             .stderr(Stdio::null())
             .spawn()
             .map_err(ZygoteError::Start)?;
-        Ok(Self { socket: Some(ours), process: Process::Executed(child) })
+        Ok(Self { socket: Some(ours), process: Process::Executed(child), place })
     }
 
     fn send(&self, bytes: &[u8], fds: [&OwnedFd; 2]) -> Result<(), SysError> {
@@ -111,7 +134,7 @@ impl Zygote {
         match live.send(&bytes, [connection, lock]) {
             Err(e) if matches!(e.source.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
                 tracing::warn!("the zygote is gone; starting another");
-                *live = Live::execute()?;
+                *live = Live::execute(live.place)?;
                 Ok(live.send(&bytes, [connection, lock])?)
             }
             other => Ok(other?),
@@ -140,7 +163,7 @@ impl Drop for Live {
 }
 
 /// The zygote's life: a fork for each message until the agent is gone.
-fn serve(socket: SeqPacket) -> i32 {
+fn serve(socket: SeqPacket, place: Place) -> i32 {
     let Ok(socket) = process::close_inherited(socket.into_fd()).map(SeqPacket::from_fd) else { return 1 };
     let prepared = process::set_name(c"pullpiri-zygote")
         // A terminal's Ctrl-C is for the agent alone.
@@ -152,8 +175,17 @@ fn serve(socket: SeqPacket) -> i32 {
     }
     // Whoever wants to unmount the agent's directory can.
     let _ = std::env::set_current_dir("/");
-    // Only matters where a service manager runs the agent, and is no reason not to run pods where it can't be done.
-    let _ = Cgroups::probe(Path::new(cgroup::DEFAULT_ROOT)).and_then(|c| c.enter_supervisors());
+    let cgroups = Cgroups::probe(Path::new(cgroup::DEFAULT_ROOT));
+    // Pods that would end with the agent's container aren't started: the agent hears that nobody answers.
+    if place == Place::Outside && cgroups.as_ref().is_ok_and(|c| c.leave_container().is_err()) {
+        return 1;
+    }
+    // Only matters where a service manager runs the agent, and is no reason not to run pods where it can't be done. In a container it is what
+    // takes them out of its group of version 2.
+    let entered = cgroups.and_then(|c| c.enter_supervisors());
+    if place == Place::Outside && entered.is_err() {
+        return 1;
+    }
     let pages = CleanPages::find().unwrap_or_default();
     let mut socket = Some(socket);
     while let Some(open) = &socket {

@@ -146,6 +146,16 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Moves this process, which must have one thread, to the root of every version 1 hierarchy: out of the groups of a container that it was
+    /// started in, whose end is the end of every process in one of them, whatever its controller.
+    pub fn leave_container(&self) -> Result<()> {
+        let mounts: BTreeSet<&PathBuf> = self.controllers.values().collect();
+        for mount in mounts {
+            write(&mount.join("tasks"), "0")?;
+        }
+        Ok(())
+    }
+
     /// Makes a container's group with its limits, or gives the group that is there these limits. `devices` are rules of the version 1
     /// device controller (`c 1:3 rwm`) that allow; everything else is denied. Version 2 restricts no devices.
     pub fn prepare(&self, group: &str, limits: &Limits, devices: &[String]) -> Result<()> {
@@ -360,7 +370,16 @@ mod tests {
         assert_eq!(found.mounts().len(), 4);
 
         let legacy = tree(&[("cpu/cgroup.procs", ""), ("pids/cgroup.procs", "")]);
-        assert_eq!(Cgroups::probe(legacy.path()).unwrap().layout(), Layout::Legacy);
+        for controller in ["cpu", "pids"] {
+            std::fs::write(legacy.path().join(controller).join("tasks"), "").unwrap();
+        }
+        let found = Cgroups::probe(legacy.path()).unwrap();
+        assert_eq!(found.layout(), Layout::Legacy);
+        // Out of a container: in every hierarchy, whether or not its controller is one that we use.
+        found.leave_container().unwrap();
+        for controller in ["cpu", "pids"] {
+            assert_eq!(std::fs::read_to_string(legacy.path().join(controller).join("tasks")).unwrap(), "0");
+        }
 
         let none = tree(&[("readme", "")]);
         assert!(Cgroups::probe(none.path()).unwrap_err().to_string().contains("no cgroup hierarchy"));
