@@ -408,7 +408,8 @@ Example:
 #[command(after_help = "\
 Examples:
   pullpiri kubeconfig --data-dir /var/lib/pullpiri --user alice --group system:masters --server https://127.0.0.1:6443
-  pullpiri kubeconfig --data-dir /var/lib/pullpiri --user system:node:HPC --group system:nodes --server https://10.0.0.1:6443")]
+  pullpiri kubeconfig --data-dir /var/lib/pullpiri --user system:node:HPC --group system:nodes --server https://10.0.0.1:6443
+  pullpiri kubeconfig --data-dir /var/lib/pullpiri --user system:pullpiri:controllers --server https://10.0.0.1:6443")]
 pub(crate) struct Kubeconfig {
     /// The API server's data directory
     #[arg(long, value_name = "DIR")]

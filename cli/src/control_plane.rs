@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use jiff::Timestamp;
+use pullpiri_apiserver::access::NodeAccess;
 use pullpiri_apiserver::tls::{Pki, kubeconfig, names_for};
 use pullpiri_apiserver::{ApiServer, Config};
+use pullpiri_crds::{access, names};
 use pullpiri_store::Store;
 use pullpiri_store::redb::{Options, RedbStore};
 use serde_json::Value;
@@ -43,6 +45,9 @@ impl ControlPlane {
         let mut config = Config::new(Arc::clone(&store));
         config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition()?)?];
         config.root_ca = Some(pki.ca_certificate().into());
+        config.token_key = Some(pki.token_key()?);
+        config.roles = access::roles();
+        config.nodes = Some(node_access()?);
         let server = ApiServer::open(config).await?;
         // Before the first connection: who is told that the server is ready finds them.
         server.install(objects).await?;
@@ -65,6 +70,12 @@ impl ControlPlane {
         drop(self.store);
         served.map_err(Failure::from)
     }
+}
+
+/// A node's spelling of its name is the operator's; objects have the other.
+fn node_access() -> Result<NodeAccess, Failure> {
+    NodeAccess::parse(&access::nodes(), names::rfc1123)
+        .map_err(|error| Failure::from_error("reading what nodes may do", &error))
 }
 
 /// Makes the data directory if need be. It holds keys and other people's secrets.

@@ -1,7 +1,7 @@
 //! Whether a node's name and its client certificate belong together.
 //!
-//! An API server with RBAC would let a node write its own objects only; one without takes whatever it is told, so a certificate that was
-//! copied to the wrong ECU would let two nodes write as one. The node compares by itself.
+//! The API server lets a node write its own objects only. With a certificate that was copied to the wrong ECU two nodes would write as
+//! one, or one would be refused everything without knowing why. The node compares by itself.
 
 use std::path::Path;
 

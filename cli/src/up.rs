@@ -5,6 +5,7 @@ use prometheus_client::registry::Registry;
 use pullpiri_agent::Claim;
 use pullpiri_apiserver::auth::UserInfo;
 use pullpiri_controllers::{Config, Controllers, Metrics};
+use pullpiri_crds::access::CONTROLLERS_USER;
 use pullpiri_crds::names::{NODE_GROUP, NODE_USER_PREFIX};
 use pullpiri_node_adapters::oci::Zygote;
 
@@ -14,8 +15,6 @@ use crate::fail::Failure;
 use crate::metrics::{self, Sources};
 use crate::{shutdown, workloads};
 
-/// The controllers' user.
-const CONTROLLERS: &str = "system:pullpiri:controllers";
 const AUTHENTICATED: &str = "system:authenticated";
 
 pub(crate) async fn run(arguments: &Up, zygote: Zygote) -> Result<(), Failure> {
@@ -32,7 +31,7 @@ pub(crate) async fn run(arguments: &Up, zygote: Zygote) -> Result<(), Failure> {
 
     let mut registry = Registry::default();
     let controllers = {
-        let client = server.client(UserInfo::new(CONTROLLERS, [AUTHENTICATED.to_owned()]));
+        let client = server.client(UserInfo::new(CONTROLLERS_USER, [AUTHENTICATED.to_owned()]));
         let config = Config::new(format!("pullpiri-controllers-{node}"), Metrics::register(&mut registry));
         Controllers::run(client, config, stop.child_token())
     };

@@ -14,6 +14,7 @@
     reason = "each printcolumn of kube's derive repeats the keys of the one before"
 )]
 
+pub mod access;
 pub mod claim;
 pub mod condition;
 pub mod duration;

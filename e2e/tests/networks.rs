@@ -35,6 +35,7 @@ impl Bed {
     async fn start() -> Self {
         let mut config = ServerConfig::new(Arc::new(MemoryStore::default()));
         config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition().unwrap()).unwrap()];
+        config.roles = pullpiri_crds::access::roles();
         let server = ApiServer::open(config).await.unwrap();
         let crds = pullpiri_crds::all().into_iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
         server.install(crds).await.unwrap();
@@ -44,7 +45,7 @@ impl Bed {
 
     fn controllers(&self) -> JoinHandle<()> {
         let config = Config::new("test", Metrics::register(&mut Registry::default()));
-        let user = UserInfo::new("system:pullpiri-controllers", ["system:masters".to_owned()]);
+        let user = UserInfo::new(pullpiri_crds::access::CONTROLLERS_USER, []);
         let client = self.server.as_ref().map_or_else(|| self.client.clone(), |server| server.client(user));
         tokio::spawn(Controllers::run(client, config, self.shutdown.clone()))
     }

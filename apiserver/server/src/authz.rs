@@ -1,31 +1,13 @@
-//! May they? One question with one answer, asked before a request reaches an object. RBAC will be a second implementation.
+//! May they? One question with one answer, asked before a request reaches an object. [`crate::access`] answers by roles and bindings.
 
 use std::fmt;
 
+use futures::future::BoxFuture;
+pub use pullpiri_access::attributes::{Attributes, ResourceAttributes};
+use pullpiri_access::rbac::Rules;
+
 use crate::auth::UserInfo;
 use crate::status::{GroupResource, Status};
-
-/// What a request wants to do.
-#[derive(Clone, Debug)]
-pub struct Attributes<'a> {
-    pub user: &'a UserInfo,
-    /// get, list, watch, create, update, patch, delete or deletecollection; the lower-case HTTP method for other paths.
-    pub verb: &'a str,
-    pub path: &'a str,
-    /// `None`: a path that is no resource (`/metrics`).
-    pub resource: Option<ResourceAttributes<'a>>,
-}
-
-/// The resource part of [`Attributes`].
-#[derive(Clone, Debug)]
-pub struct ResourceAttributes<'a> {
-    pub group: &'a str,
-    pub version: &'a str,
-    pub plural: &'a str,
-    pub subresource: &'a str,
-    pub namespace: Option<&'a str>,
-    pub name: Option<&'a str>,
-}
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -37,15 +19,55 @@ pub enum Decision {
 /// Decides whether a request may go on.
 pub trait Authorizer: fmt::Debug + Send + Sync + 'static {
     fn authorize(&self, attributes: &Attributes<'_>) -> Decision;
+
+    /// As [`Self::authorize`], with the reason of either answer, for who asks about access.
+    fn explain(&self, attributes: &Attributes<'_>) -> (Decision, String) {
+        match self.authorize(attributes) {
+            Decision::Allow => (Decision::Allow, String::new()),
+            Decision::Deny(reason) => (Decision::Deny(reason.clone()), reason),
+        }
+    }
+
+    /// Everything that a user may do in a namespace; `None`: this authoriser can't tell.
+    fn rules_for(&self, _user: &UserInfo, _namespace: &str) -> Option<Rules> {
+        None
+    }
+
+    /// Waits until what this server acknowledged before the call counts, if it doesn't yet; true when there was something to wait for. So a
+    /// denial is never due to a view that is behind.
+    fn catch_up(&self) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
 }
 
-/// Every authenticated user may do everything.
+/// Asks an authoriser, again if its view was behind.
+///
+/// # Errors
+/// 403.
+pub(crate) async fn check(authorizer: &dyn Authorizer, attributes: &Attributes<'_>) -> Result<(), Status> {
+    match authorizer.authorize(attributes) {
+        Decision::Allow => Ok(()),
+        Decision::Deny(reason) => {
+            if authorizer.catch_up().await {
+                return match authorizer.authorize(attributes) {
+                    Decision::Allow => Ok(()),
+                    Decision::Deny(reason) => Err(forbidden(attributes, &reason)),
+                };
+            }
+            Err(forbidden(attributes, &reason))
+        }
+    }
+}
+
+/// Every authenticated user may do everything, and whoever isn't may look at health and version.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct AllowAuthenticated;
 
 impl Authorizer for AllowAuthenticated {
     fn authorize(&self, attributes: &Attributes<'_>) -> Decision {
-        if attributes.user.groups.iter().any(|group| group == crate::auth::AUTHENTICATED) {
+        let is_open = attributes.resource.is_none()
+            && ["/livez", "/readyz", "/version"].iter().any(|open| attributes.path.starts_with(open));
+        if is_open || attributes.user.is_in(crate::auth::AUTHENTICATED) {
             Decision::Allow
         } else {
             Decision::Deny(String::new())
@@ -53,15 +75,20 @@ impl Authorizer for AllowAuthenticated {
     }
 }
 
+/// Text that can't be taken for HTML.
+fn sanitized(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
 /// The 403 of a denied request.
 #[must_use]
 pub fn forbidden(attributes: &Attributes<'_>, reason: &str) -> Status {
     let user = &attributes.user.name;
     let verb = attributes.verb;
-    let (of, name, mut why) = match &attributes.resource {
+    let (of, name, why) = match &attributes.resource {
         None => {
             let of = GroupResource { group: "", plural: "" };
-            (of, "", format!("User \"{user}\" cannot {verb} path \"{}\"", attributes.path))
+            (of, "", format!("User {user:?} cannot {verb} path {:?}", attributes.path))
         }
         Some(resource) => {
             let what = if resource.subresource.is_empty() {
@@ -70,14 +97,15 @@ pub fn forbidden(attributes: &Attributes<'_>, reason: &str) -> Status {
                 format!("{}/{}", resource.plural, resource.subresource)
             };
             let place = match resource.namespace {
-                Some(namespace) => format!("in the namespace \"{namespace}\""),
+                Some(namespace) => format!("in the namespace {namespace:?}"),
                 None => "at the cluster scope".to_owned(),
             };
             let group = resource.group;
-            let why = format!("User \"{user}\" cannot {verb} resource \"{what}\" in API group \"{group}\" {place}");
+            let why = format!("User {user:?} cannot {verb} resource {what:?} in API group {group:?} {place}");
             (GroupResource { group, plural: resource.plural }, resource.name.unwrap_or_default(), why)
         }
     };
+    let mut why = sanitized(&why);
     if !reason.is_empty() {
         why = format!("{why}: {reason}");
     }
@@ -91,23 +119,27 @@ mod tests {
     #[test]
     fn denials_say_who_and_what() {
         let user = UserInfo { name: "eve".to_owned(), ..UserInfo::default() };
-        let attributes = Attributes {
-            user: &user,
-            verb: "list",
-            path: "/api/v1/namespaces/a/secrets",
-            resource: Some(ResourceAttributes {
-                group: "",
-                version: "v1",
-                plural: "secrets",
-                subresource: "",
-                namespace: Some("a"),
-                name: None,
-            }),
+        let resource = |plural, subresource, namespace, name| {
+            Some(ResourceAttributes { plural, subresource, namespace, name, ..ResourceAttributes::default() })
         };
-        let Decision::Deny(reason) = AllowAuthenticated.authorize(&attributes) else { panic!("eve got in") };
-        assert_eq!(
-            forbidden(&attributes, &reason).message(),
-            "secrets is forbidden: User \"eve\" cannot list resource \"secrets\" in API group \"\" in the namespace \"a\""
-        );
+        let cases = [
+            (
+                "list",
+                resource("secrets", "", Some("a"), None),
+                "secrets is forbidden: User \"eve\" cannot list resource \"secrets\" in API group \"\" in the namespace \"a\"",
+            ),
+            (
+                "patch",
+                resource("namespaces", "status", None, Some("x")),
+                "namespaces \"x\" is forbidden: User \"eve\" cannot patch resource \"namespaces/status\" in API group \"\" at the cluster \
+                 scope",
+            ),
+            ("get", None, "forbidden: User \"eve\" cannot get path \"/a&lt;b&gt;\""),
+        ];
+        for (verb, resource, expected) in cases {
+            let attributes = Attributes { user: &user, verb, path: "/a<b>", resource };
+            let Decision::Deny(reason) = AllowAuthenticated.authorize(&attributes) else { panic!("eve got in") };
+            assert_eq!(forbidden(&attributes, &reason).message(), expected);
+        }
     }
 }

@@ -7,7 +7,8 @@
 //! Modules by decision:
 //! * [`registry`]: which resources exist and what each looks like;
 //! * `rest`: the verbs on one resource (get, list, watch, create, update, patch, delete) as functions of a request and a store;
-//! * `http`: routes, content negotiation, limits, errors as `Status`; `auth`: who asks; `authz`: may they (RBAC's room);
+//! * `http`: routes, content negotiation, limits, errors as `Status`; `auth`: who asks; `authz`: may they;
+//! * [`access`]: roles, bindings and nodes; [`tokens`]: service accounts' credentials; [`reviews`]: questions about both;
 //! * `admission`: what happens to an object before it is stored (validation, defaulting, webhooks' room);
 //! * `discovery`, `openapi`, `table`: what the server says of its resources;
 //! * `gc`, `namespaces`, `crd`: the server's own controllers (owner references, namespace deletion, CRD life cycle);
@@ -27,6 +28,7 @@
 //! table::cells(&Resource, object: &Value, now: jiff::Timestamp) -> Vec<Value>
 //! ```
 
+pub mod access;
 pub mod admission;
 pub mod auth;
 pub mod authz;
@@ -44,10 +46,12 @@ pub mod objects;
 pub mod openapi;
 pub mod registry;
 mod rest;
+pub mod reviews;
 pub mod server;
 pub mod status;
 pub mod table;
 pub mod tls;
+pub mod tokens;
 
 pub use exposition::prometheus_text;
 pub use server::{ApiServer, Config, ServerError};

@@ -20,6 +20,8 @@ pub enum Subresource {
     Status,
     Scale,
     Finalize,
+    /// Of a ServiceAccount.
+    Token,
 }
 
 /// `propagationPolicy`.

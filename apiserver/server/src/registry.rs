@@ -13,6 +13,7 @@ use pullpiri_apply::schema::{CompiledSchema, Schema};
 use serde_json::Value;
 use tokio::sync::watch;
 
+use crate::reviews::Review;
 use crate::status::{GroupResource, Status};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -159,6 +160,16 @@ pub trait Strategy: fmt::Debug + Send + Sync {
 
     /// Turns a stored object into the form that this kind shows.
     fn to_shown(&self, _object: &mut Value) {}
+
+    /// Set for a kind that is a question: its objects are answered, not stored.
+    fn review(&self) -> Option<Review> {
+        None
+    }
+
+    /// The object's `/token` subresource (ServiceAccount).
+    fn has_token(&self) -> bool {
+        false
+    }
 
     /// Whether a deletion answers with the object that is gone rather than with a Status.
     fn returns_deleted(&self) -> bool {

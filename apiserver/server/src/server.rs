@@ -22,9 +22,10 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
-use crate::admission::{Admission, Chain, NamespaceLifecycle};
+use crate::access::{Access, NodeAccess, bootstrap};
+use crate::admission::{Admission, Chain, Escalation, NamespaceLifecycle, NodeRestriction};
 use crate::auth::UserInfo;
-use crate::authz::{AllowAuthenticated, Authorizer};
+use crate::authz::Authorizer;
 use crate::clock::{Clock, SystemClock};
 use crate::http::{ApiService, Limits};
 use crate::metrics::Metrics;
@@ -33,6 +34,7 @@ use crate::registry::{Origin, Registry, Resource};
 use crate::rest::watch::EventCache;
 use crate::rest::{Rest, internal, metadata};
 use crate::status::Status;
+use crate::tokens::{DEFAULT_ISSUER, KeyError, TokenKey, Tokens};
 use crate::{builtin, crd, expiry, gc, namespaces};
 
 /// The digest of what [`ApiServer::install`] last applied: an unchanged manifest costs one read.
@@ -51,7 +53,16 @@ pub struct Config {
     pub virtual_resources: Vec<Value>,
     pub clock: Arc<dyn Clock>,
     pub limits: Limits,
-    pub authorizer: Arc<dyn Authorizer>,
+    /// `None`: by roles and bindings.
+    pub authorizer: Option<Arc<dyn Authorizer>>,
+    /// Roles and bindings that are to be there beside the defaults, looked after like those.
+    pub roles: Vec<Value>,
+    /// What nodes may do; `None`: no more than their roles allow.
+    pub nodes: Option<NodeAccess>,
+    /// Signs service account tokens; `None`: a key that ends with the process, and its tokens with it.
+    pub token_key: Option<TokenKey>,
+    /// Who issues tokens: a URL.
+    pub issuer: String,
     /// The certificate, in PEM, that clients verify the server by: published in every namespace as ConfigMap `kube-root-ca.crt`.
     pub root_ca: Option<Arc<str>>,
     /// Run after the server's own admission plugins.
@@ -66,7 +77,11 @@ impl Config {
             virtual_resources: Vec::new(),
             clock: Arc::new(SystemClock),
             limits: Limits::default(),
-            authorizer: Arc::new(AllowAuthenticated),
+            authorizer: None,
+            roles: Vec::new(),
+            nodes: None,
+            token_key: None,
+            issuer: DEFAULT_ISSUER.to_owned(),
             root_ca: None,
             admission: Vec::new(),
         }
@@ -82,6 +97,10 @@ pub enum ServerError {
     Load(#[source] Status),
     #[error("creating the namespaces that every cluster has: {0}")]
     Namespaces(#[source] Status),
+    #[error("writing the roles and bindings that every cluster has: {0}")]
+    Roles(#[source] Status),
+    #[error(transparent)]
+    TokenKey(#[from] KeyError),
     #[error("installing {what}: {reason}")]
     Install { what: String, reason: String },
     #[error("listening on {address}: {source}")]
@@ -117,8 +136,19 @@ impl ApiServer {
         let registry = Arc::new(Registry::new(builtin::resources()));
         registry.extend(virtual_resources(&config.virtual_resources)?);
         let metrics = Arc::new(Metrics::default());
-        let lifecycle: Arc<dyn Admission> = Arc::new(NamespaceLifecycle::new(Arc::clone(&config.store)));
-        let plugins = std::iter::once(lifecycle).chain(config.admission).collect();
+        let mut plugins: Vec<Arc<dyn Admission>> = vec![Arc::new(NamespaceLifecycle::new(Arc::clone(&config.store)))];
+        let (authorizer, access): (Arc<dyn Authorizer>, _) = match config.authorizer {
+            Some(authorizer) => (authorizer, None),
+            None => {
+                let access = Arc::new(Access::new(config.nodes));
+                plugins.push(Arc::new(NodeRestriction(Arc::clone(&access))));
+                plugins.push(Arc::new(Escalation(Arc::clone(&access))));
+                (Arc::clone(&access) as Arc<dyn Authorizer>, Some(access))
+            }
+        };
+        plugins.extend(config.admission);
+        let token_key = config.token_key.map_or_else(TokenKey::generate, Ok)?;
+        let tokens = Tokens::new(token_key, config.issuer, Arc::clone(&config.store), Arc::clone(&config.clock));
         let volatile = MemoryStore::with(MemoryOptions { retention: VOLATILE_RETENTION, ..MemoryOptions::default() });
         let rest = Arc::new(Rest {
             registry,
@@ -127,17 +157,25 @@ impl ApiServer {
             clock: config.clock,
             admission: Chain::new(plugins),
             events: EventCache::default(),
+            authorizer,
+            access: access.clone(),
         });
         let objects = internal::objects(&rest);
         crd::load(&objects).await.map_err(ServerError::Load)?;
         namespaces::ensure_defaults(&objects).await.map_err(ServerError::Namespaces)?;
         let mut tasks = JoinSet::new();
+        if let Some(access) = access {
+            access.start(&rest.durable, &mut tasks);
+            let wished = pullpiri_access::defaults::objects().into_iter().chain(config.roles).collect();
+            bootstrap::ensure(&objects, wished).await.map_err(ServerError::Roles)?;
+            tasks.spawn(bootstrap::write_aggregates(access, objects.clone()));
+        }
         tasks.spawn(crd::run(objects.clone()));
         tasks.spawn(gc::run(objects.clone()));
         tasks.spawn(expiry::run(objects.clone()));
         tasks.spawn(namespaces::run(objects.clone(), config.root_ca));
         let (shutdown, stopping) = watch::channel(false);
-        let service = ApiService::new(Arc::clone(&rest), config.authorizer, config.limits.clone(), metrics, stopping);
+        let service = ApiService::new(Arc::clone(&rest), Arc::new(tokens), config.limits.clone(), metrics, stopping);
         let tasks = Mutex::new(tasks);
         Ok(Self(Arc::new(Running { service, rest, objects, limits: config.limits, shutdown, tasks })))
     }

@@ -202,7 +202,7 @@ impl Authorizer for ReadOnly {
 
 #[tokio::test]
 async fn an_authorizer_decides() {
-    let api = api_with(|config| config.authorizer = Arc::new(ReadOnly)).await;
+    let api = api_with(|config| config.authorizer = Some(Arc::new(ReadOnly))).await;
     api.get(CONFIG_MAPS).await.expect(200);
     let (code, _, message) = api.post(CONFIG_MAPS, &config_map("a", &json!({}))).await.failure();
     assert_eq!(code, 403);

@@ -18,6 +18,7 @@ use kube::api::{Api, PostParams};
 use prometheus_client::registry::Registry;
 use pullpiri_agent::{Agent, Config};
 use pullpiri_apiserver::ApiServer;
+use pullpiri_apiserver::access::NodeAccess;
 use pullpiri_apiserver::auth::UserInfo;
 use pullpiri_crds::ModelInstance;
 use pullpiri_crds::model::Adapter;
@@ -280,7 +281,10 @@ pub struct Cluster {
 
 impl Cluster {
     pub async fn start() -> Self {
-        let server = ApiServer::open(pullpiri_apiserver::Config::new(Arc::new(MemoryStore::new()))).await.unwrap();
+        let mut config = pullpiri_apiserver::Config::new(Arc::new(MemoryStore::new()));
+        let policy = pullpiri_crds::access::nodes();
+        config.nodes = Some(NodeAccess::parse(&policy, pullpiri_crds::names::rfc1123).unwrap());
+        let server = ApiServer::open(config).await.unwrap();
         let crds = pullpiri_crds::all().into_iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
         server.install(crds).await.unwrap();
         let admin = server.client(UserInfo::new("admin", ["system:masters".to_owned()]));

@@ -44,6 +44,7 @@ impl Bed {
             config.virtual_resources =
                 vec![serde_json::to_value(pullpiri_crds::signal::definition().unwrap()).unwrap()];
         }
+        config.roles = pullpiri_crds::access::roles();
         let server = ApiServer::open(config).await.unwrap();
         let client = server.client(UserInfo::new("test", ["system:masters".to_owned()]));
         Self { server, client, controllers: None, registry: Registry::default() }
@@ -58,7 +59,7 @@ impl Bed {
         let shutdown = CancellationToken::new();
         self.registry = Registry::default();
         let config = Config { epoch, ..Config::new("test", Metrics::register(&mut self.registry)) };
-        let client = self.server.client(UserInfo::new("system:pullpiri-controllers", ["system:masters".to_owned()]));
+        let client = self.server.client(UserInfo::new(pullpiri_crds::access::CONTROLLERS_USER, []));
         let task = tokio::spawn(Controllers::run(client, config, shutdown.clone()));
         self.controllers = Some((shutdown, task));
     }

@@ -1,10 +1,13 @@
 //! Admission: what may become of an object before it is stored, beyond its schema. A chain of plugins; webhooks will be more of them.
 
+mod escalation;
 mod namespace;
+mod node;
 
 use std::fmt;
 use std::sync::Arc;
 
+use futures::FutureExt as _;
 use futures::future::BoxFuture;
 use serde_json::Value;
 
@@ -12,7 +15,9 @@ use crate::auth::UserInfo;
 use crate::registry::Resource;
 use crate::status::Status;
 
+pub(crate) use escalation::Escalation;
 pub(crate) use namespace::NamespaceLifecycle;
+pub(crate) use node::NodeRestriction;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Operation {
@@ -43,6 +48,7 @@ pub trait Admission: fmt::Debug + Send + Sync + 'static {
         object: Option<&'a mut Value>,
         old: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), Status>>;
+
 }
 
 /// Plugins in order; the first refusal counts.

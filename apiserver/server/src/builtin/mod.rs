@@ -1,4 +1,5 @@
-//! The built-in kinds: what a cluster without Pods needs (Namespace, ConfigMap, Secret, ServiceAccount, Event, Lease, CRD).
+//! The built-in kinds: what a cluster without Pods needs (Namespace, ConfigMap, Secret, ServiceAccount, Event, Lease, CRD, roles
+//! and bindings), and the questions about access.
 //!
 //! Start-up makes only the entries. Their schemas are built when somebody asks ([`schema`]), and what a kind does beyond the
 //! generic rules is its strategy, one module each. Names, short names, categories and behaviour are kube-apiserver's (1.37).
@@ -7,6 +8,7 @@ pub mod config_map;
 pub mod event;
 pub mod lease;
 pub mod namespace;
+pub mod rbac;
 pub mod schema;
 pub mod secret;
 
@@ -14,9 +16,11 @@ use serde_json::Value;
 
 use crate::crd;
 use crate::registry::{Origin, Resource, SchemaCell, Scope, Strategy, UpsertOnUpdate};
+use crate::reviews::Review;
 use schema::Root;
 
 /// What differs between two built-in kinds.
+#[derive(Clone, Copy)]
 struct Kind {
     group: &'static str,
     kind: &'static str,
@@ -35,7 +39,12 @@ struct Kind {
 /// Every built-in resource.
 #[must_use]
 pub fn resources() -> Vec<Resource> {
-    let kinds = [
+    let kinds = [objects().as_slice(), roles().as_slice(), reviews().as_slice()].concat();
+    kinds.into_iter().map(resource).collect()
+}
+
+fn objects() -> [Kind; 8] {
+    [
         Kind {
             group: "",
             kind: "Namespace",
@@ -148,8 +157,122 @@ pub fn resources() -> Vec<Resource> {
             root: Root::CustomResourceDefinition,
             strategy: &crd::strategy::CrdStrategy,
         },
-    ];
-    kinds.into_iter().map(resource).collect()
+    ]
+}
+
+fn roles() -> [Kind; 4] {
+    use rbac::{BindingStrategy, RoleStrategy};
+    let of = |kind, plural, singular, scope, root, strategy: &'static dyn Strategy| Kind {
+        group: pullpiri_access::GROUP,
+        kind,
+        plural,
+        singular,
+        short_names: &[],
+        categories: &[],
+        scope,
+        has_status: false,
+        counts_generation: false,
+        upsert: UpsertOnUpdate::Create,
+        root,
+        strategy,
+    };
+    let (cluster, local) = (Scope::Cluster, Scope::Namespaced);
+    [
+        of("ClusterRole", "clusterroles", "clusterrole", cluster, Root::ClusterRole, &RoleStrategy { namespaced: false }),
+        of("Role", "roles", "role", local, Root::Role, &RoleStrategy { namespaced: true }),
+        of(
+            "ClusterRoleBinding",
+            "clusterrolebindings",
+            "clusterrolebinding",
+            cluster,
+            Root::ClusterRoleBinding,
+            &BindingStrategy { namespaced: false },
+        ),
+        of(
+            "RoleBinding",
+            "rolebindings",
+            "rolebinding",
+            local,
+            Root::RoleBinding,
+            &BindingStrategy { namespaced: true },
+        ),
+    ]
+}
+
+fn reviews() -> [Kind; 6] {
+    let of = |group, kind, plural, singular, scope, root, strategy: &'static dyn Strategy| Kind {
+        group,
+        kind,
+        plural,
+        singular,
+        short_names: &[],
+        categories: &[],
+        scope,
+        has_status: false,
+        counts_generation: false,
+        upsert: UpsertOnUpdate::Refuse,
+        root,
+        strategy,
+    };
+    const WHO: &str = "authentication.k8s.io";
+    const MAY: &str = "authorization.k8s.io";
+    let (cluster, local) = (Scope::Cluster, Scope::Namespaced);
+    [
+        of(
+            MAY,
+            "SubjectAccessReview",
+            "subjectaccessreviews",
+            "subjectaccessreview",
+            cluster,
+            Root::SubjectAccessReview,
+            &ReviewStrategy(Review::SubjectAccess),
+        ),
+        of(
+            MAY,
+            "LocalSubjectAccessReview",
+            "localsubjectaccessreviews",
+            "localsubjectaccessreview",
+            local,
+            Root::LocalSubjectAccessReview,
+            &ReviewStrategy(Review::LocalSubjectAccess),
+        ),
+        of(
+            MAY,
+            "SelfSubjectAccessReview",
+            "selfsubjectaccessreviews",
+            "selfsubjectaccessreview",
+            cluster,
+            Root::SelfSubjectAccessReview,
+            &ReviewStrategy(Review::SelfSubjectAccess),
+        ),
+        of(
+            MAY,
+            "SelfSubjectRulesReview",
+            "selfsubjectrulesreviews",
+            "selfsubjectrulesreview",
+            cluster,
+            Root::SelfSubjectRulesReview,
+            &ReviewStrategy(Review::SelfSubjectRules),
+        ),
+        of(
+            WHO,
+            "SelfSubjectReview",
+            "selfsubjectreviews",
+            "selfsubjectreview",
+            cluster,
+            Root::SelfSubjectReview,
+            &ReviewStrategy(Review::SelfSubject),
+        ),
+        of(
+            WHO,
+            "TokenReview",
+            "tokenreviews",
+            "tokenreview",
+            cluster,
+            Root::TokenReview,
+            &ReviewStrategy(Review::Token),
+        ),
+    ]
 }
 
 fn resource(kind: Kind) -> Resource {
@@ -185,6 +308,10 @@ fn resource(kind: Kind) -> Resource {
 pub struct ServiceAccountStrategy;
 
 impl Strategy for ServiceAccountStrategy {
+    fn has_token(&self) -> bool {
+        true
+    }
+
     fn returns_deleted(&self) -> bool {
         true
     }
@@ -194,6 +321,48 @@ impl Strategy for ServiceAccountStrategy {
     }
 
     fn prepare_for_update(&self, object: &mut Value, _old: &Value) {
+        drop_nulls(object);
+    }
+}
+
+/// A kind that is a question.
+#[derive(Debug)]
+pub struct ReviewStrategy(pub Review);
+
+impl Strategy for ReviewStrategy {
+    fn review(&self) -> Option<Review> {
+        Some(self.0)
+    }
+
+    fn normalize(&self, object: &mut Value) {
+        drop_nulls(object);
+    }
+}
+
+/// A TokenRequest, which is sent to a ServiceAccount's `/token`: no resource of its own, but shaped like one.
+#[must_use]
+pub(crate) fn token_request() -> Resource {
+    resource(Kind {
+        group: "authentication.k8s.io",
+        kind: "TokenRequest",
+        plural: "tokenrequests",
+        singular: "tokenrequest",
+        short_names: &[],
+        categories: &[],
+        scope: Scope::Namespaced,
+        has_status: false,
+        counts_generation: false,
+        upsert: UpsertOnUpdate::Refuse,
+        root: Root::TokenRequest,
+        strategy: &TokenRequestStrategy,
+    })
+}
+
+#[derive(Debug)]
+struct TokenRequestStrategy;
+
+impl Strategy for TokenRequestStrategy {
+    fn normalize(&self, object: &mut Value) {
         drop_nulls(object);
     }
 }
@@ -264,6 +433,16 @@ mod tests {
                 "events.k8s.io/v1/events",
                 "coordination.k8s.io/v1/leases",
                 "apiextensions.k8s.io/v1/customresourcedefinitions",
+                "rbac.authorization.k8s.io/v1/clusterroles",
+                "rbac.authorization.k8s.io/v1/roles",
+                "rbac.authorization.k8s.io/v1/clusterrolebindings",
+                "rbac.authorization.k8s.io/v1/rolebindings",
+                "authorization.k8s.io/v1/subjectaccessreviews",
+                "authorization.k8s.io/v1/localsubjectaccessreviews",
+                "authorization.k8s.io/v1/selfsubjectaccessreviews",
+                "authorization.k8s.io/v1/selfsubjectrulesreviews",
+                "authentication.k8s.io/v1/selfsubjectreviews",
+                "authentication.k8s.io/v1/tokenreviews",
             ]
         );
     }

@@ -11,7 +11,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::{autoscaling, coordination, core, events};
+use k8s_openapi::api::{authentication, authorization, autoscaling, coordination, core, events, rbac};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::SchemaGenerator;
@@ -29,6 +29,18 @@ pub enum Root {
     Event,
     Lease,
     CustomResourceDefinition,
+    ClusterRole,
+    Role,
+    ClusterRoleBinding,
+    RoleBinding,
+    SubjectAccessReview,
+    LocalSubjectAccessReview,
+    SelfSubjectAccessReview,
+    SelfSubjectRulesReview,
+    SelfSubjectReview,
+    TokenReview,
+    /// What is sent to `/token`; no resource of its own.
+    TokenRequest,
     /// What `/scale` shows; no resource of its own.
     Scale,
 }
@@ -69,6 +81,50 @@ impl Root {
                 generator.subschema_for::<apiextensions::CustomResourceDefinition>();
                 "io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.CustomResourceDefinition"
             }
+            Self::ClusterRole => {
+                generator.subschema_for::<rbac::v1::ClusterRole>();
+                "io.k8s.api.rbac.v1.ClusterRole"
+            }
+            Self::Role => {
+                generator.subschema_for::<rbac::v1::Role>();
+                "io.k8s.api.rbac.v1.Role"
+            }
+            Self::ClusterRoleBinding => {
+                generator.subschema_for::<rbac::v1::ClusterRoleBinding>();
+                "io.k8s.api.rbac.v1.ClusterRoleBinding"
+            }
+            Self::RoleBinding => {
+                generator.subschema_for::<rbac::v1::RoleBinding>();
+                "io.k8s.api.rbac.v1.RoleBinding"
+            }
+            Self::SubjectAccessReview => {
+                generator.subschema_for::<authorization::v1::SubjectAccessReview>();
+                "io.k8s.api.authorization.v1.SubjectAccessReview"
+            }
+            Self::LocalSubjectAccessReview => {
+                generator.subschema_for::<authorization::v1::LocalSubjectAccessReview>();
+                "io.k8s.api.authorization.v1.LocalSubjectAccessReview"
+            }
+            Self::SelfSubjectAccessReview => {
+                generator.subschema_for::<authorization::v1::SelfSubjectAccessReview>();
+                "io.k8s.api.authorization.v1.SelfSubjectAccessReview"
+            }
+            Self::SelfSubjectRulesReview => {
+                generator.subschema_for::<authorization::v1::SelfSubjectRulesReview>();
+                "io.k8s.api.authorization.v1.SelfSubjectRulesReview"
+            }
+            Self::SelfSubjectReview => {
+                generator.subschema_for::<authentication::v1::SelfSubjectReview>();
+                "io.k8s.api.authentication.v1.SelfSubjectReview"
+            }
+            Self::TokenReview => {
+                generator.subschema_for::<authentication::v1::TokenReview>();
+                "io.k8s.api.authentication.v1.TokenReview"
+            }
+            Self::TokenRequest => {
+                generator.subschema_for::<authentication::v1::TokenRequest>();
+                "io.k8s.api.authentication.v1.TokenRequest"
+            }
             Self::Scale => {
                 generator.subschema_for::<autoscaling::v1::Scale>();
                 "io.k8s.api.autoscaling.v1.Scale"
@@ -86,6 +142,17 @@ impl Root {
             Self::Event => ("events.k8s.io", "Event"),
             Self::Lease => ("coordination.k8s.io", "Lease"),
             Self::CustomResourceDefinition => ("apiextensions.k8s.io", "CustomResourceDefinition"),
+            Self::ClusterRole => ("rbac.authorization.k8s.io", "ClusterRole"),
+            Self::Role => ("rbac.authorization.k8s.io", "Role"),
+            Self::ClusterRoleBinding => ("rbac.authorization.k8s.io", "ClusterRoleBinding"),
+            Self::RoleBinding => ("rbac.authorization.k8s.io", "RoleBinding"),
+            Self::SubjectAccessReview => ("authorization.k8s.io", "SubjectAccessReview"),
+            Self::LocalSubjectAccessReview => ("authorization.k8s.io", "LocalSubjectAccessReview"),
+            Self::SelfSubjectAccessReview => ("authorization.k8s.io", "SelfSubjectAccessReview"),
+            Self::SelfSubjectRulesReview => ("authorization.k8s.io", "SelfSubjectRulesReview"),
+            Self::SelfSubjectReview => ("authentication.k8s.io", "SelfSubjectReview"),
+            Self::TokenReview => ("authentication.k8s.io", "TokenReview"),
+            Self::TokenRequest => ("authentication.k8s.io", "TokenRequest"),
             Self::Scale => ("autoscaling", "Scale"),
         }
     }
@@ -102,6 +169,16 @@ impl Root {
             Self::Event,
             Self::Lease,
             Self::CustomResourceDefinition,
+            Self::ClusterRole,
+            Self::Role,
+            Self::ClusterRoleBinding,
+            Self::RoleBinding,
+            Self::SubjectAccessReview,
+            Self::LocalSubjectAccessReview,
+            Self::SelfSubjectAccessReview,
+            Self::SelfSubjectRulesReview,
+            Self::SelfSubjectReview,
+            Self::TokenReview,
         ]
         .into_iter()
         .find(|root| root.group_and_kind() == (group, kind))
@@ -214,12 +291,44 @@ const LISTS: &[List] = &[
         merges: true,
     },
     list("io.k8s.apimachinery.pkg.apis.meta.v1.StatusDetails", "causes", "atomic"),
+    list("io.k8s.api.rbac.v1.AggregationRule", "clusterRoleSelectors", "atomic"),
+    list("io.k8s.api.rbac.v1.ClusterRole", "rules", "atomic"),
+    list("io.k8s.api.rbac.v1.Role", "rules", "atomic"),
+    list("io.k8s.api.rbac.v1.ClusterRoleBinding", "subjects", "atomic"),
+    list("io.k8s.api.rbac.v1.RoleBinding", "subjects", "atomic"),
+    list("io.k8s.api.rbac.v1.PolicyRule", "apiGroups", "atomic"),
+    list("io.k8s.api.rbac.v1.PolicyRule", "nonResourceURLs", "atomic"),
+    list("io.k8s.api.rbac.v1.PolicyRule", "resourceNames", "atomic"),
+    list("io.k8s.api.rbac.v1.PolicyRule", "resources", "atomic"),
+    list("io.k8s.api.rbac.v1.PolicyRule", "verbs", "atomic"),
+    list("io.k8s.api.authorization.v1.SubjectAccessReviewSpec", "groups", "atomic"),
+    list("io.k8s.api.authorization.v1.ResourceRule", "apiGroups", "atomic"),
+    list("io.k8s.api.authorization.v1.ResourceRule", "resourceNames", "atomic"),
+    list("io.k8s.api.authorization.v1.ResourceRule", "resources", "atomic"),
+    list("io.k8s.api.authorization.v1.ResourceRule", "verbs", "atomic"),
+    list("io.k8s.api.authorization.v1.NonResourceRule", "nonResourceURLs", "atomic"),
+    list("io.k8s.api.authorization.v1.NonResourceRule", "verbs", "atomic"),
+    list("io.k8s.api.authorization.v1.SubjectRulesReviewStatus", "resourceRules", "atomic"),
+    list("io.k8s.api.authorization.v1.SubjectRulesReviewStatus", "nonResourceRules", "atomic"),
+    list("io.k8s.api.authorization.v1.FieldSelectorAttributes", "requirements", "atomic"),
+    list("io.k8s.api.authorization.v1.LabelSelectorAttributes", "requirements", "atomic"),
+    list("io.k8s.api.authentication.v1.TokenReviewSpec", "audiences", "atomic"),
+    list("io.k8s.api.authentication.v1.TokenReviewStatus", "audiences", "atomic"),
+    list("io.k8s.api.authentication.v1.UserInfo", "groups", "atomic"),
+    list("io.k8s.api.authentication.v1.TokenRequestSpec", "audiences", "atomic"),
+    list("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector", "matchExpressions", "atomic"),
+    list("io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelectorRequirement", "values", "atomic"),
+    list("io.k8s.apimachinery.pkg.apis.meta.v1.FieldSelectorRequirement", "values", "atomic"),
 ];
 
 /// Definitions with `x-kubernetes-map-type: atomic`.
 const ATOMIC: &[&str] = &[
     "io.k8s.api.core.v1.LocalObjectReference",
     "io.k8s.api.core.v1.ObjectReference",
+    "io.k8s.api.core.v1.ScopeSelector",
+    "io.k8s.api.rbac.v1.RoleRef",
+    "io.k8s.api.rbac.v1.Subject",
+    "io.k8s.apimachinery.pkg.apis.meta.v1.LabelSelector",
     "io.k8s.apimachinery.pkg.apis.meta.v1.OwnerReference",
 ];
 
@@ -411,6 +520,17 @@ mod tests {
             Root::Event,
             Root::Lease,
             Root::CustomResourceDefinition,
+            Root::ClusterRole,
+            Root::Role,
+            Root::ClusterRoleBinding,
+            Root::RoleBinding,
+            Root::SubjectAccessReview,
+            Root::LocalSubjectAccessReview,
+            Root::SelfSubjectAccessReview,
+            Root::SelfSubjectRulesReview,
+            Root::SelfSubjectReview,
+            Root::TokenReview,
+            Root::TokenRequest,
         ];
         let definitions = definitions(&all);
         let mut targets = BTreeSet::new();

@@ -177,11 +177,14 @@ struct Group {
     versions: Vec<(String, Vec<Arc<Resource>>)>,
 }
 
-/// Kube's group priorities: events before CRDs before leases before everybody else's groups.
+/// Kube's group priorities: events, authentication, authorisation, roles, CRDs, leases, then everybody else's groups.
 fn priority(group: &str) -> u8 {
     match group {
-        "" => 4,
-        "events.k8s.io" => 3,
+        "" => 7,
+        "events.k8s.io" => 6,
+        "authentication.k8s.io" => 5,
+        "authorization.k8s.io" => 4,
+        "rbac.authorization.k8s.io" => 3,
         "apiextensions.k8s.io" => 2,
         "coordination.k8s.io" => 1,
         _ => 0,
@@ -295,6 +298,9 @@ impl Group {
 
 /// The verbs of a resource. Custom resources have them in another order, and scripts compare.
 fn verbs(resource: &Resource) -> &'static [&'static str] {
+    if resource.strategy.review().is_some() {
+        return &["create"];
+    }
     match resource.origin {
         Origin::Crd(_) if resource.terminating => &["delete", "deletecollection", "get", "list", "watch"],
         Origin::Crd(_) => &["delete", "deletecollection", "get", "list", "patch", "create", "update", "watch"],
@@ -321,6 +327,10 @@ fn subresources(resource: &Resource) -> Vec<Subresource> {
     if resource.strategy.has_finalize() {
         all.push(Subresource { name: "finalize", verbs: &["update"], kind: None });
     }
+    if resource.strategy.has_token() {
+        let kind = Some(("authentication.k8s.io", "v1", "TokenRequest"));
+        all.push(Subresource { name: "token", verbs: &["create"], kind });
+    }
     if resource.has_status {
         all.push(Subresource { name: "status", verbs: ACCESS, kind: None });
     }
@@ -345,7 +355,7 @@ fn entries(resource: &Resource, group: &Group) -> Vec<Value> {
         if !resource.categories.is_empty() {
             map.insert("categories".to_owned(), json!(resource.categories));
         }
-        if resource.origin != Origin::Virtual {
+        if resource.origin != Origin::Virtual && resource.strategy.review().is_none() {
             map.insert("storageVersionHash".to_owned(), json!(storage_version_hash(resource, group)));
         }
     }

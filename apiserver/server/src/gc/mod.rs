@@ -129,7 +129,7 @@ impl Collector {
         let stored: Vec<&Arc<Resource>> = snapshot
             .iter()
             .filter(|resource| resource.storage && resource.origin != Origin::Virtual)
-            .filter(|resource| resource.strategy.view_of().is_none())
+            .filter(|resource| resource.strategy.view_of().is_none() && resource.strategy.review().is_none())
             .collect();
         // The stream starts first: what is seen twice does no harm, what is missed would.
         let (changes, _) = self.objects.changes(None).await?;

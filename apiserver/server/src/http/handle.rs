@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -14,6 +14,7 @@ use super::respond::{self, Form, WatchObserver};
 use super::route::{ResourcePath, Route, Verb};
 use super::{Asked, Inner, method_not_allowed, no_such_resource};
 use crate::auth::UserInfo;
+use crate::builtin::token_request;
 use crate::metrics::{Metrics, ResourceLabels};
 use crate::objects::Subresource;
 use crate::registry::{Origin, Resource};
@@ -25,6 +26,7 @@ use crate::rest::read::Listing;
 use crate::rest::selection::Selection;
 use crate::rest::update::{Change, check_name};
 use crate::rest::{Warnings, Write, metadata, scale};
+use crate::reviews::{Oracle, Review};
 use crate::status::Status;
 
 const KUBERNETES_MINOR: &str = "37";
@@ -58,15 +60,19 @@ pub(super) async fn handle(
             response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
             Ok(body::finish(response, gzip))
         }
+        Route::OpenIdConfiguration | Route::OpenIdKeys => openid(inner, asked),
         Route::Index => {
-            let mut paths = vec!["/api".to_owned(), "/api/v1".to_owned(), "/apis".to_owned()];
+            let first = ["/.well-known/openid-configuration", "/api", "/api/v1", "/apis"];
+            let mut paths: Vec<String> = first.map(str::to_owned).into();
             for resource in resources.iter().filter(|resource| !resource.group.is_empty()) {
                 paths.push(format!("/apis/{}", resource.group));
                 paths.push(format!("/apis/{}/{}", resource.group, resource.version));
             }
             paths.extend(
-                ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"]
-                    .map(str::to_owned),
+                [
+                    "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version",
+                ]
+                .map(str::to_owned),
             );
             paths.dedup();
             let accepted = negotiate::accept(&asked.head.headers, &asked.query, Answer::One)?;
@@ -74,6 +80,21 @@ pub(super) async fn handle(
         }
         Route::Resource(_) | Route::Health { .. } | Route::Version | Route::Unknown => Err(no_such_resource()),
     }
+}
+
+/// How others verify this server's tokens.
+fn openid(inner: &Inner, asked: &Asked) -> Result<Response<Body>, Status> {
+    let (value, content_type) = match asked.route {
+        Route::OpenIdKeys => (inner.tokens.key_set(), "application/jwk-set+json"),
+        _ => {
+            let host = negotiate::header_text(&asked.head.headers, http::header::HOST);
+            let host = if host.is_empty() { asked.head.uri.host().unwrap_or("kubernetes.default.svc") } else { &host };
+            (inner.tokens.configuration(host), "application/json")
+        }
+    };
+    let mut response = respond::text(StatusCode::OK, content_type, value.to_string());
+    response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, max-age=3600"));
+    Ok(response)
 }
 
 /// `/version`: the Kubernetes release whose behaviour this is, with our own version as build metadata.
@@ -131,6 +152,7 @@ impl<'a> Call<'a> {
             "status" if resource.has_status => Subresource::Status,
             "scale" if resource.scale.is_some() => Subresource::Scale,
             "finalize" if resource.strategy.has_finalize() => Subresource::Finalize,
+            "token" if resource.strategy.has_token() => Subresource::Token,
             _ => {
                 let name = path.name.as_deref().filter(|_| resource.origin != Origin::BuiltIn);
                 return Err(
@@ -182,6 +204,47 @@ impl<'a> Call<'a> {
     }
 
     async fn run(&self, body: Bytes) -> Result<Response<Body>, Status> {
+        if let Some(review) = self.resource.strategy.review() {
+            return self.review(review, &body).await;
+        }
+        if self.subresource == Subresource::Token {
+            return self.token(&body).await;
+        }
+        let response = self.carry_out(body).await?;
+        if self.asked.verb.is_mutating() && self.resource.group == pullpiri_access::GROUP {
+            // Whoever got an answer can rely on the change.
+            self.inner.rest.authorizer.catch_up().await;
+        }
+        Ok(response)
+    }
+
+    /// A question is answered and forgotten.
+    async fn review(&self, review: Review, body: &[u8]) -> Result<Response<Body>, Status> {
+        if self.asked.verb != Verb::Create || self.path.name.is_some() {
+            return Err(method_not_allowed());
+        }
+        let form = self.form(Answer::One)?;
+        let question = self.write(WriteVerb::Create)?.take_in(self.decode(body)?)?;
+        let rest = &self.inner.rest;
+        let oracle = Oracle { authorizer: &*rest.authorizer, tokens: &self.inner.tokens, now: rest.now() };
+        let answer = review.answer(oracle, self.user, self.namespace(), question).await?;
+        respond::value(StatusCode::CREATED, &answer, form)
+    }
+
+    /// A token for a service account.
+    async fn token(&self, body: &[u8]) -> Result<Response<Body>, Status> {
+        let (Verb::Create, Some(namespace)) = (self.asked.verb, self.namespace()) else {
+            return Err(method_not_allowed());
+        };
+        let form = self.form(Answer::One)?;
+        let kind = Arc::new(token_request());
+        let write = Write { resource: &kind, ..self.write(WriteVerb::Create)? };
+        let request = write.take_in(self.decode(body)?)?;
+        let issued = self.inner.tokens.issue(namespace, self.name()?, request).await?;
+        respond::value(StatusCode::CREATED, &issued, form)
+    }
+
+    async fn carry_out(&self, body: Bytes) -> Result<Response<Body>, Status> {
         match self.asked.verb {
             Verb::Get => self.get().await,
             Verb::List => self.list().await,

@@ -3,6 +3,7 @@
 //! [`ApiService`] is a tower service, so the same code answers a TLS connection, a test and the in-process client. A request is
 //! authenticated by the [`UserInfo`] in its extensions, which only a listener or an in-process client can put there.
 
+mod access;
 pub(crate) mod body;
 mod handle;
 mod health;
@@ -31,13 +32,13 @@ use tokio::sync::watch;
 use self::limits::InFlight;
 pub use self::limits::Limits;
 use crate::auth::UserInfo;
-use crate::authz::{Attributes, Authorizer, Decision, ResourceAttributes, forbidden};
 use crate::discovery::Discovery;
 use crate::metrics::{Metrics, ResourceLabels};
 use crate::openapi::OpenApi;
 use crate::rest::query::Query;
 use crate::rest::{Rest, Warnings};
 use crate::status::Status;
+use crate::tokens::Tokens;
 pub use body::Body;
 use route::{ResourcePath, Route, Verb};
 
@@ -50,7 +51,7 @@ pub struct ApiService(Arc<Inner>);
 #[derive(Debug)]
 pub(crate) struct Inner {
     pub(crate) rest: Arc<Rest>,
-    authorizer: Arc<dyn Authorizer>,
+    pub(crate) tokens: Arc<Tokens>,
     limits: Limits,
     in_flight: InFlight,
     discovery: Discovery,
@@ -87,7 +88,7 @@ impl Asked {
 impl ApiService {
     pub(crate) fn new(
         rest: Arc<Rest>,
-        authorizer: Arc<dyn Authorizer>,
+        tokens: Arc<Tokens>,
         limits: Limits,
         metrics: Arc<Metrics>,
         shutdown: watch::Receiver<bool>,
@@ -95,7 +96,7 @@ impl ApiService {
         let in_flight = InFlight::new(&limits, Arc::clone(&metrics));
         Self(Arc::new(Inner {
             rest,
-            authorizer,
+            tokens,
             limits,
             in_flight,
             discovery: Discovery,
@@ -166,6 +167,7 @@ impl Inner {
             Route::Metrics => ("", "metrics"),
             Route::Discovery | Route::Index => ("", "discovery"),
             Route::OpenApi => ("", "openapi"),
+            Route::OpenIdConfiguration | Route::OpenIdKeys => ("", "openid"),
             Route::Unknown => ("", "other"),
         };
         ResourceLabels { group: group.into(), resource: resource.into() }
@@ -181,11 +183,10 @@ impl Inner {
         B: http_body::Body<Data = Bytes> + Send,
         B::Error: Into<BoxError>,
     {
+        let user = self.admit(&asked).await?;
         if asked.is_open() {
             return self.open(&asked).await;
         }
-        let Some(user) = asked.user.clone() else { return Err(Status::unauthorized()) };
-        self.authorize(&asked, &user)?;
         let timeout = self.timeout(&asked)?;
         let permit = if asked.is_watch() { None } else { Some(self.in_flight.enter(&asked.head.method)?) };
         let work = async {
@@ -235,27 +236,6 @@ impl Inner {
                 Some(given) => Ok(Some(given.min(most))),
                 None => Err(Status::bad_request("invalid timeout specified in the request URL")),
             },
-        }
-    }
-
-    fn authorize(&self, asked: &Asked, user: &UserInfo) -> Result<(), Status> {
-        let method = asked.head.method.as_str().to_ascii_lowercase();
-        let resource = match &asked.route {
-            Route::Resource(path) => Some(ResourceAttributes {
-                group: &path.group,
-                version: &path.version,
-                plural: &path.plural,
-                subresource: &path.subresource,
-                namespace: path.namespace.as_deref(),
-                name: path.name.as_deref(),
-            }),
-            _ => None,
-        };
-        let verb = if resource.is_some() { asked.verb.name() } else { &method };
-        let attributes = Attributes { user, verb, path: asked.head.uri.path(), resource };
-        match self.authorizer.authorize(&attributes) {
-            Decision::Allow => Ok(()),
-            Decision::Deny(reason) => Err(forbidden(&attributes, &reason)),
         }
     }
 

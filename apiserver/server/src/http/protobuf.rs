@@ -38,6 +38,8 @@ enum Field {
     Texts,
     TextMap,
     BytesMap,
+    /// Lists of texts by key, each list a message of its own (`ExtraValue`).
+    TextsMap,
     Message(&'static Message),
     Messages(&'static Message),
 }
@@ -169,6 +171,71 @@ const LEASE_SPEC: &Message = &[
     (7, "preferredHolder", Field::OptionalText),
 ];
 const LEASE: &Message = &[(1, "metadata", Field::Message(OBJECT_META)), (2, "spec", Field::Message(LEASE_SPEC))];
+const LABEL_REQUIREMENT: &Message = &[(1, "key", Field::Text), (2, "operator", Field::Text), (3, "values", Field::Texts)];
+const LABEL_SELECTOR: &Message =
+    &[(1, "matchLabels", Field::TextMap), (2, "matchExpressions", Field::Messages(LABEL_REQUIREMENT))];
+const POLICY_RULE: &Message = &[
+    (1, "verbs", Field::Texts),
+    (2, "apiGroups", Field::Texts),
+    (3, "resources", Field::Texts),
+    (4, "resourceNames", Field::Texts),
+    (5, "nonResourceURLs", Field::Texts),
+];
+const AGGREGATION_RULE: &Message = &[(1, "clusterRoleSelectors", Field::Messages(LABEL_SELECTOR))];
+const ROLE: &Message = &[
+    (1, "metadata", Field::Message(OBJECT_META)),
+    (2, "rules", Field::Messages(POLICY_RULE)),
+    (3, "aggregationRule", Field::Message(AGGREGATION_RULE)),
+];
+const ROLE_REF: &Message = &[(1, "apiGroup", Field::Text), (2, "kind", Field::Text), (3, "name", Field::Text)];
+const SUBJECT: &Message =
+    &[(1, "kind", Field::Text), (2, "apiGroup", Field::Text), (3, "name", Field::Text), (4, "namespace", Field::Text)];
+const ROLE_BINDING: &Message = &[
+    (1, "metadata", Field::Message(OBJECT_META)),
+    (2, "subjects", Field::Messages(SUBJECT)),
+    (3, "roleRef", Field::Message(ROLE_REF)),
+];
+const SELECTOR_ATTRIBUTES: &Message =
+    &[(1, "rawSelector", Field::Text), (2, "requirements", Field::Messages(LABEL_REQUIREMENT))];
+const RESOURCE_ATTRIBUTES: &Message = &[
+    (1, "namespace", Field::Text),
+    (2, "verb", Field::Text),
+    (3, "group", Field::Text),
+    (4, "version", Field::Text),
+    (5, "resource", Field::Text),
+    (6, "subresource", Field::Text),
+    (7, "name", Field::Text),
+    (8, "fieldSelector", Field::Message(SELECTOR_ATTRIBUTES)),
+    (9, "labelSelector", Field::Message(SELECTOR_ATTRIBUTES)),
+];
+const NON_RESOURCE_ATTRIBUTES: &Message = &[(1, "path", Field::Text), (2, "verb", Field::Text)];
+const ACCESS_REVIEW_SPEC: &Message = &[
+    (1, "resourceAttributes", Field::Message(RESOURCE_ATTRIBUTES)),
+    (2, "nonResourceAttributes", Field::Message(NON_RESOURCE_ATTRIBUTES)),
+    (3, "user", Field::Text),
+    (4, "groups", Field::Texts),
+    (5, "extra", Field::TextsMap),
+    (6, "uid", Field::Text),
+];
+const ACCESS_REVIEW: &Message =
+    &[(1, "metadata", Field::Message(OBJECT_META)), (2, "spec", Field::Message(ACCESS_REVIEW_SPEC))];
+const RULES_REVIEW_SPEC: &Message = &[(1, "namespace", Field::Text)];
+const RULES_REVIEW: &Message =
+    &[(1, "metadata", Field::Message(OBJECT_META)), (2, "spec", Field::Message(RULES_REVIEW_SPEC))];
+const SELF_REVIEW: &Message = &[(1, "metadata", Field::Message(OBJECT_META))];
+const TOKEN_REVIEW_SPEC: &Message = &[(1, "token", Field::Text), (2, "audiences", Field::Texts)];
+const TOKEN_REVIEW: &Message =
+    &[(1, "metadata", Field::Message(OBJECT_META)), (2, "spec", Field::Message(TOKEN_REVIEW_SPEC))];
+const BOUND_OBJECT: &Message =
+    &[(1, "kind", Field::Text), (2, "apiVersion", Field::Text), (3, "name", Field::Text), (4, "uid", Field::Text)];
+const TOKEN_REQUEST_SPEC: &Message = &[
+    (1, "audiences", Field::Texts),
+    (4, "expirationSeconds", Field::OptionalNumber),
+    (3, "boundObjectRef", Field::Message(BOUND_OBJECT)),
+    (5, "attestations", Field::TextsMap),
+];
+const TOKEN_REQUEST: &Message =
+    &[(1, "metadata", Field::Message(OBJECT_META)), (2, "spec", Field::Message(TOKEN_REQUEST_SPEC))];
 const PRECONDITIONS: &Message = &[(1, "uid", Field::OptionalText), (2, "resourceVersion", Field::OptionalText)];
 const DELETE_OPTIONS: &Message = &[
     (1, "gracePeriodSeconds", Field::OptionalNumber),
@@ -190,6 +257,16 @@ fn message_of(api_version: &str, kind: &str) -> Option<&'static Message> {
         ("v1", "Event") => CORE_EVENT,
         ("events.k8s.io/v1", "Event") => EVENT,
         ("coordination.k8s.io/v1", "Lease") => LEASE,
+        ("rbac.authorization.k8s.io/v1", "ClusterRole" | "Role") => ROLE,
+        ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding" | "RoleBinding") => ROLE_BINDING,
+        (
+            "authorization.k8s.io/v1",
+            "SubjectAccessReview" | "LocalSubjectAccessReview" | "SelfSubjectAccessReview",
+        ) => ACCESS_REVIEW,
+        ("authorization.k8s.io/v1", "SelfSubjectRulesReview") => RULES_REVIEW,
+        ("authentication.k8s.io/v1", "SelfSubjectReview") => SELF_REVIEW,
+        ("authentication.k8s.io/v1", "TokenReview") => TOKEN_REVIEW,
+        ("authentication.k8s.io/v1", "TokenRequest") => TOKEN_REQUEST,
         _ => return None,
     })
 }
@@ -272,12 +349,16 @@ fn add(object: &mut Map<String, Value>, name: &str, field: &Field, wire: Wire<'_
             append(object, name, Value::Object(self::object(wire.bytes()?, message, depth + 1)?));
             None
         }
-        Field::TextMap | Field::BytesMap => {
+        Field::TextMap | Field::BytesMap | Field::TextsMap => {
             let (key, bytes) = map_entry(wire.bytes()?)?;
-            let value = if matches!(field, Field::TextMap) { text(bytes)? } else { STANDARD.encode(bytes) };
+            let value: Value = match field {
+                Field::TextMap => text(bytes)?.into(),
+                Field::BytesMap => STANDARD.encode(bytes).into(),
+                _ => items(bytes)?.into(),
+            };
             let map = object.entry(name).or_insert_with(|| Value::Object(Map::new()));
             if let Some(map) = map.as_object_mut() {
-                map.insert(key, value.into());
+                map.insert(key, value);
             }
             None
         }
@@ -305,6 +386,18 @@ fn map_entry(bytes: &[u8]) -> Result<(String, &[u8]), String> {
         }
     }
     Ok((key, value))
+}
+
+/// The texts of an `ExtraValue`.
+fn items(bytes: &[u8]) -> Result<Vec<String>, String> {
+    let mut items = Vec::new();
+    let mut reader = Reader(bytes);
+    while let Some((number, wire)) = reader.field()? {
+        if number == 1 {
+            items.push(wire.text()?);
+        }
+    }
+    Ok(items)
 }
 
 /// An empty message is Go's zero time, which JSON has no text for.

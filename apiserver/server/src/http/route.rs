@@ -19,6 +19,9 @@ pub(crate) enum Route {
     Discovery,
     /// `/openapi/…`
     OpenApi,
+    /// How others verify this server's tokens: the discovery document, and the keys.
+    OpenIdConfiguration,
+    OpenIdKeys,
     /// `/`: the paths that exist.
     Index,
     Resource(ResourcePath),
@@ -50,6 +53,8 @@ pub(crate) fn route(path: &str) -> Route {
         ["version"] => Route::Version,
         ["metrics"] => Route::Metrics,
         ["openapi", ..] => Route::OpenApi,
+        [".well-known", "openid-configuration"] => Route::OpenIdConfiguration,
+        ["openid", "v1", "jwks"] => Route::OpenIdKeys,
         ["api"] | ["apis"] | ["api" | "apis", _] | ["apis", _, _] => Route::Discovery,
         ["api", version, rest @ ..] => resource("", version, rest),
         ["apis", group, version, rest @ ..] => resource(group, version, rest),

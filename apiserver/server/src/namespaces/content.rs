@@ -45,7 +45,8 @@ pub(super) async fn empty(objects: &Objects, namespaces: &Arc<Resource>, namespa
     let snapshot = objects.registry().snapshot();
     let mut remains = Remains::default();
     let mut unseen = false;
-    for resource in snapshot.iter().filter(|r| r.is_namespaced() && r.storage && r.strategy.view_of().is_none()) {
+    let is_kept = |r: &&Arc<Resource>| r.storage && r.strategy.view_of().is_none() && r.strategy.review().is_none();
+    for resource in snapshot.iter().filter(|r| r.is_namespaced()).filter(is_kept) {
         match empty_of(objects, resource, name).await {
             Ok(left) if left.is_empty() => {}
             Ok(left) => {

@@ -131,6 +131,19 @@ fn of_resource(resource: &Arc<Resource>, form: Form, paths: &mut Map<String, Val
     let plural = &resource.plural;
     let tag = tag(&resource.group, &resource.version);
     let builder = Builder::new(resource);
+    if resource.strategy.review().is_some() {
+        let collection = if resource.is_namespaced() {
+            format!("{root}/namespaces/{{namespace}}/{plural}")
+        } else {
+            format!("{root}/{plural}")
+        };
+        let mut parameters = vec![PRETTY];
+        if resource.is_namespaced() {
+            parameters.push(("namespace", "path", "The namespace of the objects."));
+        }
+        paths.insert(collection, item(&[builder.create()], &parameters, &tag, form));
+        return;
+    }
     let mut parameters = Vec::new();
     let collection = if resource.is_namespaced() {
         let list = builder.list("ForAllNamespaces");
@@ -161,6 +174,10 @@ fn of_resource(resource: &Arc<Resource>, form: Form, paths: &mut Map<String, Val
         let operations = [builder.read(name), builder.replace(name), builder.patch(name)];
         let path = format!("{collection}/{{name}}/{}", name.to_lowercase());
         paths.insert(path, item(&operations, &parameters, &tag, form));
+    }
+    if resource.strategy.has_token() {
+        let path = format!("{collection}/{{name}}/token");
+        paths.insert(path, item(&[builder.create_token()], &parameters, &tag, form));
     }
     if resource.strategy.has_finalize() {
         let path = format!("{collection}/{{name}}/finalize");
@@ -235,6 +252,18 @@ impl<'a> Builder<'a> {
             answer: definition,
             codes: CREATED,
             kind: self.kind.clone(),
+        }
+    }
+
+    fn create_token(&self) -> Operation<'a> {
+        let definition = "io.k8s.api.authentication.v1.TokenRequest".to_owned();
+        Operation {
+            id: format!("create{}Token", self.stem),
+            description: format!("create token of a {}", self.resource.kind),
+            body: Some((JSON, definition.clone(), Required::Yes)),
+            answer: definition,
+            kind: json!({"group": "authentication.k8s.io", "version": "v1", "kind": "TokenRequest"}),
+            ..self.create()
         }
     }
 

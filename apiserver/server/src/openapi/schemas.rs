@@ -35,6 +35,7 @@ pub(super) fn definition_name(resource: &Resource) -> String {
         return match resource.group.as_str() {
             "" => format!("io.k8s.api.core.v1.{kind}"),
             "apiextensions.k8s.io" => format!("io.k8s.apiextensions-apiserver.pkg.apis.apiextensions.v1.{kind}"),
+            pullpiri_access::GROUP => format!("io.k8s.api.rbac.v1.{kind}"),
             group => format!("io.k8s.api.{}.v1.{kind}", group.trim_end_matches(".k8s.io")),
         };
     }
@@ -58,12 +59,17 @@ pub(super) fn all(resources: &[&Arc<Resource>], form: Form) -> Map<String, Value
     if resources.iter().any(|resource| resource.scale.is_some()) {
         roots.push(Root::Scale);
     }
+    if resources.iter().any(|resource| resource.strategy.has_token()) {
+        roots.push(Root::TokenRequest);
+    }
     let mut out = definitions(&roots).by_name;
     for resource in resources {
         if resource.origin != Origin::BuiltIn {
             out.insert(definition_name(resource), custom(resource, form));
         }
-        out.insert(list_definition_name(resource), list(resource));
+        if resource.strategy.review().is_none() {
+            out.insert(list_definition_name(resource), list(resource));
+        }
     }
     out
 }

@@ -44,10 +44,13 @@ fn the_index_leads_to_documents_that_never_change() {
         [
             "api/v1",
             "apis/apiextensions.k8s.io/v1",
+            "apis/authentication.k8s.io/v1",
+            "apis/authorization.k8s.io/v1",
             "apis/coordination.k8s.io/v1",
             "apis/events.k8s.io/v1",
             "apis/example.com/v1",
             "apis/example.com/v1alpha1",
+            "apis/rbac.authorization.k8s.io/v1",
         ]
     );
     for name in names {

@@ -297,6 +297,7 @@ impl Rest {
             .await
             .map_err(PutError::from)?;
         let revision = written.modified.0;
+        self.wrote(resource, revision);
         if is_view { Ok(Object::shown(object, revision)?) } else { Ok(Object::written(object, raw, revision)) }
     }
 }

@@ -73,13 +73,14 @@ impl Rest {
                 return Ok(Deleted::Gone(object));
             }
             let removal = StoreWrite { key: Arc::clone(key), expect, change: Change::Delete };
-            self.store(resource).write(removal).await.map_err(|error| match error {
+            let removed = self.store(resource).write(removal).await.map_err(|error| match error {
                 // Gone already: that is what was asked for.
                 WriteError::Mismatch { current: None, .. } => {
                     PutError::Status(Status::not_found(resource.group_resource(), name))
                 }
                 other => PutError::from(other),
             })?;
+            self.wrote(resource, removed.modified.0);
             return Ok(Deleted::Gone(object));
         }
         let mut new = old.clone();

@@ -27,8 +27,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use pullpiri_store::{KeyValue, Store};
 
+use crate::access::Access;
 use crate::admission::Chain;
 use crate::auth::UserInfo;
+use crate::authz::Authorizer;
 use crate::clock::Clock;
 use crate::objects::Subresource;
 use crate::registry::{Origin, Registry, Resource};
@@ -48,6 +50,9 @@ pub(crate) struct Rest {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) admission: Chain,
     pub(crate) events: EventCache,
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// The authoriser, when it follows the store.
+    pub(crate) access: Option<Arc<Access>>,
 }
 
 /// `Warning` headers of one response.
@@ -96,6 +101,7 @@ impl Subresource {
             Self::Status => "status",
             Self::Scale => "scale",
             Self::Finalize => "finalize",
+            Self::Token => "token",
         }
     }
 }
@@ -103,6 +109,13 @@ impl Subresource {
 impl Rest {
     pub(crate) fn store(&self, resource: &Resource) -> &Arc<dyn Store> {
         if resource.origin == Origin::Virtual { &self.volatile } else { &self.durable }
+    }
+
+    /// Something was written: decisions that are in hand may have to wait for it.
+    pub(crate) fn wrote(&self, resource: &Resource, revision: u64) {
+        if let Some(access) = &self.access {
+            access.wrote(resource, revision);
+        }
     }
 
     pub(crate) fn now(&self) -> Timestamp {

@@ -197,7 +197,7 @@ fn reset_fields(write: &Write<'_>, schema: &Schema) -> FieldSet {
             }
             FieldSet::of_fields(&paths)
         }
-        Subresource::None | Subresource::Scale | Subresource::Finalize => FieldSet::default(),
+        Subresource::None | Subresource::Scale | Subresource::Finalize | Subresource::Token => FieldSet::default(),
     }
 }
 

@@ -16,6 +16,7 @@ use super::object::{Object, take_revision};
 use super::options::FieldValidation;
 use super::{Rest, Write, key, metadata, model, scale, store_errors};
 use crate::admission::Operation;
+use crate::authz::{self, Attributes, ResourceAttributes};
 use crate::http::negotiate::PatchType;
 use crate::objects::{Edit, Subresource};
 use crate::registry::{Origin, Resource, UpsertOnUpdate};
@@ -109,7 +110,22 @@ impl Rest {
         if matches!(change, Change::Replace(_)) {
             model::own(write, None, &mut object, self.now())?;
         }
+        self.authorize_create(write, name).await?;
         self.insert(write, name, object).await
+    }
+
+    /// Who makes an object by an update must be allowed to create it.
+    async fn authorize_create(&self, write: &Write<'_>, name: &str) -> Result<(), Status> {
+        let resource = ResourceAttributes {
+            group: &write.resource.group,
+            version: &write.resource.version,
+            plural: &write.resource.plural,
+            namespace: write.namespace,
+            name: Some(name),
+            ..ResourceAttributes::default()
+        };
+        let wish = Attributes { user: write.user, verb: "create", path: "", resource: Some(resource) };
+        authz::check(&*self.authorizer, &wish).await
     }
 
     /// What a patch made of an object, checked like a body. `problems` are the patch's own.
@@ -256,7 +272,8 @@ impl Rest {
         };
         if !write.options.dry_run {
             let removal = StoreWrite { key: Arc::clone(key), expect, change: StoreChange::Delete };
-            self.store(write.resource).write(removal).await?;
+            let removed = self.store(write.resource).write(removal).await?;
+            self.wrote(write.resource, removed.modified.0);
         }
         Ok(Object::shown(new, revision.0)?)
     }
@@ -364,7 +381,7 @@ fn keep_other_parts(write: &Write<'_>, mut wanted: Value, old: &Value) -> Result
             }
             Ok(wanted)
         }
-        Subresource::Scale => Ok(wanted),
+        Subresource::Scale | Subresource::Token => Ok(wanted),
         Subresource::Status => {
             let mut new = old.clone();
             let metadata = wanted.get_mut("metadata").map(Value::take);

@@ -47,12 +47,33 @@ pub(super) fn columns(resource: &Resource) -> Option<Value> {
             Definition("Count", "string", "How many times it happened.", 1),
             Definition("Name", "string", NAME, 1),
         ]),
+        "RoleBinding" | "ClusterRoleBinding" => definitions(&[
+            name(),
+            Definition("Role", "string", "The role that it gives.", 0),
+            aged(),
+            Definition("Users", "string", "To which users.", 1),
+            Definition("Groups", "string", "To which groups.", 1),
+            Definition("ServiceAccounts", "string", "To which service accounts.", 1),
+        ]),
         _ => definitions(&[name(), Definition("Created At", "date", AGE, 0)]),
     })
 }
 
 fn count(object: &Value, bags: &[&str]) -> usize {
     bags.iter().map(|bag| object.get(*bag).and_then(Value::as_object).map_or(0, serde_json::Map::len)).sum()
+}
+
+/// The subjects of a binding of one kind, a service account with its namespace.
+fn subjects(binding: &Value, kind: &str) -> String {
+    let all = binding.get("subjects").and_then(Value::as_array);
+    let of_kind = all.into_iter().flatten().filter(|subject| text(subject, &["kind"]) == kind);
+    let names: Vec<String> = of_kind
+        .map(|subject| match (kind, text(subject, &["namespace"])) {
+            ("ServiceAccount", namespace) => format!("{namespace}/{}", text(subject, &["name"])),
+            _ => text(subject, &["name"]).to_owned(),
+        })
+        .collect();
+    names.join(", ")
 }
 
 /// `None` for a kind without columns of its own.
@@ -72,6 +93,11 @@ pub(super) fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Opti
             event(&core, now)
         }
         "Event" => event(object, now),
+        "RoleBinding" | "ClusterRoleBinding" => {
+            let role = format!("{}/{}", text(object, &["roleRef", "kind"]), text(object, &["roleRef", "name"]));
+            let [users, groups, accounts] = ["User", "Group", "ServiceAccount"].map(|kind| subjects(object, kind));
+            vec![name, json!(role), age, json!(users), json!(groups), json!(accounts)]
+        }
         _ => vec![name, json!(created)],
     })
 }

@@ -1,7 +1,8 @@
 //! The server's certificates: one CA per data directory, one server certificate that follows the listeners, and client
 //! certificates for people, controllers and nodes.
 //!
-//! Files in `DIR/pki` (keys 0600, written whole by rename): `ca.crt`, `ca.key`, `server.crt`, `server.key`. All keys are ECDSA P-256:
+//! Files in `DIR/pki` (keys 0600, written whole by rename): `ca.crt`, `ca.key`, `server.crt`, `server.key`, `sa.key` (of
+//! service account tokens). All keys are ECDSA P-256:
 //! small, and signed with in well under a millisecond, because start-up waits for them.
 //!
 //! Certificates are valid from 1975: an ECU may boot before it knows the time, and must not refuse its own certificates then.
@@ -26,6 +27,7 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
+use crate::tokens::{KeyError, TokenKey};
 pub use kubeconfig::kubeconfig;
 pub use names::{ServerNames, names_for};
 
@@ -105,6 +107,23 @@ impl Pki {
     #[must_use]
     pub fn ca_certificate(&self) -> &str {
         &self.ca.certificate
+    }
+
+    /// The key that service account tokens are signed with: `sa.key`, made when it isn't there.
+    ///
+    /// # Errors
+    /// A file that can't be read, written or understood.
+    pub fn token_key(&self) -> Result<TokenKey, PkiError> {
+        let path = self.dir.join("sa.key");
+        let corrupt = |path: PathBuf| {
+            move |error: KeyError| PkiError::Corrupt { path, what: "key for tokens", reason: error.to_string() }
+        };
+        if let Some(pem) = read(&path)? {
+            return TokenKey::from_pem(&pem).map_err(corrupt(path));
+        }
+        let key = TokenKey::generate().map_err(corrupt(path.clone()))?;
+        write(&path, &key.to_pem())?;
+        Ok(key)
     }
 
     /// The certificate can be read, and is of the key.

@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Request, StatusCode};
 use http_body_util::{BodyExt as _, Full};
 use pullpiri_apiserver::auth::UserInfo;
+use pullpiri_apiserver::authz::AllowAuthenticated;
 use pullpiri_apiserver::{ApiServer, Config};
 use pullpiri_store::memory::MemoryStore;
 use serde_json::{Value, json};
@@ -63,6 +64,7 @@ impl Answer {
 pub struct Api {
     pub server: ApiServer,
     user: Option<Arc<UserInfo>>,
+    token: Option<String>,
 }
 
 pub async fn api() -> Api {
@@ -71,15 +73,39 @@ pub async fn api() -> Api {
 
 pub async fn api_with(adjust: impl FnOnce(&mut Config)) -> Api {
     let mut config = Config::new(Arc::new(MemoryStore::new()));
+    config.authorizer = Some(Arc::new(AllowAuthenticated));
     adjust(&mut config);
     let server = ApiServer::open(config).await.unwrap();
     let user = UserInfo::new("tester", ["testers".to_owned()]);
-    Api { server, user: Some(Arc::new(user)) }
+    Api { server, user: Some(Arc::new(user)), token: None }
 }
 
 impl Api {
     pub fn anonymous(&self) -> Self {
-        Self { server: self.server.clone(), user: None }
+        Self { server: self.server.clone(), user: None, token: None }
+    }
+
+    pub fn as_user(&self, name: &str, groups: &[&str]) -> Self {
+        let user = UserInfo::new(name, groups.iter().map(|group| (*group).to_owned()));
+        Self { server: self.server.clone(), user: Some(Arc::new(user)), token: None }
+    }
+
+    pub fn with_token(&self, token: &str) -> Self {
+        Self { token: Some(token.to_owned()), ..self.clone() }
+    }
+
+    /// The object, once it is as wished.
+    pub async fn until(&self, path: &str, wish: impl Fn(&Value) -> bool) -> Value {
+        let seen = async {
+            loop {
+                let object = self.get(path).await.json();
+                if wish(&object) {
+                    return object;
+                }
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, seen).await.expect("it becomes so")
     }
 
     pub async fn raw(&self, method: &str, path: &str, headers: &[(&str, &str)], body: impl Into<Bytes>) -> Answer {
@@ -99,6 +125,9 @@ impl Api {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);
+        }
+        if let Some(token) = &self.token {
+            request = request.header("authorization", format!("Bearer {token}"));
         }
         let mut request = request.body(Full::new(body.into())).unwrap();
         if let Some(user) = &self.user {
