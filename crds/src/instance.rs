@@ -210,7 +210,7 @@ pub struct TaskStatus {
     /// Jobs that executed longer than the declared worst case.
     #[serde(default)]
     pub overruns: i64,
-    /// The longest from release to end.
+    /// The longest from arrival to end, at most: what was measured from the release, and the declared release jitter.
     #[serde(default)]
     pub worst_response_ns: i64,
     /// The longest on a CPU.

@@ -53,6 +53,9 @@ pub(crate) async fn run(top: &Top) -> Result<(), Failure> {
     }
 }
 
+/// After a worst response that exceeds its bound.
+const MARK: &str = " !";
+
 /// The counters of every node that has metrics and answers, by node.
 async fn samples(client: &Client) -> Result<BTreeMap<String, Sample>, Failure> {
     let nodes = Api::<NodeRuntime>::all(client.clone())
@@ -139,6 +142,9 @@ impl View {
                 "TASK", "INSTANCE", "NODE", "CPU", "POLICY", "WORST", "BOUND", "DEADLINE", "JOBS", "MISSES", "OVERRUNS",
             ];
             parts.push(table::render(&header, &tasks));
+            if self.tasks.iter().any(TaskRow::exceeds_bound) {
+                parts.push(format!("{}: longer than the proven bound", MARK.trim()));
+            }
         }
         if !classes.is_empty() {
             let header = ["CLASS", "NODE", "PRIORITY", "RATE", "GUARANTEE", "CEILING", "P99-ROUND-TRIP", "DROPS"];
@@ -219,15 +225,21 @@ fn approximate(value: i64) -> f64 {
 }
 
 impl TaskRow {
+    /// Whether it took longer than was proven: something the proof takes for granted doesn't hold.
+    fn exceeds_bound(&self) -> bool {
+        self.measured.as_ref().is_some_and(|measured| measured.worst_response_ns > self.bound_ns)
+    }
+
     fn cells(&self) -> Vec<String> {
         let of = |read: fn(&pullpiri_crds::instance::TaskStatus) -> i64| self.measured.as_ref().map(read);
+        let mark = if self.exceeds_bound() { MARK } else { "" };
         vec![
             self.task.clone(),
             self.instance.clone(),
             self.node.clone(),
             self.cpu.to_string(),
             self.policy.clone(),
-            dash(of(|m| m.worst_response_ns), table::nanoseconds),
+            dash(of(|m| m.worst_response_ns), |ns| format!("{}{mark}", table::nanoseconds(ns))),
             table::nanoseconds(self.bound_ns),
             table::nanoseconds(self.deadline_ns),
             dash(of(|m| m.jobs), |n| n.to_string()),
@@ -240,6 +252,7 @@ impl TaskRow {
         json!({
             "task": self.task, "instance": self.instance, "node": self.node, "cpu": self.cpu, "policy": self.policy,
             "boundNs": self.bound_ns, "deadlineNs": self.deadline_ns, "measured": self.measured,
+            "exceedsBound": self.exceeds_bound(),
         })
     }
 }
@@ -269,5 +282,37 @@ impl ClassRow {
             "class": self.class, "node": self.node, "priority": self.priority, "guaranteeBps": self.guarantee_bps,
             "ceilingBps": self.ceiling_bps, "measured": rates,
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_response_beyond_its_bound_is_marked() {
+        let row = |task: &str, worst_response_ns| TaskRow {
+            instance: "n/i".to_owned(),
+            task: task.to_owned(),
+            node: "zone".to_owned(),
+            cpu: 1,
+            policy: "FIFO:50".to_owned(),
+            bound_ns: 3_000_000,
+            deadline_ns: 10_000_000,
+            measured: Some(pullpiri_crds::instance::TaskStatus { worst_response_ns, ..Default::default() }),
+        };
+        let view = View { tasks: vec![row("good", 3_000_000), row("late", 3_000_001)], classes: Vec::new() };
+        let text = view.table();
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[1].contains("FIFO:50  3ms    3ms"), "{text}");
+        assert!(lines[2].contains("FIFO:50  3ms !  3ms"), "{text}");
+        assert_eq!(lines.last(), Some(&"!: longer than the proven bound"));
+        let json = view.json();
+        assert_eq!(
+            (&json["tasks"][0]["exceedsBound"], &json["tasks"][1]["exceedsBound"]),
+            (&json!(false), &json!(true))
+        );
+        let good = View { tasks: vec![row("good", 1)], classes: Vec::new() };
+        assert!(!good.table().contains('!'), "{}", good.table());
     }
 }

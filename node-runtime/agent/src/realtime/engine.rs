@@ -9,9 +9,10 @@ use pullpiri_crds::instance::{InstanceTask, TaskStatus};
 use pullpiri_crds::schedule::SchedulingPolicy;
 use pullpiri_node_core::plan::Event;
 use pullpiri_node_core::realtime::{
-    Binding, Bound, Held, Report, Standing, Step, Thread, Why, bind, budget_ns, report,
+    Binding, Bound, Held, Report, Standing, Step, Thread, ThreadId, Why, bind, budget_ns, report, times,
 };
 use pullpiri_node_core::runtime::PodId;
+use pullpiri_node_host::cgroup::PARENT;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
@@ -48,6 +49,8 @@ struct Instance {
     holding: Holding,
     /// Since its container, whose first process it was, started.
     measured: BTreeMap<String, (i32, TaskStatus)>,
+    /// What an earlier life of this process told of tasks, and the threads that it held for them. Those that are still there are counted on.
+    adopted: BTreeMap<String, (ThreadId, TaskStatus)>,
     bindings: Vec<(String, Binding)>,
     failures: BTreeMap<String, Failure>,
     /// To be looked at again.
@@ -133,20 +136,12 @@ impl Engine {
         }
         let instance = self.instances.entry(id).or_insert_with(|| {
             let holding = held.cloned().unwrap_or_default();
-            let mut alive = holding.held.clone();
-            alive.retain(|held| self.kernel.thread(&held.container, 0, held.thread).is_some());
-            let measured = adopted(&alive, wanted.as_ref(), &known);
-            if let Some(wanted) = &wanted {
-                // They were counted in an earlier life.
-                for (task, (_, status)) in &measured {
-                    let since_repair = TaskStatus { name: task.clone(), ..status.clone() };
-                    self.metrics.count(&labels(wanted, task), &since_repair, &since_repair);
-                }
-            }
+            let adopted = adopted(&holding.held, &known);
             Instance {
                 wanted: None,
                 holding,
-                measured,
+                measured: BTreeMap::new(),
+                adopted,
                 bindings: Vec::new(),
                 failures: BTreeMap::new(),
                 due: None,
@@ -165,6 +160,7 @@ impl Engine {
             for task in old.tasks.iter().filter(goes) {
                 self.metrics.forget(&labels(old, &task.name));
                 instance.measured.remove(&task.name);
+                instance.adopted.remove(&task.name);
             }
         }
         // What failed may work as it is declared now.
@@ -220,7 +216,7 @@ impl Engine {
         let bound = bind(tasks, &running, &threads, &instance.holding.held);
         let held = &bound.held;
         self.watcher.unwatch(id, |task, thread| held.iter().any(|held| held.task == task && held.thread == thread));
-        Self::start_counting(instance, containers, &bound);
+        self.start_counting(instance, containers, &bound);
         instance.bindings.clone_from(&bound.bindings);
         let outcome = self.carry_out(id, instance, tasks, bound, &threads, now);
         for held in &instance.holding.held {
@@ -257,8 +253,8 @@ impl Engine {
                 let deadline = wanted.tasks.iter().find(|other| other.name == *task).map_or(0, |task| task.deadline_ns);
                 let deadline = format_ns(u64::try_from(deadline).unwrap_or(0));
                 let note = format!(
-                    "task {task} missed its deadline of {deadline}; {} times since its container started",
-                    status.misses
+                    "task {task} missed its deadline of {deadline}; {} since its container started",
+                    times(status.misses)
                 );
                 let event = Event { pod: id.clone(), reason: reason::DEADLINE_MISSED, warning: true, note };
                 instance.events.push(event);
@@ -300,15 +296,21 @@ impl Engine {
         threads
     }
 
-    /// A container that was started again counts from zero.
-    fn start_counting(instance: &mut Instance, containers: &[(String, i32)], bound: &Bound) {
+    /// A container that was started again counts from zero; one that outlived an earlier life of this process goes on from there.
+    fn start_counting(&self, instance: &mut Instance, containers: &[(String, i32)], bound: &Bound) {
         for (task, binding) in &bound.bindings {
-            let Binding::Thread { container, .. } = binding else { continue };
+            let Binding::Thread { container, id, .. } = binding else { continue };
             let pid = containers.iter().find(|(name, _)| name == container).map_or(0, |(_, pid)| *pid);
-            let entry = instance.measured.entry(task.clone()).or_default();
-            if entry.0 != pid {
-                *entry = (pid, TaskStatus { name: task.clone(), ..TaskStatus::default() });
+            if instance.measured.get(task).is_some_and(|(counted, _)| *counted == pid) {
+                continue;
             }
+            let known = instance.adopted.remove(task).filter(|(thread, _)| thread == id).map(|(_, status)| status);
+            if let (Some(wanted), Some(status)) = (&instance.wanted, &known) {
+                // They were counted in an earlier life.
+                self.metrics.count(&labels(wanted, task), status, status);
+            }
+            let status = known.unwrap_or_default();
+            instance.measured.insert(task.clone(), (pid, TaskStatus { name: task.clone(), ..status }));
         }
     }
 
@@ -330,7 +332,8 @@ impl Engine {
         };
         next.memory_locks.clone_from(&instance.holding.memory_locks);
         next.memory_locks.retain(|pid, _| next.held.iter().any(|held| held.thread.pid == *pid));
-        if !bound.steps.is_empty() || next != instance.holding {
+        let is_news = !bound.steps.is_empty() || next != instance.holding;
+        if is_news && !is_covered(&instance.holding, &next) {
             // Should this process die now, the next one knows.
             let mut both = next.clone();
             both.held.extend(instance.holding.held.iter().filter(|h| !next.held.contains(h)).cloned());
@@ -477,7 +480,12 @@ impl Engine {
                 .find(|(name, _)| *name == task.name)
                 .map_or(Binding::NotRunning, |(_, binding)| binding.clone()),
             failure: instance.failures.get(&task.name).map(|failure| failure.message.clone()),
-            measured: instance.measured.get(&task.name).map(|(_, status)| status.clone()).unwrap_or_default(),
+            measured: {
+                // Until its thread is found again, what was told of it stands.
+                let known = || instance.adopted.get(&task.name).map(|(_, status)| status);
+                let measured = instance.measured.get(&task.name).map(|(_, status)| status);
+                measured.or_else(known).cloned().unwrap_or_default()
+            },
         };
         let standings: Vec<Standing> = wanted.tasks.iter().map(standing).collect();
         let containers: Vec<(&str, i32)> = wanted.containers.iter().map(|(name, pid)| (name.as_str(), *pid)).collect();
@@ -532,18 +540,32 @@ fn interval(told: &Report, current: &Report) -> Duration {
     }
 }
 
-/// What was measured of the threads that an earlier life of this process held, and that are therefore still the same.
-fn adopted(alive: &[Held], wanted: Option<&Wanted>, known: &[TaskStatus]) -> BTreeMap<String, (i32, TaskStatus)> {
-    let mut measured = BTreeMap::new();
-    for held in alive {
-        let containers = wanted.map(|wanted| wanted.containers.as_slice()).unwrap_or_default();
-        let pid = containers.iter().find(|(name, _)| *name == held.container).map(|(_, pid)| *pid);
-        let status = known.iter().find(|status| status.name == held.task);
-        if let (Some(pid), Some(status)) = (pid, status) {
-            measured.insert(held.task.clone(), (pid, status.clone()));
-        }
-    }
-    measured
+/// What was told of the tasks whose threads an earlier life of this process held.
+fn adopted(held: &[Held], known: &[TaskStatus]) -> BTreeMap<String, (ThreadId, TaskStatus)> {
+    let of = |held: &Held| {
+        let status = known.iter().find(|status| status.name == held.task)?;
+        Some((held.task.clone(), (held.thread, status.clone())))
+    };
+    held.iter().filter_map(of).collect()
+}
+
+/// Whether what is written down suffices to give back all that `next` holds: the same threads had the same before, and the same groups and processes are
+/// touched. What they are given is then written down when they have it, as writing may wait for a disk.
+///
+/// Should this process die in between, the next one finds threads that have what they are to have already, and makes good the budgets above groups of ours
+/// (`RtGroups::set`); above somebody else's it couldn't.
+fn is_covered(known: &Holding, next: &Holding) -> bool {
+    let is_held = |held: &Held| {
+        let same = |known: &Held| (known.thread, &known.task, &known.before) == (held.thread, &held.task, &held.before);
+        known.held.iter().any(same)
+    };
+    let is_budgeted = |(group, us): (&String, &u64)| match known.budgets.get(group) {
+        Some(known) => known == us || group.split('/').next() == Some(PARENT),
+        None => false,
+    };
+    next.held.iter().all(is_held)
+        && next.budgets.iter().all(is_budgeted)
+        && next.memory_locks.keys().all(|pid| known.memory_locks.contains_key(pid))
 }
 
 pub(super) fn labels(wanted: &Wanted, task: &str) -> TaskLabels {
@@ -552,7 +574,44 @@ pub(super) fn labels(wanted: &Wanted, task: &str) -> TaskLabels {
 
 #[cfg(test)]
 mod tests {
+    use pullpiri_node_core::realtime::{Cpus, Given, Policy, Settings};
+
     use super::*;
+
+    fn held(task: &str, priority: u32, tid: i32) -> Held {
+        let given = |policy| Given { settings: Settings { policy, reset_on_fork: true }, cpus: Cpus::one(1) };
+        Held {
+            task: task.to_owned(),
+            container: "c".to_owned(),
+            thread: ThreadId { pid: 1, tid, started: 5 },
+            given: given(Policy::Fifo { priority }),
+            before: given(Policy::Other { nice: 0 }),
+        }
+    }
+
+    #[test]
+    fn what_is_given_back_by_what_is_written_down_already_needs_no_writing_first() {
+        let ours = format!("{PARENT}/p/c");
+        let holding = |priority, tid, group: &str, us| Holding {
+            held: vec![held("t", priority, tid)],
+            budgets: BTreeMap::from([(group.to_owned(), us)]),
+            memory_locks: BTreeMap::from([(1, (0, 0))]),
+        };
+        let known = holding(50, 7, &ours, 100);
+        assert!(is_covered(&known, &holding(60, 7, &ours, 200)));
+        assert!(!is_covered(&known, &holding(50, 8, &ours, 100)), "another thread");
+        assert!(!is_covered(&known, &holding(50, 7, "other/c", 100)), "another group");
+        let known = holding(50, 7, "other/c", 100);
+        assert!(!is_covered(&known, &holding(50, 7, "other/c", 200)), "somebody else's is above it");
+        assert!(!is_covered(&Holding::default(), &known) && is_covered(&known, &Holding::default()));
+    }
+
+    #[test]
+    fn counts_go_on_for_the_threads_that_were_held() {
+        let status = |name: &str, jobs| TaskStatus { name: name.to_owned(), jobs, ..TaskStatus::default() };
+        let known = adopted(&[held("a", 1, 7), held("b", 1, 8)], &[status("a", 5), status("c", 6)]);
+        assert_eq!(known, BTreeMap::from([("a".to_owned(), (held("a", 1, 7).thread, status("a", 5)))]));
+    }
 
     #[test]
     fn what_is_heard_of_threads_brings_no_look_sooner_than_the_first_wait() {

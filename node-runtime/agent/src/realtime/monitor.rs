@@ -39,6 +39,7 @@ impl AsRawFd for EventQueue {
 struct Watched {
     thread: ThreadId,
     promised: Watch,
+    lateness_ns: u64,
     /// What was measured of the task before.
     base: TaskStatus,
     /// The responses that are in the metrics already, by upper bound.
@@ -59,13 +60,23 @@ pub(super) struct Watcher {
     next_cookie: u64,
 }
 
-/// What is promised of a task's thread. The deadline runs from the release, which is up to the jitter after the arrival that it is declared from: what
-/// is reported as missed was missed.
+fn ns(value: i64) -> u64 {
+    u64::try_from(value).unwrap_or(0)
+}
+
+/// How much later than its arrival a job may be released, where that is part of every response time: what is proven runs from the arrival, what is measured
+/// from the release. A job of a task whose response may exceed its period may be one that arrived while the one before was under way: its release needn't
+/// be late for the response to be what is proven, so nothing is taken off there.
+fn lateness_ns(task: &InstanceTask) -> u64 {
+    if task.response_time_ns <= task.period_ns { ns(task.jitter_ns) } else { 0 }
+}
+
+/// What is promised of a task's thread, from its release on.
 fn promised(task: &InstanceTask, cookie: u64) -> Watch {
-    let ns = |value: i64| u64::try_from(value).unwrap_or(0);
     let apart = task.period_ns.saturating_sub(task.jitter_ns).saturating_sub(1).min(task.period_ns / 2);
     Watch {
-        deadline_ns: ns(task.deadline_ns),
+        // 0 would promise nothing.
+        deadline_ns: ns(task.deadline_ns).saturating_sub(lateness_ns(task)).max(1),
         wcet_ns: ns(task.wcet_ns),
         period_ns: ns(task.period_ns),
         min_interarrival_ns: ns(apart.max(0)),
@@ -176,7 +187,7 @@ impl Watcher {
     /// Watches a task's thread; one that is watched goes on, with what is promised now.
     pub fn watch(&mut self, of: &PodId, task: &InstanceTask, thread: ThreadId, base: &TaskStatus) {
         let key = (of.clone(), task.name.clone());
-        let promised = promised(task, self.cookie(of));
+        let (promised, lateness_ns) = (promised(task, self.cookie(of)), lateness_ns(task));
         let known = self.watched.get(&key).filter(|known| known.thread == thread).map(|known| known.promised);
         if known == Some(promised) {
             return;
@@ -186,13 +197,14 @@ impl Watcher {
             if monitor.update(id(thread.tid), promised).is_ok()
                 && let Some(known) = self.watched.get_mut(&key)
             {
-                known.promised = promised;
+                (known.promised, known.lateness_ns) = (promised, lateness_ns);
             }
             return;
         }
         match monitor.watch(id(thread.tid), promised) {
             Ok(()) => {
-                let watched = Watched { thread, promised, base: base.clone(), responses: BTreeMap::new() };
+                let (base, responses) = (base.clone(), BTreeMap::new());
+                let watched = Watched { thread, promised, lateness_ns, base, responses };
                 self.watched.insert(key, watched);
             }
             Err(error) => debug!(task = task.name, %error, "its deadlines aren't watched"),
@@ -232,17 +244,22 @@ impl Watcher {
                 metrics.respond(labels, bound_ns, count - known);
             }
         }
-        Some(added(&watched.base, &counters))
+        Some(added(&watched.base, &counters, watched.lateness_ns))
     }
 }
 
-fn added(base: &TaskStatus, counters: &Counters) -> TaskStatus {
+fn added(base: &TaskStatus, counters: &Counters, lateness_ns: u64) -> TaskStatus {
     let int = |value: u64| i64::try_from(value).unwrap_or(i64::MAX);
+    let response = match counters.max_response_ns {
+        0 => 0,
+        // From the arrival, at most.
+        ns => ns.saturating_add(lateness_ns),
+    };
     TaskStatus {
         jobs: base.jobs.saturating_add(int(counters.jobs)),
         misses: base.misses.saturating_add(int(counters.misses)),
         overruns: base.overruns.saturating_add(int(counters.overruns)),
-        worst_response_ns: base.worst_response_ns.max(int(counters.max_response_ns)),
+        worst_response_ns: base.worst_response_ns.max(int(response)),
         worst_execution_ns: base.worst_execution_ns.max(int(counters.max_exec_ns)),
         ..base.clone()
     }
@@ -251,6 +268,19 @@ fn added(base: &TaskStatus, counters: &Counters) -> TaskStatus {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_promised_from_the_arrival_is_measured_from_the_release() {
+        let mut task: InstanceTask = serde_json::from_value(serde_json::json!({
+            "name": "t", "policy": "FIFO", "priority": 1, "cpu": 0, "wcetNs": 2_000, "periodNs": 10_000, "deadlineNs": 8_000,
+            "jitterNs": 1_500, "responseTimeNs": 5_000,
+        }))
+        .unwrap();
+        assert_eq!((promised(&task, 1).deadline_ns, lateness_ns(&task)), (6_500, 1_500));
+        // Its jobs may queue: then one may be released as it arrives and take all of what is proven.
+        (task.deadline_ns, task.response_time_ns) = (30_000, 12_000);
+        assert_eq!((promised(&task, 1).deadline_ns, lateness_ns(&task)), (30_000, 0));
+    }
 
     #[test]
     fn what_could_not_be_loaded_is_tried_again_when_a_probe_says_so() {

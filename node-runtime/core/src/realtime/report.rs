@@ -96,8 +96,9 @@ fn realtime(pairs: &[(&InstanceTask, &Standing)]) -> Fact {
         if standing.measured.repairs > 0 {
             repaired = true;
             message.push_str(&format!(
-                "; task {}: changed by somebody and repaired {} times",
-                task.name, standing.measured.repairs
+                "; task {}: changed by somebody and repaired {}",
+                task.name,
+                times(standing.measured.repairs)
             ));
         }
         if let (Binding::Thread { others: 1.., .. }, Some(name)) = (&standing.binding, &task.thread) {
@@ -121,7 +122,18 @@ fn budget(task: &InstanceTask) -> i64 {
 
 fn missed(task: &InstanceTask, misses: i64) -> String {
     let deadline = format_ns(u64::try_from(task.deadline_ns).unwrap_or(0));
-    format!("task {} missed its deadline of {deadline} {misses} times; its budget is {}", task.name, task.miss_budget)
+    format!(
+        "task {} missed its deadline of {deadline} {}; its budget is {}",
+        task.name,
+        times(misses),
+        task.miss_budget
+    )
+}
+
+/// `once`, or `7 times`.
+#[must_use]
+pub fn times(count: i64) -> String {
+    if count == 1 { "once".to_owned() } else { format!("{count} times") }
 }
 
 fn deadlines(pairs: &[(&InstanceTask, &Standing)], monitor: Result<(), &str>) -> Fact {
@@ -152,8 +164,12 @@ fn wcet(pairs: &[(&InstanceTask, &Standing)], monitor: Result<(), &str>) -> Fact
         .iter()
         .filter(|(_, standing)| standing.measured.overruns > 0)
         .map(|(task, standing)| {
-            let (worst, jobs) = (show(standing.measured.worst_execution_ns), standing.measured.overruns);
-            format!("task {} executed for {worst}, declared {}; {jobs} jobs did", task.name, show(task.wcet_ns))
+            let worst = show(standing.measured.worst_execution_ns);
+            let jobs = match standing.measured.overruns {
+                1 => "1 job".to_owned(),
+                jobs => format!("{jobs} jobs"),
+            };
+            format!("task {} executed for {worst}, declared {}; {jobs} took longer", task.name, show(task.wcet_ns))
         })
         .collect();
     if over.is_empty() {

@@ -191,7 +191,7 @@ fn misses_and_overruns() {
     let within = told(1, 0);
     assert_eq!(
         within.deadlines,
-        Fact::yes("DeadlineMissed", "task ctl missed its deadline of 10ms 1 times; its budget is 1")
+        Fact::yes("DeadlineMissed", "task ctl missed its deadline of 10ms once; its budget is 1")
     );
     assert!(within.spent.is_empty());
     let beyond = told(2, 1);
@@ -200,7 +200,7 @@ fn misses_and_overruns() {
         Fact::no("MissBudgetSpent", "task ctl missed its deadline of 10ms 2 times; its budget is 1")
     );
     assert_eq!((beyond.spent[0].pid, beyond.spent[0].on_miss), (10, OnMiss::Notify));
-    assert_eq!(beyond.wcet, Fact::no("WcetExceeded", "task ctl executed for 3ms, declared 2ms; 1 jobs did"));
+    assert_eq!(beyond.wcet, Fact::no("WcetExceeded", "task ctl executed for 3ms, declared 2ms; 1 job took longer"));
     let blind = report(None, &tasks, &[standing(bound_thread(), TaskStatus::default())], &[("c", 10)], Err("no BTF"));
     assert_eq!(blind.deadlines, Fact::unknown("NoRealTime", "deadlines aren't watched here: no BTF"));
 }
