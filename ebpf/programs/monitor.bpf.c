@@ -47,12 +47,12 @@ static __always_inline int filtered(__u32 pid)
 }
 
 /* The ring's memory is reused: every field is written. */
-static __always_inline struct pp_event *reserve(__u32 kind, __u32 flags, __u32 pid, __u64 cookie, __u64 now)
+static __always_inline struct pp_event *reserve(void *ring, __u32 lost, __u32 kind, __u32 flags, __u32 pid, __u64 cookie, __u64 now)
 {
-	struct pp_event *event = bpf_ringbuf_reserve(&EVENTS, sizeof(*event), 0);
+	struct pp_event *event = bpf_ringbuf_reserve(ring, sizeof(*event), 0);
 
 	if (!event) {
-		count(PP_COUNT_EVENTS_LOST);
+		count(lost);
 		return 0;
 	}
 	__builtin_memset(event, 0, sizeof(*event));
@@ -72,7 +72,7 @@ static __noinline int report_job(__u32 slot, __u32 kind, __u32 flags, __u64 now)
 
 	if (!watch || !task)
 		return 0;
-	event = reserve(kind, flags, watch->pid, watch->cookie, now);
+	event = reserve(&JOBS, PP_COUNT_JOBS_LOST, kind, flags, watch->pid, watch->cookie, now);
 	if (!event)
 		return 0;
 	event->job = task->job >> PP_JOB_SHIFT;
@@ -462,7 +462,7 @@ static __always_inline int followed(__u32 tgid, __u64 *cookie)
 
 static __always_inline void tell(struct task_struct *task, __u32 kind, __u32 flags, __u32 parent, __u64 cookie)
 {
-	struct pp_event *event = reserve(kind, flags, task->pid, cookie, bpf_ktime_get_ns());
+	struct pp_event *event = reserve(&EVENTS, PP_COUNT_EVENTS_LOST, kind, flags, task->pid, cookie, bpf_ktime_get_ns());
 
 	if (!event)
 		return;
@@ -507,7 +507,7 @@ int on_rename(__u64 *ctx)
 
 	if (!followed(task->tgid, &cookie))
 		return 0;
-	event = reserve(PP_EVENT_RENAME, 0, task->pid, cookie, bpf_ktime_get_ns());
+	event = reserve(&EVENTS, PP_COUNT_EVENTS_LOST, PP_EVENT_RENAME, 0, task->pid, cookie, bpf_ktime_get_ns());
 	if (!event)
 		return 0;
 	event->tgid = task->tgid;

@@ -15,7 +15,7 @@
 #define PP_FOLLOWED 4096
 /* The bit filter in front of the hash of watched pids: one bit per value of a pid's low 16 bits, 8 KiB. */
 #define PP_FILTER_WORDS 1024
-/* Room for 2,700 events between two reads. */
+/* Room for 2,700 events of threads between two reads, and for as many misses and overruns. */
 #define PP_RING_BYTES (256 * 1024)
 /*
  * Response times, log-linear: 256 ns wide below 2 us, then 8 buckets per power of two (each at most 12.5 % wide), up to 73 minutes.
@@ -24,11 +24,12 @@
 #define PP_BUCKET_UNIT_SHIFT 8
 #define PP_COMM 16
 
-/* Indices of COUNTS: events that found the ring full, processes that found FOLLOWED full, timers that are ready. */
+/* Indices of COUNTS: events of threads that found their ring full, processes that found FOLLOWED full, timers that are ready, jobs that found theirs full. */
 #define PP_COUNT_EVENTS_LOST 0
 #define PP_COUNT_FOLLOWS_LOST 1
 #define PP_COUNT_TIMERS 2
-#define PP_COUNTS 3
+#define PP_COUNT_JOBS_LOST 3
+#define PP_COUNTS 4
 
 /* The job word: sequence number << PP_JOB_SHIFT | flags. It only changes by atomic operations. */
 #define PP_JOB_ACTIVE 1ull

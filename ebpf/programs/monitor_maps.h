@@ -103,6 +103,12 @@ struct {
 	__type(value, __u64);
 } CGROUPS SEC(".maps");
 
+/* Misses and overruns. Apart from EVENTS: a process that makes threads all the time fills that one. */
+struct {
+	__uint(type, BPF_MAP_TYPE_RINGBUF);
+	__uint(max_entries, PP_RING_BYTES);
+} JOBS SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_RINGBUF);
 	__uint(max_entries, PP_RING_BYTES);

@@ -76,7 +76,7 @@ fn main() {
     for hog in hogs {
         hog.join().unwrap();
     }
-    summary(&records, &reports, monitor.lost().unwrap().events, monitor.read(worker.tid).unwrap().unseen);
+    summary(&records, &reports, monitor.lost().unwrap().jobs, monitor.read(worker.tid).unwrap().unseen);
 }
 
 fn summary(records: &[Record], reports: &[(JobReport, u64)], lost: u64, unseen: u64) {

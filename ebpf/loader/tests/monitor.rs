@@ -156,7 +156,7 @@ fn ends_that_race_with_their_deadline_are_counted_once_and_rightly() {
     let reports = misses(&events.drain(usize::MAX), worker.tid);
     let by_timer = reports.iter().filter(|report| report.running).count();
     println!("{by_timer} by the timer, {} at their end, {} in time", reports.len() - by_timer, counters.jobs - late);
-    assert_eq!(monitor.lost().unwrap().events, 0);
+    assert_eq!(monitor.lost().unwrap().jobs, 0);
     let mut numbers: Vec<u64> = reports.iter().map(|report| report.job).collect();
     numbers.dedup();
     assert_eq!(u64::try_from(numbers.len()).unwrap(), late, "each job once");
@@ -169,7 +169,7 @@ fn a_job_whose_release_went_unseen_is_found_at_its_next_switch() {
     }
     // No wake-up is seen at all.
     let mut monitor = Monitor::attaching(1, |program| !program.starts_with("on_wakeup")).unwrap();
-    let mut events = monitor.take_events().unwrap();
+    let mut events = monitor.take_jobs().unwrap();
     let worker = Worker::start("unseen");
     worker.asleep();
     monitor.watch(worker.tid, Watch { deadline_ns: 100 * MS, wcet_ns: 50 * MS, ..Watch::default() }).unwrap();
@@ -254,7 +254,8 @@ fn a_job_that_runs_through_releases_counts_the_periods_it_skipped() {
 
 #[test]
 fn new_threads_names_programs_and_ends_are_told() {
-    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let Some((mut monitor, _jobs)) = monitor(1) else { return };
+    let mut events = monitor.take_threads().unwrap();
     let me = std::process::id();
     monitor.follow(me, 5).unwrap();
     let worker = Worker::start("told-thread");
@@ -344,7 +345,8 @@ fn unified(fields: &[&str]) -> Option<String> {
 
 #[test]
 fn processes_of_a_followed_cgroup_are_told() {
-    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let Some((mut monitor, _jobs)) = monitor(1) else { return };
+    let mut events = monitor.take_threads().unwrap();
     let Some(cgroup) = Cgroup::new() else {
         println!("skipped: no cgroup v2 that may be written to");
         return;
@@ -373,7 +375,8 @@ fn processes_of_a_followed_cgroup_are_told() {
 
 #[test]
 fn a_watched_thread_that_ends_keeps_its_counters_until_it_is_given_up() {
-    let Some((mut monitor, mut events)) = monitor(1) else { return };
+    let Some((mut monitor, _jobs)) = monitor(1) else { return };
+    let mut events = monitor.take_threads().unwrap();
     let worker = Worker::start("ends");
     let pid = worker.tid;
     worker.asleep();
@@ -453,10 +456,35 @@ fn events_that_find_no_room_are_counted_and_so_are_their_misses() {
     worker.wait();
     worker.asleep();
     let counters = monitor.read(worker.tid).unwrap();
-    let lost = monitor.lost().unwrap().events;
+    let lost = monitor.lost().unwrap().jobs;
     let told = u64::try_from(misses(&events.drain(usize::MAX), worker.tid).len()).unwrap();
     assert!(lost > 0 && told > 0, "{lost} lost, {told} told");
     assert_eq!(counters.misses, counters.jobs);
     assert_eq!(lost + told, counters.misses);
     assert!(upper_bound_ns(0) > 1);
+}
+
+#[test]
+fn a_process_that_makes_threads_all_the_time_drowns_no_miss() {
+    let Some((mut monitor, mut jobs)) = monitor(1) else { return };
+    let mut threads = monitor.take_threads().unwrap();
+    monitor.follow(std::process::id(), 5).unwrap();
+    let worker = Worker::start("misses");
+    worker.asleep();
+    // Nobody drains what is told of threads.
+    while monitor.lost().unwrap().threads == 0 {
+        std::thread::spawn(|| ()).join().unwrap();
+    }
+    monitor.watch(worker.tid, Watch { deadline_ns: 1, ..Watch::default() }).unwrap();
+    for _ in 0..3 {
+        worker.order(|| execute_ns(MS));
+        worker.wait();
+        worker.asleep();
+    }
+    let counters = monitor.read(worker.tid).unwrap();
+    assert!(counters.misses >= 3, "{counters:?}");
+    assert_eq!(misses(&jobs.drain(usize::MAX), worker.tid).len(), usize::try_from(counters.misses).unwrap());
+    assert_eq!(monitor.lost().unwrap().jobs, 0);
+    let told = threads.drain(usize::MAX);
+    assert!(told.len() > 2_000 && misses(&told, worker.tid).is_empty(), "{}", told.len());
 }

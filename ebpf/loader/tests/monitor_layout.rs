@@ -73,6 +73,7 @@ fn rust_and_c_agree() {
     constant("PP_JOB_SHIFT", layout::JOB_SHIFT.into());
     constant("PP_COUNT_EVENTS_LOST", layout::COUNT_EVENTS_LOST.into());
     constant("PP_COUNT_FOLLOWS_LOST", layout::COUNT_FOLLOWS_LOST.into());
+    constant("PP_COUNT_JOBS_LOST", layout::COUNT_JOBS_LOST.into());
     constant("PP_COUNT_TIMERS", layout::COUNT_TIMERS.into());
     constant("PP_EVENT_MISS", layout::EVENT_MISS.into());
     constant("PP_EVENT_OVERRUN", layout::EVENT_OVERRUN.into());

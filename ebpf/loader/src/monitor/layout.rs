@@ -24,6 +24,7 @@ pub const JOB_SHIFT: u32 = 3;
 pub const COUNT_EVENTS_LOST: u32 = 0;
 pub const COUNT_FOLLOWS_LOST: u32 = 1;
 pub const COUNT_TIMERS: u32 = 2;
+pub const COUNT_JOBS_LOST: u32 = 3;
 
 pub const EVENT_MISS: u32 = 1;
 pub const EVENT_OVERRUN: u32 = 2;

@@ -79,7 +79,8 @@ pub struct Monitor {
     followed: HashMap<MapData, u32, u64>,
     cgroups: HashMap<MapData, u64, u64>,
     counts: Array<MapData, u64>,
-    events: Option<Events>,
+    jobs: Option<Events>,
+    threads: Option<Events>,
     features: Features,
     watched: BTreeMap<u32, Watched>,
     /// Longest free first: a program on another CPU may still write to a slot that was just given up.
@@ -96,8 +97,10 @@ struct Watched {
 /// Event counts that were lost, since the monitor was loaded.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Lost {
-    /// Events that found the ring full: nobody drained it.
-    pub events: u64,
+    /// Misses and overruns that found their ring full: nobody drained it.
+    pub jobs: u64,
+    /// Events of threads that found theirs full.
+    pub threads: u64,
     /// Processes whose threads go unseen, because too many are followed.
     pub follows: u64,
 }
@@ -136,7 +139,8 @@ impl Monitor {
         let features = load_programs(&mut ebpf, &btf)?;
         let counts = Array::try_from(take(&mut ebpf, "COUNTS")?).map_err(opening("COUNTS"))?;
         prepare_timers(&mut ebpf, &counts, capacity)?;
-        let ring = RingBuf::try_from(take(&mut ebpf, "EVENTS")?).map_err(opening("EVENTS"))?;
+        let mut ring = |name| RingBuf::try_from(take(&mut ebpf, name)?).map_err(opening(name)).map(Events::new);
+        let (jobs, threads) = (ring("JOBS")?, ring("EVENTS")?);
         let mut monitor = Self {
             filter: Array::try_from(take(&mut ebpf, "FILTER")?).map_err(opening("FILTER"))?,
             slots: HashMap::try_from(take(&mut ebpf, "SLOTS")?).map_err(opening("SLOTS"))?,
@@ -145,7 +149,8 @@ impl Monitor {
             followed: HashMap::try_from(take(&mut ebpf, "FOLLOWED")?).map_err(opening("FOLLOWED"))?,
             cgroups: HashMap::try_from(take(&mut ebpf, "CGROUPS")?).map_err(opening("CGROUPS"))?,
             counts,
-            events: Some(Events::new(ring)),
+            jobs: Some(jobs),
+            threads: Some(threads),
             features,
             watched: BTreeMap::new(),
             free: (0..capacity).collect(),
@@ -171,9 +176,14 @@ impl Monitor {
         self.capacity
     }
 
-    /// The consumer's end of the events: once, as there can be only one consumer.
-    pub fn take_events(&mut self) -> Option<Events> {
-        self.events.take()
+    /// The consumer's end of [`Event::Miss`] and [`Event::Overrun`]: once, as there can be only one consumer.
+    pub fn take_jobs(&mut self) -> Option<Events> {
+        self.jobs.take()
+    }
+
+    /// The consumer's end of all other events, which have a ring of their own: a process that makes threads all the time drowns no miss.
+    pub fn take_threads(&mut self) -> Option<Events> {
+        self.threads.take()
     }
 
     /// Watches a thread from its next release on; the job under way isn't counted. A thread that ended under the same id is forgotten.
@@ -305,7 +315,11 @@ impl Monitor {
     /// When the kernel refuses the read.
     pub fn lost(&self) -> Result<Lost, WatchError> {
         let read = |index| self.counts.get(&index, 0).map_err(map_error(|| "reading what was lost".to_owned()));
-        Ok(Lost { events: read(layout::COUNT_EVENTS_LOST)?, follows: read(layout::COUNT_FOLLOWS_LOST)? })
+        Ok(Lost {
+            jobs: read(layout::COUNT_JOBS_LOST)?,
+            threads: read(layout::COUNT_EVENTS_LOST)?,
+            follows: read(layout::COUNT_FOLLOWS_LOST)?,
+        })
     }
 
     /// What each program costs.

@@ -18,11 +18,11 @@ pub const MS: u64 = 1_000_000;
 /// How long a state may take to come before a test fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A monitor with so many places, or `None` and the reason printed.
+/// A monitor with so many places and what it tells of jobs, or `None` and the reason printed.
 pub fn monitor(capacity: u32) -> Option<(Monitor, Events)> {
     match Monitor::with_capacity(capacity) {
         Ok(mut monitor) => {
-            let events = monitor.take_events().unwrap();
+            let events = monitor.take_jobs().unwrap();
             Some((monitor, events))
         }
         Err(error @ (LoadError::BuiltWithoutClang(_) | LoadError::NoBtf(_))) => skip(&error.to_string()),

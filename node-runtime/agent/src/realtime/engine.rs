@@ -102,8 +102,8 @@ impl Engine {
         self.instances.values_mut().for_each(|instance| instance.followed.clear());
     }
 
-    /// Of a monitor that was just loaded.
-    pub fn take_events(&mut self) -> Option<EventQueue> {
+    /// Of a monitor that was just loaded: what it tells of jobs, and of threads.
+    pub fn take_events(&mut self) -> Option<[EventQueue; 2]> {
         self.watcher.take_events()
     }
 

@@ -149,17 +149,23 @@ pub(crate) fn wanted(snapshot: &Snapshot, id: &PodId) -> Option<Wanted> {
     })
 }
 
-/// Waits for events of the monitor, and has the engine hear them.
-async fn hear(events: &mut Option<AsyncFd<EventQueue>>, engine: &mut engine::Engine) {
+/// Waits for events of the monitor, and takes some.
+async fn hear(events: &mut Option<AsyncFd<EventQueue>>) -> Vec<monitor::Event> {
     let Some(queue) = events else { return std::future::pending().await };
     let Ok(mut ready) = queue.readable_mut().await else { return std::future::pending().await };
     let drained = ready.get_inner_mut().0.drain(DRAIN);
     if drained.len() < DRAIN {
         ready.clear_ready();
     }
-    for event in &drained {
-        engine.hear(event);
-    }
+    drained
+}
+
+fn register(queue: EventQueue) -> Option<AsyncFd<EventQueue>> {
+    // Deprecated because an object could close its descriptor while it is registered. This one is owned by the AsyncFd alone and has no way to
+    // close it but its end.
+    #[allow(deprecated)]
+    let registered = AsyncFd::with_interest(queue, Interest::READABLE);
+    registered.inspect_err(|error| warn!(%error, "misses and new threads are found at the next look only")).ok()
 }
 
 /// Probes, then obeys orders until `stop`. What is held stays held: containers outlive this process.
@@ -174,7 +180,7 @@ async fn run(
     let (found, mut capability) = capabilities::probe().await;
     facts.send_modify(|facts| facts.realtime = Some(capability.clone()));
     let mut engine = engine::Engine::new(state, found, metrics);
-    let mut events: Option<AsyncFd<EventQueue>> = None;
+    let [mut jobs, mut threads]: [Option<AsyncFd<EventQueue>>; 2] = [None, None];
     let mut settling: Vec<oneshot::Sender<()>> = Vec::new();
     loop {
         let wake = engine.next_wake();
@@ -191,7 +197,8 @@ async fn run(
                     next = requests.try_recv().ok();
                 }
             }
-            () = hear(&mut events, &mut engine) => {}
+            events = hear(&mut jobs) => events.iter().for_each(|event| engine.hear(event)),
+            events = hear(&mut threads) => events.iter().for_each(|event| engine.hear(event)),
             () = tokio::time::sleep_until(wake.unwrap_or_else(tokio::time::Instant::now)), if wake.is_some() => {}
         }
         if settling.is_empty() && engine.next_wake().is_none_or(|due| due > tokio::time::Instant::now()) {
@@ -209,15 +216,11 @@ async fn run(
                 return;
             }
         };
-        if let Some(queue) = engine.take_events() {
-            // Deprecated because an object could close its descriptor while it is registered. This one is owned by the AsyncFd alone and
-            // has no way to close it but its end.
-            #[allow(deprecated)]
-            let registered = AsyncFd::with_interest(queue, Interest::READABLE);
-            events = registered.inspect_err(|error| warn!(%error, "misses are found at the next look only")).ok();
+        if let Some(queues) = engine.take_events() {
+            [jobs, threads] = queues.map(register);
         }
         if !engine.is_watching() {
-            events = None;
+            (jobs, threads) = (None, None);
         }
         for done in settling.drain(..) {
             let _ = done.send(());

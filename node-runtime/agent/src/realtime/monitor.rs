@@ -133,9 +133,10 @@ impl Watcher {
         self.monitor.as_mut()
     }
 
-    /// Of a monitor that was just loaded.
-    pub fn take_events(&mut self) -> Option<EventQueue> {
-        self.monitor.as_mut()?.take_events().map(EventQueue)
+    /// Of a monitor that was just loaded: what it tells of jobs, and of threads.
+    pub fn take_events(&mut self) -> Option<[EventQueue; 2]> {
+        let monitor = self.monitor.as_mut()?;
+        Some([EventQueue(monitor.take_jobs()?), EventQueue(monitor.take_threads()?)])
     }
 
     pub fn is_loaded(&self) -> bool {
