@@ -1,0 +1,311 @@
+#!/usr/bin/env bash
+# Pullpiri on a real Kubernetes: kube-apiserver, controller manager, scheduler, kubelet, containerd (hack/kube), installed by Helm from charts/pullpiri
+# with the image of hack/image.sh. From a published manifest and a signal to containers; then a leader is killed, the release upgraded, rolled back and
+# uninstalled, and what runs must not notice until it has to go. Without Go it prints `skipped: no Go toolchain` and ends well.
+#   PULLPIRI_E2E_DIR   where it keeps what it makes (target/e2e-k8s)
+#   PULLPIRI_E2E_KEEP  1: leaves the cluster running when a step fails
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. hack/tools.sh
+
+DIR=${PULLPIRI_E2E_DIR:-${ROOT}/target/e2e-k8s}
+export PULLPIRI_KUBE_DIR=${DIR}/cluster PULLPIRI_KUBE_PORT=${PULLPIRI_KUBE_PORT:-17540}
+DATA=${DIR}/data
+NS=pullpiri-system
+RELEASE=pullpiri
+CHART=charts/pullpiri
+PROMETHEUS_PORT=$((PULLPIRI_KUBE_PORT + 10))
+KUBE_NODE=kube-node
+PIDS=()
+export HELM_CACHE_HOME=${DIR}/helm/cache HELM_CONFIG_HOME=${DIR}/helm/config HELM_DATA_HOME=${DIR}/helm/data
+
+skip() { echo "skipped: $*"; exit 0; }
+[ "$(id -u)" = 0 ] || skip "a real kubelet needs root"
+
+# ---- the end ----
+
+finish() {
+    local code=$?
+    trap - EXIT
+    set +e
+    if [ "${code}" -ne 0 ]; then
+        diagnose >&2
+        [ "${PULLPIRI_E2E_KEEP:-}" != 1 ] || { echo "left running: ${DIR}" >&2; exit "${code}"; }
+    fi
+    local pid
+    for pid in "${PIDS[@]}"; do kill "${pid}" 2> /dev/null; wait "${pid}" 2> /dev/null; done
+    [ -z "${KUBECONFIG:-}" ] || purge_by_hand
+    hack/kube/cluster.sh down
+    exit "${code}"
+}
+
+diagnose() {
+    [ -n "${KUBECONFIG:-}" ] || return 0
+    echo "---- what was there when it failed"
+    kubectl get pods --all-namespaces -o wide
+    kubectl get pullpiri --all-namespaces
+    kubectl get apiservice v1alpha1.signals.pullpiri.io
+    kubectl -n "${NS}" get events --sort-by=.lastTimestamp | tail -n 15
+    local log
+    for log in "${PULLPIRI_KUBE_DIR}"/logs/"${NS}"_*/*/*.log; do
+        [ ! -e "${log}" ] || { echo "-- ${log##*/logs/}"; tail -n 12 "${log}"; }
+    done
+}
+
+# Whatever a failed run left of workloads, by the ids that it wrote down.
+purge_by_hand() {
+    local uid group
+    for uid in $(cat "${DIR}/uids" 2> /dev/null); do
+        for group in /sys/fs/cgroup/pullpiri/"${uid}" /sys/fs/cgroup/*/pullpiri/"${uid}"; do
+            [ ! -e "${group}" ] || find "${group}" -name cgroup.procs -exec cat {} + 2> /dev/null | xargs -r kill -9 2> /dev/null
+        done
+    done
+    awk -v at="${DATA}" '$5 ~ "^" at { print $5 }' /proc/self/mountinfo | sort -r | while read -r mount; do umount -l "${mount}"; done
+}
+
+# ---- waiting and asking ----
+
+# until_ok SECONDS TEXT COMMAND…
+until_ok() {
+    local seconds=$1 text=$2 end=$((SECONDS + $1))
+    shift 2
+    until "$@" > "${DIR}/last" 2>&1; do
+        [ "${SECONDS}" -lt "${end}" ] || { tail -n 5 "${DIR}/last" >&2; fail "${text}: not within ${seconds} s"; }
+        sleep 0.2
+    done
+}
+
+equals() { [ "$("${@:2}")" = "$1" ] || { echo "expected $1: ${*:2}"; "${@:2}"; return 1; }; }
+
+running() { kubectl get modelinstances --all-namespaces -o jsonpath='{range .items[?(@.status.phase=="Running")]}{.metadata.name}{"\n"}{end}' | wc -l; }
+
+# Process ids of all containers that run, as the ModelInstances tell them, with when each was started: the same text means the same processes.
+processes() {
+    local pid
+    for pid in $(kubectl get modelinstances --all-namespaces -o jsonpath='{range .items[*]}{range .status.containers[*]}{.pid}{"\n"}{end}{end}' | sort -n); do
+        echo "${pid} $(sed 's/.*) //' "/proc/${pid}/stat" | cut -d' ' -f20)"
+    done
+}
+
+leader() { kubectl -n "${NS}" get leases -o jsonpath='{range .items[*]}{.spec.holderIdentity}{"\n"}{end}' | grep -m1 controllers; }
+
+# query EXPRESSION: the first value that Prometheus gives.
+query() { curl --silent --get --max-time 5 --data-urlencode "query=$1" "http://127.0.0.1:${PROMETHEUS_PORT}/api/v1/query" | sed -n 's/.*"value":\[[0-9.]*,"\([^"]*\)"\].*/\1/p'; }
+
+unchanged() {
+    local now
+    now=$(processes)
+    [ "${now}" = "${BEFORE}" ] || fail "$1: other processes than before:"$'\n'"${BEFORE}"$'\n'"now:"$'\n'"${now}"
+}
+
+# ---- the steps ----
+
+prepare() {
+    mkdir -p "${DIR}"
+    command -v go > /dev/null 2>&1 || [ -x target/kube/bin/kubelet ] || skip "no Go toolchain"
+    need_apt prometheus:prometheus curl:curl nsenter:util-linux
+    need_kubectl
+    hack/kube/build.sh helm > /dev/null || [ -x target/kube/bin/helm ] || skip "no Go toolchain"
+    export PATH=${ROOT}/target/kube/bin:${PATH}
+    if [ -z "${PULLPIRI_IMAGE:-}" ]; then
+        hack/image.sh > /dev/null
+        PULLPIRI_IMAGE=${ROOT}/target/image/pullpiri.oci.tar
+    fi
+    BIN=${PULLPIRI_BIN:-${CARGO_TARGET_DIR:-${ROOT}/target}/$(rustc -vV | sed -n 's/^host: //p')/release/pullpiri}
+    DEMO=${PULLPIRI_DEMO_SERVICE:-$(static_binary demo-service)}
+}
+
+cluster() {
+    step "a Kubernetes with a node"
+    local code=0
+    trap finish EXIT
+    KUBECONFIG=$(hack/kube/cluster.sh up --node) || code=$?
+    if [ "${code}" = 3 ]; then
+        echo "${KUBECONFIG}"
+        unset KUBECONFIG
+        exit 0
+    fi
+    [ "${code}" = 0 ] || { unset KUBECONFIG; fail "no cluster"; }
+    export KUBECONFIG
+    hack/kube/cluster.sh import "${PULLPIRI_IMAGE}"
+}
+
+# Values of this machine: a data directory below target/, and no capability that root itself hasn't.
+values() {
+    {
+        echo "node:"
+        echo "  dataDir: ${DATA}"
+        echo "  capabilities:"
+        local bounds capability index=0
+        bounds=$((16#$(sed -n 's/^CapBnd:\t//p' /proc/self/status)))
+        for capability in CHOWN DAC_OVERRIDE DAC_READ_SEARCH FOWNER FSETID KILL SETGID SETUID SETPCAP LINUX_IMMUTABLE NET_BIND_SERVICE NET_BROADCAST \
+            NET_ADMIN NET_RAW IPC_LOCK IPC_OWNER SYS_MODULE SYS_RAWIO SYS_CHROOT SYS_PTRACE SYS_PACCT SYS_ADMIN SYS_BOOT SYS_NICE SYS_RESOURCE SYS_TIME \
+            SYS_TTY_CONFIG MKNOD LEASE AUDIT_WRITE AUDIT_CONTROL SETFCAP; do
+            if [ $(((bounds >> index) & 1)) = 1 ] && sed -n '/^  capabilities:/,/^  #/p' "${CHART}/values.yaml" | grep -qx "    - ${capability}"; then
+                echo "    - ${capability}"
+            fi
+            index=$((index + 1))
+        done
+        echo "crds: {keep: false}"
+        echo "monitoring: {configMap: {enabled: true}, dashboard: {enabled: true}, interval: 1s}"
+    } > "${DIR}/values.yaml"
+}
+
+install() {
+    step "helm install"
+    values
+    local began
+    began=$(date +%s%N)
+    helm install "${RELEASE}" "${CHART}" --namespace "${NS}" --create-namespace --values "${DIR}/values.yaml" --wait --timeout 90s > "${DIR}/install.log"
+    step "all ready $((($(date +%s%N) - began) / 1000000)) ms after the install began"
+    until_ok 20 "the node registers" kubectl wait noderuntime/"${KUBE_NODE}" --for=condition=Ready --timeout=1s
+    until_ok 20 "signals are served" kubectl wait apiservice/v1alpha1.signals.pullpiri.io --for=condition=Available --timeout=1s
+    local name
+    for name in blis frism mavd rdv; do
+        "${BIN}" image build --reference "localhost/${name}:1.0" --file "${DEMO}:/demo-service" --output "${DIR}/${name}.tar" -- /demo-service "${name}"
+        "${BIN}" image load "${DIR}/${name}.tar" --data-dir "${DATA}" > /dev/null
+    done
+}
+
+declare_and_signal() {
+    step "the published manifest, and the signal that it waits for"
+    sed -E "s/\b(ZONE|HPC)\b/${KUBE_NODE}/" examples/bms/bms-eco.published.yaml > "${DIR}/bms.yaml"
+    "${BIN}" convert "${DIR}/bms.yaml" 2> /dev/null | kubectl apply -f - > /dev/null
+    equals 0 running
+    "${BIN}" signal set PowertrainTransmissionCurrentGear=P > /dev/null
+    until_ok 30 "four containers run" equals 4 running
+    kubectl get modelinstances --all-namespaces -o jsonpath='{range .items[*]}{.metadata.uid}{"\n"}{end}' > "${DIR}/uids"
+    BEFORE=$(processes)
+    # Not in the pod's cgroups, in no hierarchy.
+    local pid
+    for pid in $(cut -d' ' -f1 <<< "${BEFORE}"); do
+        ! grep -q kubepods "/proc/${pid}/cgroup" || fail "process ${pid} is in a pod's cgroup: $(grep kubepods "/proc/${pid}/cgroup" | head -n 1)"
+    done
+    kubectl get signals -o wide | grep -q PowertrainTransmissionCurrentGear || fail "kubectl get signals doesn't show the signal"
+}
+
+monitoring() {
+    step "a real Prometheus scrapes by the chart's configuration"
+    mkdir -p "${DIR}/prometheus"
+    kubectl -n "${NS}" get configmap "${RELEASE}-prometheus" -o jsonpath='{.data.rules\.yaml}' > "${DIR}/prometheus/rules.yaml"
+    promtool check rules "${DIR}/prometheus/rules.yaml" > /dev/null
+    {
+        echo "rule_files: [rules.yaml]"
+        # From outside of the cluster it needs to be told where the API server is.
+        kubectl -n "${NS}" get configmap "${RELEASE}-prometheus" -o jsonpath='{.data.scrape\.yaml}' | sed -E "s|^( *)- role: pod\$|\1- kubeconfig_file: ${KUBECONFIG}\n\1  role: pod|;t" \
+            | awk '/kubernetes_sd_configs:/ { sd = 1 } /selectors:/ { sel = 1 } /relabel_configs:/ { sd = sel = 0 } sel && /kubeconfig_file:/ { match($0, /^ */); pad = substr($0, 1, RLENGTH); getline; sub(/^ */, pad "- "); print; next } { print }'
+    } > "${DIR}/prometheus/prometheus.yml"
+    promtool check config "${DIR}/prometheus/prometheus.yml" > "${DIR}/promtool.log" 2>&1 || { cat "${DIR}/promtool.log" >&2; fail "promtool refuses the configuration"; }
+    prometheus --config.file="${DIR}/prometheus/prometheus.yml" --storage.tsdb.path="${DIR}/prometheus/data" --web.listen-address="127.0.0.1:${PROMETHEUS_PORT}" \
+        --log.level=warn > "${DIR}/prometheus.log" 2>&1 &
+    PIDS+=($!)
+    until_ok 30 "both controllers are scraped" equals 2 query 'sum(up{job="pullpiri-controllers"})'
+    until_ok 30 "the node is scraped" equals 1 query 'sum(up{job="pullpiri-node"})'
+    until_ok 30 "its instances are counted" equals 4 query 'sum(pullpiri_node_instances{phase="Running"})'
+    equals "$(grep -cE '^ *- (alert|record):' "${DIR}/prometheus/rules.yaml")" \
+        sh -c "curl --silent http://127.0.0.1:${PROMETHEUS_PORT}/api/v1/rules | grep -oE '\"type\":\"(alerting|recording)\"' | wc -l"
+}
+
+leader_killed() {
+    step "the leader is killed"
+    local old pod
+    old=$(leader)
+    pod=$(kubectl -n "${NS}" get pods -l app.kubernetes.io/component=controllers -o name | while read -r name; do [[ ${old} != *"${name#pod/}"* ]] || echo "${name#pod/}"; done)
+    [ -n "${pod}" ] || fail "the Lease's holder ${old} is no pod of the controllers"
+    kubectl -n "${NS}" delete pod "${pod}" --grace-period=0 --force > /dev/null 2>&1
+    until_ok 40 "another leader" sh -c "h=\$(kubectl -n ${NS} get leases -o jsonpath='{range .items[*]}{.spec.holderIdentity}{\"\\n\"}{end}' | grep -m1 controllers) && [ \"\${h}\" != '${old}' ]"
+    # It does a leader's work: another scenario, with a signal of its own.
+    sed -e 's/PowertrainTransmissionCurrentGear/SecondSignal/; s/name: bms-eco$/name: second/' "${DIR}/bms.yaml" | awk '/^---/ { exit } { print }' > "${DIR}/second.yaml"
+    "${BIN}" convert "${DIR}/second.yaml" 2> /dev/null | kubectl apply -f - > /dev/null
+    until_ok 30 "signals are served again" "${BIN}" signal set SecondSignal#gear=P
+    until_ok 30 "the new leader writes a Claim" equals 2 sh -c "kubectl get claims --all-namespaces --no-headers | wc -l"
+    unchanged "a new leader"
+}
+
+upgrade_and_rollback() {
+    step "helm upgrade with a changed value, helm test, rollback"
+    helm upgrade "${RELEASE}" "${CHART}" --namespace "${NS}" --values "${DIR}/values.yaml" --set log.filter=debug --wait --timeout 120s > "${DIR}/upgrade.log"
+    unchanged "after the upgrade"
+    helm test "${RELEASE}" --namespace "${NS}" --timeout 60s > "${DIR}/test.log" || { cat "${DIR}/test.log" >&2; fail "helm test"; }
+    helm rollback "${RELEASE}" 1 --namespace "${NS}" --wait --timeout 120s > "${DIR}/rollback.log"
+    unchanged "after the rollback"
+    equals 4 running
+    # The new agent is the one that watches: a container that ends is started again.
+    local victim
+    victim=$(tail -n 1 <<< "${BEFORE}" | cut -d' ' -f1)
+    kill -9 "${victim}"
+    until_ok 30 "a killed container is started again" sh -c "[ \$(kubectl get modelinstances -A -o jsonpath='{range .items[*]}{range .status.containers[*]}{.pid}{\"\\n\"}{end}{end}' | grep -c .) = 4 ] && ! kubectl get modelinstances -A -o yaml | grep -qw 'pid: ${victim}'"
+}
+
+# A node's token is good for that node's own objects only.
+node_restriction() {
+    step "what a node may not write"
+    local token said
+    token=$(kubectl -n "${NS}" create token "${RELEASE}-node")
+    local as=(kubectl --kubeconfig /dev/null --server "$(kubectl config view --raw -o jsonpath='{.clusters[0].cluster.server}')" --certificate-authority "${PULLPIRI_KUBE_DIR}/pki/ca.crt" --token "${token}")
+    said=$("${as[@]}" patch noderuntime "${KUBE_NODE}" --type=merge -p '{"metadata":{"labels":{"x":"y"}}}' 2>&1) && fail "a token that says of no node was let write"
+    grep -q "the token says of no node" <<< "${said}" || fail "refused for another reason: ${said}"
+    said=$("${as[@]}" delete package --all 2>&1) && fail "a node may delete Packages"
+    said=$("${as[@]}" get secrets --namespace kube-system 2>&1) || fail "a node can't read Secrets of workloads: ${said}"
+    said=$("${as[@]}" get nodes 2>&1) && fail "a node may list Nodes"
+    return 0
+}
+
+# Every object of the golden test's cases is one that a real API server takes.
+dry_run() {
+    step "the chart's other cases, by server-side dry run"
+    local values options
+    kubectl create namespace chassis --dry-run=client -o yaml | kubectl apply -f - > /dev/null
+    kubectl create namespace body --dry-run=client -o yaml | kubectl apply -f - > /dev/null
+    for values in e2e/tests/chart/*.values.yaml; do
+        options=$(sed -n '1s/^# helm: *//p' "${values}")
+        # The operator's kinds aren't here; promtool and the golden files see to theirs.
+        # shellcheck disable=SC2086
+        helm template dry "${CHART}" --namespace "${NS}" --kube-version=1.37.0 ${options} --values "${values}" \
+            | awk 'BEGIN { RS = "---\n"; ORS = "" } !/kind: (PodMonitor|ServiceMonitor|PrometheusRule)/ { print "---\n" $0 }' > "${DIR}/dry.yaml"
+        kubectl apply --server-side --force-conflicts --dry-run=server -f "${DIR}/dry.yaml" > "${DIR}/dry.log" 2>&1 || { grep -v serverside "${DIR}/dry.log" >&2; fail "${values}"; }
+    done
+    kubectl delete namespace chassis body --wait=false > /dev/null
+}
+
+uninstall() {
+    step "helm uninstall"
+    helm uninstall "${RELEASE}" --namespace "${NS}" --wait --timeout 120s > "${DIR}/uninstall.log"
+    # Objects.
+    until_ok 60 "no pod is left" equals 0 sh -c "kubectl -n ${NS} get pods --no-headers 2> /dev/null | wc -l"
+    local left
+    left=$(kubectl api-resources --no-headers 2> /dev/null | grep pullpiri.io || true)
+    [ -z "${left}" ] || fail "kinds are left: ${left}"
+    left=$(kubectl get clusterroles,clusterrolebindings,validatingadmissionpolicies,validatingadmissionpolicybindings,apiservices,crds -o name | grep pullpiri || true)
+    [ -z "${left}" ] || fail "objects are left: ${left}"
+    left=$(kubectl get roles,rolebindings,services,serviceaccounts,deployments,daemonsets,networkpolicies,poddisruptionbudgets,jobs,secrets,configmaps --all-namespaces -o name | grep pullpiri || true)
+    [ -z "${left}" ] || fail "objects are left: ${left}"
+    until_ok 60 "no Lease is left" sh -c "! kubectl get leases --all-namespaces -o name | grep pullpiri"
+    # And on the node.
+    left=$(pgrep -f -- "${DATA}" || true)
+    [ -z "${left}" ] || fail "processes are left: $(ps -o pid,args -p "${left//$'\n'/,}")"
+    left=$(grep -F " ${DATA}" /proc/self/mountinfo || true)
+    [ -z "${left}" ] || fail "mounts are left: ${left}"
+    local uid
+    for uid in $(cat "${DIR}/uids"); do
+        left=$(find /sys/fs/cgroup -maxdepth 3 -type d -name "${uid}" 2> /dev/null)
+        [ -z "${left}" ] || fail "cgroups are left: ${left}"
+    done
+    left=$(hack/kube/cluster.sh run ip -brief link | grep -E '^ppl' || true)
+    [ -z "${left}" ] || fail "interfaces are left: ${left}"
+    [ ! -e "/sys/fs/bpf/pullpiri/${KUBE_NODE}" ] || fail "pins are left: $(ls /sys/fs/bpf/pullpiri/"${KUBE_NODE}")"
+    rm -rf "${DATA}"
+}
+
+began=${SECONDS}
+prepare
+cluster
+install
+declare_and_signal
+monitoring
+leader_killed
+upgrade_and_rollback
+node_restriction
+dry_run
+uninstall
+step "e2e-k8s passed in $((SECONDS - began)) s"
