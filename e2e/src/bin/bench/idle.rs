@@ -24,10 +24,10 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<(), E2eError> {
     tokio::time::sleep(SETTLE).await;
     let mut samples = Vec::new();
     for _ in 0..5 {
-        samples.push(to_f64(tree(server.pid()).iter().map(|pid| pss_kib(*pid)).sum()) / 1024.0);
+        samples.push(megabytes(tree(server.pid()).iter().map(|pid| pss_kib(*pid)).sum()));
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
-    bench.table.at_most("idle: PSS of pullpiri up without workloads, all its processes", median(&samples), "MiB", 40.0);
+    bench.table.at_most("idle: PSS of pullpiri up without workloads, all its processes", median(&samples), "MB", 40.0);
     let mut connection = endpoint.connect().await?;
     let path = "/apis/pullpiri.io/v1alpha1/namespaces/default/modelinstances";
     for count in 0..WORKLOADS {
@@ -53,8 +53,8 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<(), E2eError> {
     }
     tokio::time::sleep(SETTLE).await;
     let supervisors = supervisors();
-    let pss: Vec<f64> = supervisors.iter().map(|pid| to_f64(pss_kib(*pid)) / 1024.0).collect();
-    bench.table.at_most("idle: PSS of a pod's supervisor", median(&pss), "MiB", 1.0);
+    let pss: Vec<f64> = supervisors.iter().map(|pid| megabytes(pss_kib(*pid))).collect();
+    bench.table.at_most("idle: PSS of a pod's supervisor", median(&pss), "MB", 1.0);
     let mut watched = tree(server.pid());
     watched.extend(supervisors);
     watched.sort_unstable();
@@ -94,6 +94,10 @@ fn supervisors() -> Vec<u32> {
 
 fn name(pid: u32) -> String {
     std::fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default().trim().to_owned()
+}
+
+fn megabytes(kib: u64) -> f64 {
+    to_f64(kib) * 1024.0 / 1e6
 }
 
 fn pss_kib(pid: u32) -> u64 {
