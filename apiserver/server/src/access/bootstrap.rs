@@ -81,9 +81,7 @@ fn created(result: Result<Value, Status>) -> Result<(), Status> {
 pub(crate) async fn write_aggregates(access: Arc<Access>, objects: Objects) {
     let Some(mut changes) = access.changes() else { return };
     loop {
-        if changes.changed().await.is_err() {
-            return;
-        }
+        // Before the first change, too: what was written meanwhile is taken in already.
         let stale = access.index().stale_aggregates();
         for (name, rules) in stale {
             if let Err(status) = write_aggregate(&objects, &name, &rules).await {
@@ -91,6 +89,9 @@ pub(crate) async fn write_aggregates(access: Arc<Access>, objects: Objects) {
                 changes.mark_changed();
                 tokio::time::sleep(RETRY).await;
             }
+        }
+        if changes.changed().await.is_err() {
+            return;
         }
     }
 }

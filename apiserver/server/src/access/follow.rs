@@ -89,7 +89,9 @@ impl Follower {
         let Some(parts) = key::parse(key) else { return };
         let object: Option<Value> = kv.and_then(|kv| {
             let parsed = serde_json::from_slice(&kv.value);
-            parsed.inspect_err(|error| tracing::warn!(%error, %key, "an object can't be read, and gives no access")).ok()
+            parsed
+                .inspect_err(|error| tracing::warn!(%error, %key, "an object can't be read, and gives no access"))
+                .ok()
         });
         if object.is_some() {
             self.known.insert(Arc::clone(key));

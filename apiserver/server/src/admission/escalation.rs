@@ -119,7 +119,9 @@ impl Admission for Escalation {
         old: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), Status>> {
         match object {
-            Some(new) if attributes.resource.group == GROUP => async move { self.check(attributes, new, old).await }.boxed(),
+            Some(new) if attributes.resource.group == GROUP => {
+                async move { self.check(attributes, new, old).await }.boxed()
+            }
             _ => std::future::ready(Ok(())).boxed(),
         }
     }

@@ -188,8 +188,7 @@ impl Strategy for BindingStrategy {
 }
 
 fn check_subject(subject: &Value, namespaced: bool, path: &str, errors: &mut Vec<FieldError>) {
-    let [kind, name, namespace, group] =
-        ["kind", "name", "namespace", "apiGroup"].map(|field| text(subject, &[field]));
+    let [kind, name, namespace, group] = ["kind", "name", "namespace", "apiGroup"].map(|field| text(subject, &[field]));
     if name.is_empty() {
         errors.push(FieldError::required(format!("{path}.name"), ""));
     }

@@ -70,7 +70,14 @@ pub(super) async fn handle(
             }
             paths.extend(
                 [
-                    "/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/openid/v1/jwks", "/readyz", "/version",
+                    "/healthz",
+                    "/livez",
+                    "/metrics",
+                    "/openapi/v2",
+                    "/openapi/v3",
+                    "/openid/v1/jwks",
+                    "/readyz",
+                    "/version",
                 ]
                 .map(str::to_owned),
             );
@@ -88,7 +95,8 @@ fn openid(inner: &Inner, asked: &Asked) -> Result<Response<Body>, Status> {
         Route::OpenIdKeys => (inner.tokens.key_set(), "application/jwk-set+json"),
         _ => {
             let host = negotiate::header_text(&asked.head.headers, http::header::HOST);
-            let host = if host.is_empty() { asked.head.uri.host().unwrap_or("kubernetes.default.svc") } else { &host };
+            let authority = asked.head.uri.authority().map(http::uri::Authority::as_str);
+            let host = if host.is_empty() { authority.unwrap_or("kubernetes.default.svc") } else { &host };
             (inner.tokens.configuration(host), "application/json")
         }
     };

@@ -64,7 +64,8 @@ impl Review {
                 if !errors.is_empty() {
                     return Err(Status::invalid("authorization.k8s.io", self.kind(), "", &errors));
                 }
-                if self == Self::LocalSubjectAccess && text(&question, &["metadata", "namespace"]) != namespace.unwrap_or_default()
+                if self == Self::LocalSubjectAccess
+                    && text(&question, &["metadata", "namespace"]) != namespace.unwrap_or_default()
                 {
                     let namespace = namespace.unwrap_or_default();
                     let message = format!("spec.resourceAttributes.namespace must match namespace: {namespace}");

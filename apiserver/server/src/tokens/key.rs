@@ -83,8 +83,7 @@ impl TokenKey {
     pub fn to_pem(&self) -> String {
         const LINE: usize = 64;
         let text = STANDARD.encode(&self.der);
-        let lines: Vec<&str> =
-            (0..text.len()).step_by(LINE).map(|at| &text[at..text.len().min(at + LINE)]).collect();
+        let lines: Vec<&str> = (0..text.len()).step_by(LINE).map(|at| &text[at..text.len().min(at + LINE)]).collect();
         format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", lines.join("\n"))
     }
 

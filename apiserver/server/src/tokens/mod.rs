@@ -78,7 +78,8 @@ impl Tokens {
     async fn object(&self, plural: &str, namespace: &str, name: &str) -> Result<Option<Value>, Status> {
         let key = format!("core/{plural}/{namespace}/{name}");
         let (found, _) = self.store.get(&key).await.map_err(|error| crate::rest::store_errors::read(&error))?;
-        let parse = |kv: pullpiri_store::KeyValue| serde_json::from_slice(&kv.value).map_err(|error| Status::internal(&error));
+        let parse =
+            |kv: pullpiri_store::KeyValue| serde_json::from_slice(&kv.value).map_err(|error| Status::internal(&error));
         found.map(parse).transpose()
     }
 
@@ -103,7 +104,8 @@ impl Tokens {
         let given = text(&request, &["metadata", "uid"]);
         if !given.is_empty() && given != uid {
             let of = GroupResource { group: "authentication.k8s.io", plural: "TokenRequest" };
-            let why = format!("the UID in the token request ({given}) does not match the UID of the service account ({uid})");
+            let why =
+                format!("the UID in the token request ({given}) does not match the UID of the service account ({uid})");
             return Err(Status::conflict(of, name, &why));
         }
         let mut audiences = texts(request.pointer("/spec/audiences"));
@@ -132,9 +134,10 @@ impl Tokens {
             account: (name.to_owned(), uid.to_owned()),
             secret,
         };
-        let token = self.key.sign(&claims.to_value()).map_err(|error| {
-            Status::internal(format_args!("failed to generate token: {error}"))
-        })?;
+        let token = self
+            .key
+            .sign(&claims.to_value())
+            .map_err(|error| Status::internal(format_args!("failed to generate token: {error}")))?;
         let metadata = json!({"name": name, "namespace": namespace, "uid": uid, "creationTimestamp": rfc3339(now)});
         if let Some(fields) = request.as_object_mut() {
             fields.insert("metadata".to_owned(), metadata);
@@ -206,9 +209,8 @@ impl Tokens {
 
     fn claims(&self, token: &str) -> Result<Option<Arc<Claims>>, String> {
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
-        let remembered = |this: &Self| {
-            this.verified.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).map(Arc::clone)
-        };
+        let remembered =
+            |this: &Self| this.verified.lock().unwrap_or_else(PoisonError::into_inner).get(&digest).map(Arc::clone);
         if let Some(claims) = remembered(self) {
             return Ok(Some(claims));
         }
@@ -256,7 +258,8 @@ impl Tokens {
         }
         let Some((name, uid)) = &claims.secret else { return Ok(()) };
         let invalidated = || "service account token has been invalidated".to_owned();
-        let secret = self.object("secrets", namespace, name).await.map_err(|_| invalidated())?.ok_or_else(invalidated)?;
+        let secret =
+            self.object("secrets", namespace, name).await.map_err(|_| invalidated())?.ok_or_else(invalidated)?;
         let actual = text(&secret, &["metadata", "uid"]);
         if actual != uid {
             return Err(format!("secret UID ({actual}) does not match service account secret ref claim ({uid})"));
