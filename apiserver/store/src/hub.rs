@@ -7,7 +7,8 @@
 //! and both sides go by revision, so there is neither gap nor duplicate at the seam.
 //!
 //! Invariants: the ring holds every event in `(floor, head]`; the queue of a live watch holds every matching event after its
-//! cursor; events reach the hub in order of revision, after they are durable.
+//! cursor; events reach the hub in order of revision, after they are durable, those of one revision together (etcd has several
+//! where somebody else's transaction changed several keys).
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt;
@@ -90,6 +91,8 @@ struct Queue {
     events: VecDeque<Arc<Event>>,
     /// Every matching event up to here was queued (or read from the log).
     through: u64,
+    /// The revision of the event that was queued last; others of the same revision may follow it.
+    queued: u64,
     progress: Option<u64>,
     /// The queue was full: what came after `through` isn't in it.
     overflowed: bool,
@@ -144,6 +147,10 @@ impl Hub {
             let Some(event) = inner.ring.pop_front() else { break };
             inner.ring_bytes = inner.ring_bytes.saturating_sub(weight(&event));
             inner.floor = event.revision.0;
+            // No revision is there in part.
+            while let Some(event) = inner.ring.pop_front_if(|next| next.revision == event.revision) {
+                inner.ring_bytes = inner.ring_bytes.saturating_sub(weight(&event));
+            }
         }
         if !inner.watchers.is_empty() {
             self.advanced.notify_one();
@@ -158,15 +165,17 @@ impl Hub {
             let Some(prefix) = event.key.get(..*length) else { continue };
             for watcher in inner.by_prefix.get(prefix).into_iter().flat_map(BTreeMap::values) {
                 let mut queue = lock(&watcher.queue);
-                if queue.overflowed || event.revision.0 <= queue.through {
+                let continues = event.revision.0 == queue.queued;
+                if queue.overflowed || (event.revision.0 <= queue.through && !continues) {
                     continue;
                 }
-                if queue.events.len() >= self.buffers.queue_events {
+                if queue.events.len() >= self.buffers.queue_events && !continues {
                     queue.overflowed = true;
                     overflows += 1;
                 } else {
                     queue.events.push_back(Arc::clone(event));
                     queue.through = event.revision.0;
+                    queue.queued = event.revision.0;
                     queue.progress = None;
                 }
                 drop(queue);
@@ -179,6 +188,39 @@ impl Hub {
     /// History up to and including `oldest` is gone.
     pub(crate) fn compacted(&self, oldest: u64) {
         lock(&self.inner).oldest = oldest;
+    }
+
+    /// There are no other events up to `head`.
+    pub(crate) fn advance(&self, head: u64) {
+        let mut inner = lock(&self.inner);
+        if head > inner.head {
+            inner.head = head;
+            if !inner.watchers.is_empty() {
+                self.advanced.notify_one();
+            }
+        }
+    }
+
+    /// Events between the present head and `head` never come: who needs them reads the log.
+    pub(crate) fn skip(&self, head: u64) {
+        let mut inner = lock(&self.inner);
+        inner.ring.clear();
+        inner.ring_bytes = 0;
+        inner.head = inner.head.max(head);
+        inner.floor = inner.head;
+        for watcher in inner.watchers.values() {
+            let mut queue = lock(&watcher.queue);
+            if queue.through < inner.head {
+                queue.overflowed = true;
+                drop(queue);
+                watcher.wake.notify_one();
+            }
+        }
+    }
+
+    /// Events after this revision are in the ring.
+    pub(crate) fn floor(&self) -> u64 {
+        lock(&self.inner).floor
     }
 
     /// Ends every watch.
@@ -369,8 +411,7 @@ impl Subscription {
         if self.cursor < inner.floor {
             return Step::Wait;
         }
-        // Revisions are dense, so a revision's place in the ring is its distance from the floor.
-        let seen = usize::try_from(self.cursor - inner.floor).unwrap_or(usize::MAX);
+        let seen = inner.ring.partition_point(|event| event.revision.0 <= self.cursor);
         self.pending
             .extend(inner.ring.iter().skip(seen).filter(|event| event.key.starts_with(&*self.watcher.prefix)).cloned());
         // A reader may know a revision that the hub is only about to hear of.

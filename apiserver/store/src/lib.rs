@@ -2,12 +2,13 @@
 //!
 //! The model is etcd's: every successful write gets the next *revision* of the whole store, each key remembers the
 //! revision that created it and the one that last modified it, old versions stay readable until they are compacted,
-//! and a watch can start at any revision that is still there. Implementations: [`memory`] (tests and virtual resources) and
-//! [`redb`] (one file on disk). An etcd cluster is a third one, later, which is why every operation is asynchronous.
+//! and a watch can start at any revision that is still there. Implementations: [`memory`] (tests and virtual resources),
+//! [`redb`] (one file on disk) and [`etcd`] (a cluster that several API servers share).
 //!
 //! Invariants that hold for every implementation (the shared suite in `tests/` checks them):
 //! * a write that was acknowledged survives `kill -9` and a power cut (durable stores);
-//! * revisions are dense and strictly increasing, one per write; a refused write uses none;
+//! * revisions are dense and strictly increasing, one per write; a refused write uses none (in an etcd that others write to as well,
+//!   they aren't dense);
 //! * a reader sees a prefix of the history: all writes up to its revision and none after;
 //! * a watch from revision `r` yields every event with a revision above `r`, once and in order, or ends with
 //!   [`WatchError::Compacted`] or [`WatchError::Lagged`]; it is never silently incomplete.
@@ -15,6 +16,7 @@
 //! Keys are UTF-8 strings compared bytewise; values are opaque bytes.
 
 pub mod clock;
+pub mod etcd;
 mod hub;
 pub mod memory;
 pub mod metrics;
@@ -125,7 +127,7 @@ pub struct Range {
     pub limit: Option<usize>,
 }
 
-/// Why a write didn't take place. Nothing was changed, except possibly with [`WriteError::Io`].
+/// Why a write didn't take place. Nothing was changed, except possibly with [`WriteError::Io`] and [`WriteError::Unknown`].
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
     /// The expectation doesn't hold; `current` is what is there.
@@ -136,6 +138,9 @@ pub enum WriteError {
     NoSpace { key: Arc<str>, store: String },
     #[error("writing {key}: {message}")]
     Io { key: Arc<str>, message: String },
+    /// The answer was lost on its way, and whether the write took place can't be told (etcd only).
+    #[error("writing {key}: it isn't known whether that took place, read it again ({message})")]
+    Unknown { key: Arc<str>, message: String },
     /// The store is shutting down.
     #[error("the store is closed")]
     Closed,
@@ -186,6 +191,12 @@ pub trait Store: fmt::Debug + Send + Sync + 'static {
 
     /// The revision of the last durable write.
     fn revision(&self) -> Revision;
+
+    /// [`Self::revision`], looked up anew if it is below `revision`: others may write to the same store.
+    fn catch_up(&self, _revision: Revision) -> BoxFuture<'_, Revision> {
+        let revision = self.revision();
+        Box::pin(async move { revision })
+    }
 
     /// Forgets versions that no reader at or after `revision` can see. Reads and watches before it fail from now on.
     fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), ReadError>>;

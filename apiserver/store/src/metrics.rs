@@ -48,7 +48,7 @@ pub struct Metrics {
     pub watchers: u64,
     /// How often a watch fell behind what is buffered for it, and went on from the log or ended.
     pub lagged: u64,
-    /// How often the data file was opened again after an IO error.
+    /// How often the data file was opened again after an IO error, or etcd watched anew.
     pub reopened: u64,
 }
 

@@ -30,6 +30,8 @@ pub(crate) fn write(error: &WriteError) -> Status {
         WriteError::NoSpace { .. } => {
             Status::new(http::StatusCode::INSUFFICIENT_STORAGE, "InsufficientStorage", error.to_string())
         }
+        // Without Retry-After, too: whether to write again is for somebody who has looked.
+        WriteError::Unknown { .. } => Status::new(http::StatusCode::GATEWAY_TIMEOUT, "Timeout", error.to_string()),
         WriteError::Closed => Status::service_unavailable("the server is shutting down"),
         WriteError::Io { .. } | WriteError::Mismatch { .. } => Status::internal(error),
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::StreamExt as _;
+use pullpiri_store::etcd::{self, EtcdStore};
 use pullpiri_store::memory::{self, MemoryStore};
 use pullpiri_store::redb::{self, RedbStore};
 use pullpiri_store::retention::Retention;
@@ -15,11 +16,26 @@ use pullpiri_store::{
 };
 use tempfile::TempDir;
 
+use crate::etcd_cluster::{self, Cluster};
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
     Memory,
     Redb,
     RedbTiny,
+    Etcd,
+    EtcdTiny,
+}
+
+impl Kind {
+    pub fn is_etcd(self) -> bool {
+        matches!(self, Self::Etcd | Self::EtcdTiny)
+    }
+
+    /// False, said why, where this machine has no etcd.
+    pub fn is_here(self) -> bool {
+        !self.is_etcd() || !etcd_cluster::missing()
+    }
 }
 
 /// Long enough for the slowest machine; nothing waits this long unless it is broken.
@@ -30,13 +46,15 @@ pub struct Fixture {
     folder: TempDir,
     pub store: Arc<dyn Store>,
     redb: Option<Arc<RedbStore>>,
+    etcd: Option<Cluster>,
 }
 
-fn open(kind: Kind, folder: &TempDir) -> (Arc<dyn Store>, Option<Arc<RedbStore>>) {
+async fn open(kind: Kind, folder: &TempDir, etcd: Option<&Cluster>) -> (Arc<dyn Store>, Option<Arc<RedbStore>>) {
+    let progress_interval = Duration::from_millis(5);
     let buffers = match kind {
-        Kind::Memory | Kind::Redb => Buffers { progress_interval: Duration::from_millis(5), ..Buffers::default() },
-        Kind::RedbTiny => {
-            Buffers { ring_events: 3, ring_bytes: 600, queue_events: 2, progress_interval: Duration::from_millis(5) }
+        Kind::Memory | Kind::Redb | Kind::Etcd => Buffers { progress_interval, ..Buffers::default() },
+        Kind::RedbTiny | Kind::EtcdTiny => {
+            Buffers { ring_events: 3, ring_bytes: 600, queue_events: 2, progress_interval }
         }
     };
     let retention = Retention::FOREVER;
@@ -50,25 +68,31 @@ fn open(kind: Kind, folder: &TempDir) -> (Arc<dyn Store>, Option<Arc<RedbStore>>
             let store = Arc::new(RedbStore::open(folder.path().join("store.redb"), options).unwrap());
             (Arc::clone(&store) as _, Some(store))
         }
+        Kind::Etcd | Kind::EtcdTiny => {
+            let servers = etcd.map(Cluster::servers).unwrap_or_default();
+            let options = etcd::Options { retention, buffers, ..etcd::Options::new(servers) };
+            (Arc::new(EtcdStore::open(options).await.unwrap()), None)
+        }
     }
 }
 
 impl Fixture {
-    pub fn new(kind: Kind) -> Self {
+    pub async fn new(kind: Kind) -> Self {
         // In memory where there is such a place: what is tested here needs a file system, not a disk.
         let folder = TempDir::new_in("/dev/shm").or_else(|_| TempDir::new()).unwrap();
-        let (store, redb) = open(kind, &folder);
-        Self { kind, folder, store, redb }
+        let etcd = kind.is_etcd().then(Cluster::single);
+        let (store, redb) = open(kind, &folder, etcd.as_ref()).await;
+        Self { kind, folder, store, redb, etcd }
     }
 
     /// Closes and opens a durable store.
-    pub fn restart(&mut self) {
+    pub async fn restart(&mut self) {
         if self.kind == Kind::Memory {
             return;
         }
         self.store = Arc::new(MemoryStore::new());
         self.redb = None;
-        (self.store, self.redb) = open(self.kind, &self.folder);
+        (self.store, self.redb) = open(self.kind, &self.folder, self.etcd.as_ref()).await;
     }
 
     /// Checks what lies on the disk, where there is one.
@@ -80,8 +104,13 @@ impl Fixture {
 }
 
 pub fn run<F: Future<Output = ()>>(kind: Kind, check: impl FnOnce(Arc<dyn Store>) -> F) {
-    let fixture = Fixture::new(kind);
-    block_on(check(Arc::clone(&fixture.store)));
+    if !kind.is_here() {
+        return;
+    }
+    block_on(async {
+        let fixture = Fixture::new(kind).await;
+        check(Arc::clone(&fixture.store)).await;
+    });
 }
 
 pub fn block_on<T>(future: impl Future<Output = T>) -> T {
@@ -101,8 +130,19 @@ pub async fn set(store: &dyn Store, key: &str, value: &str) -> KeyValue {
     store.write(put(key, Expect::Any, value.to_owned())).await.unwrap()
 }
 
+/// Several writes at once take place in the order in which they were begun; with etcd, in any.
+pub fn is_ordered(store: &dyn Store) -> bool {
+    !format!("{store:?}").starts_with("EtcdStore")
+}
+
 /// Writes many at once, in order.
 pub async fn set_all(store: &dyn Store, keys: impl Iterator<Item = String>) {
+    if !is_ordered(store) {
+        for key in keys {
+            set(store, &key, "x").await;
+        }
+        return;
+    }
     let keys: Vec<String> = keys.collect();
     // Few enough to be queued in one go by the runtime.
     for some in keys.chunks(50) {

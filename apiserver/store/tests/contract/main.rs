@@ -1,10 +1,12 @@
-//! What every store promises, checked against each implementation: memory, redb, and redb with buffers so small that its watches
-//! live off the log on disk.
+//! What every store promises, checked against each implementation: memory, redb, etcd, and the last two with buffers so small that
+//! watches live off the history on disk.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::cast_possible_truncation, reason = "tests")]
 
 mod behaviour;
 mod concurrency;
+#[path = "../etcd_cluster/mod.rs"]
+mod etcd_cluster;
 mod fixture;
 mod model;
 
@@ -30,6 +32,16 @@ macro_rules! for_every_store {
                 #[test]
                 fn redb_with_tiny_buffers() {
                     run(Kind::RedbTiny, |store| crate::$module::$check(store));
+                }
+
+                #[test]
+                fn etcd() {
+                    run(Kind::Etcd, |store| crate::$module::$check(store));
+                }
+
+                #[test]
+                fn etcd_with_tiny_buffers() {
+                    run(Kind::EtcdTiny, |store| crate::$module::$check(store));
                 }
             })+
         }
@@ -82,4 +94,14 @@ fn redb_agrees_with_the_model() {
 #[test]
 fn redb_with_tiny_buffers_agrees_with_the_model() {
     model::check(Kind::RedbTiny);
+}
+
+#[test]
+fn etcd_agrees_with_the_model() {
+    model::check(Kind::Etcd);
+}
+
+#[test]
+fn etcd_with_tiny_buffers_agrees_with_the_model() {
+    model::check(Kind::EtcdTiny);
 }

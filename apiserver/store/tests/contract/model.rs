@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use futures::StreamExt as _;
 use proptest::prelude::*;
 use proptest::test_runner::TestRunner;
 use pullpiri_store::{
     Change, Expect, KeyValue, Range, ReadError, Revision, Store, WatchError, WatchItem, WatchStream, Write, WriteError,
 };
 
-use crate::fixture::{Fixture, Kind, block_on, item};
+use crate::fixture::{Fixture, Kind, block_on, is_ordered, item};
 
 #[derive(Clone, Debug)]
 enum Step {
@@ -191,7 +192,7 @@ async fn play(fixture: &mut Fixture, steps: Vec<Step>) {
     for step in steps {
         if matches!(step, Step::Restart) {
             watches.clear();
-            fixture.restart();
+            fixture.restart().await;
         }
         let store: &dyn Store = &*fixture.store;
         match step {
@@ -217,7 +218,12 @@ async fn play(fixture: &mut Fixture, steps: Vec<Step>) {
                     })
                     .collect();
                 // Polled in order, so they are queued in order.
-                let answers = futures::future::join_all(writes.iter().map(|write| store.write(write.clone()))).await;
+                let attempts = writes.iter().map(|write| store.write(write.clone()));
+                let answers = if is_ordered(store) {
+                    futures::future::join_all(attempts).await
+                } else {
+                    futures::stream::iter(attempts).then(|attempt| attempt).collect().await
+                };
                 for (write, answer) in writes.iter().zip(answers) {
                     check_write(answer, model.write(write));
                 }
@@ -296,13 +302,23 @@ async fn list(store: &dyn Store, model: &Model, prefix: usize, back: u64, after:
 }
 
 pub fn check(kind: Kind) {
-    let cases = if kind == Kind::Memory { 200 } else { 40 };
+    if !kind.is_here() {
+        return;
+    }
+    let cases = match kind {
+        Kind::Memory => 200,
+        Kind::Redb | Kind::RedbTiny => 40,
+        // Each starts an etcd.
+        Kind::Etcd | Kind::EtcdTiny => 8,
+    };
     let config =
         ProptestConfig { cases, max_shrink_iters: 200, failure_persistence: None, ..ProptestConfig::default() };
     TestRunner::new(config)
         .run(&proptest::collection::vec(step(), 1..60), |steps| {
-            let mut fixture = Fixture::new(kind);
-            block_on(play(&mut fixture, steps));
+            block_on(async {
+                let mut fixture = Fixture::new(kind).await;
+                play(&mut fixture, steps).await;
+            });
             Ok(())
         })
         .unwrap();
