@@ -134,6 +134,8 @@ cluster() {
 values() {
     {
         echo "node:"
+        # The node of hack/kube lives in a mount namespace of its own.
+        echo "  host: runtime"
         echo "  dataDir: ${DATA}"
         echo "  capabilities:"
         local bounds capability index=0

@@ -166,11 +166,19 @@ pub(crate) struct Node {
     #[arg(long, value_name = "DIR")]
     pub(crate) data_dir: PathBuf,
     /// In a pod with hostPID: see the host's files as a program of the host does, and let workloads outlive the pod; every path is the
-    /// host's then
-    #[arg(long)]
-    pub(crate) host_mount_namespace: bool,
+    /// host's then. Whose files those are: process 1's, or those of the container runtime
+    #[arg(long, value_name = "WHOSE", value_enum, num_args = 0..=1, default_missing_value = "init", require_equals = true)]
+    pub(crate) host_mount_namespace: Option<HostOf>,
     #[command(flatten)]
     pub(crate) workloads: Workloads,
+}
+
+#[derive(ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HostOf {
+    /// Of process 1
+    Init,
+    /// Of the container runtime, whose process is this one's parent
+    Runtime,
 }
 
 #[derive(Args, Debug)]

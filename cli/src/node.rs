@@ -14,7 +14,7 @@ use pullpiri_node_adapters::oci::Zygote;
 use pullpiri_node_adapters::oci::zygote::Place;
 use pullpiri_node_host::mount;
 
-use crate::args::Node;
+use crate::args::{HostOf, Node};
 use crate::client::{self, connect};
 use crate::control_plane::make_private;
 use crate::fail::Failure;
@@ -48,11 +48,16 @@ impl Cluster {
             Some(path) => Way::Kubeconfig(path.clone()),
             None => service_account(Path::new(SERVICE_ACCOUNT))?,
         };
-        let place = if arguments.host_mount_namespace {
-            mount::enter_host().map_err(|error| Failure::from_error("--host-mount-namespace", &error))?;
-            Place::Outside
-        } else {
-            Place::Beside
+        let host = arguments.host_mount_namespace.map(|of| match of {
+            HostOf::Init => mount::HostOf::Init,
+            HostOf::Runtime => mount::HostOf::Runtime,
+        });
+        let place = match host {
+            Some(of) => {
+                mount::enter_host(of).map_err(|error| Failure::from_error("--host-mount-namespace", &error))?;
+                Place::Outside
+            }
+            None => Place::Beside,
         };
         Ok(Self { way, place })
     }

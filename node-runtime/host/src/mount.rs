@@ -5,6 +5,7 @@ use std::path::Path;
 use nix::errno::Errno;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, setns, unshare};
+use nix::unistd::getppid;
 
 use crate::{Result, SysError};
 
@@ -15,27 +16,41 @@ pub fn enter_private() -> Result<()> {
         .map_err(|e| SysError::errno("making the mount namespace private", e))
 }
 
-/// Moves this process, which must have one thread, from a container that sees the host's processes into the mount and cgroup namespaces of
-/// process 1: paths are the host's from then on, and so is the cgroup tree. Needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE.
+/// Whose mount namespace is the host's, as a container sees it that shares the host's process ids.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HostOf {
+    /// Process 1's.
+    Init,
+    /// That of the container runtime, whose process started this one.
+    Runtime,
+}
+
+/// Moves this process, which must have one thread, from a container into the host's mount and cgroup namespaces: paths are the host's from
+/// then on, and so is the cgroup tree. Needs CAP_SYS_ADMIN, CAP_SYS_CHROOT and CAP_SYS_PTRACE.
 ///
 /// The cgroup namespace goes along, since version 2 with `nsdelegate` lets no process out of the subtree of its namespace (cgroups(7)).
-pub fn enter_host() -> Result<()> {
-    if std::process::id() == 1 {
+pub fn enter_host(of: HostOf) -> Result<()> {
+    let process = match of {
+        HostOf::Init => 1,
+        HostOf::Runtime => getppid().as_raw(),
+    };
+    // A parent that can't be seen is 0.
+    if process == 0 || std::process::id() == 1 {
         let problem = "the container has a process table of its own; set hostPID: true";
         return Err(SysError::io("joining the host's mount namespace", std::io::Error::other(problem)));
     }
-    let mut joined = Vec::new();
+    let mut found = Vec::new();
     // Opened before the first is joined: the second is found by a path of this namespace.
     for (name, flag) in [("mnt", CloneFlags::CLONE_NEWNS), ("cgroup", CloneFlags::CLONE_NEWCGROUP)] {
-        let path = format!("/proc/1/ns/{name}");
+        let path = format!("/proc/{process}/ns/{name}");
         match std::fs::File::open(&path) {
-            Ok(file) => joined.push((path, file, flag)),
+            Ok(file) => found.push((path, file, flag)),
             // A kernel without cgroup namespaces.
             Err(e) if name == "cgroup" && e.kind() == std::io::ErrorKind::NotFound => {}
-            Err(e) => return Err(SysError::io(format!("opening {path} (needs hostPID and CAP_SYS_PTRACE)"), e)),
+            Err(e) => return Err(SysError::io(format!("opening {path} (needs CAP_SYS_PTRACE)"), e)),
         }
     }
-    for (path, file, flag) in joined {
+    for (path, file, flag) in found {
         setns(file, flag).map_err(|e| SysError::errno(format!("joining {path}"), e))?;
     }
     Ok(())
