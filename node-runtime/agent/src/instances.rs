@@ -1,8 +1,7 @@
 //! The watch of this node's ModelInstances.
 
-use futures::StreamExt;
 use kube::core::error_boundary::DeserializeGuard;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use pullpiri_crds::ModelInstance;
 use tokio::sync::mpsc;
@@ -11,7 +10,7 @@ use tracing::{debug, info, warn};
 
 use crate::metrics::Metrics;
 use crate::node::Message;
-use crate::retry::Retry;
+use crate::watching::Watch;
 
 /// What the watch tells.
 #[derive(Debug)]
@@ -37,8 +36,7 @@ pub(crate) async fn watch(
     stop: CancellationToken,
 ) {
     let api: Api<DeserializeGuard<ModelInstance>> = Api::all(client);
-    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).streaming_lists();
-    let mut events = std::pin::pin!(watcher(api, config).backoff(Retry::default()));
+    let mut events = Watch::of(api, &format!("spec.nodeName={node}"));
     let mut away = false;
     loop {
         let event = tokio::select! {

@@ -29,6 +29,7 @@ mod report;
 mod retry;
 mod suspend;
 mod tell;
+mod watching;
 
 use std::sync::Arc;
 

@@ -2,9 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use futures::StreamExt;
 use kube::core::error_boundary::DeserializeGuard;
-use kube::runtime::{WatchStreamExt, watcher};
+use kube::runtime::watcher;
 use kube::{Api, Client};
 use pullpiri_crds::{NetworkSlice, NetworkSliceSpec};
 use pullpiri_node_core::network::{Generation, assemble};
@@ -12,7 +11,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use crate::retry::Retry;
+use crate::watching::Watch;
 
 /// What is known of this node's slices.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,8 +24,7 @@ pub(super) enum Known {
 /// Watches until `stop`. A generation that isn't whole yet is waited for; meanwhile the one before stays.
 pub(super) async fn watch(client: Client, node: String, generations: watch::Sender<Known>, stop: CancellationToken) {
     let api: Api<DeserializeGuard<NetworkSlice>> = Api::all(client);
-    let config = watcher::Config::default().fields(&format!("spec.nodeName={node}")).streaming_lists();
-    let mut events = std::pin::pin!(watcher(api, config).backoff(Retry::default()));
+    let mut events = Watch::of(api, &format!("spec.nodeName={node}"));
     let mut slices: BTreeMap<String, NetworkSliceSpec> = BTreeMap::new();
     let mut listing: BTreeMap<String, NetworkSliceSpec> = BTreeMap::new();
     let mut synced = false;
