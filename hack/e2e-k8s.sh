@@ -87,7 +87,20 @@ processes() {
     done
 }
 
-leader() { kubectl -n "${NS}" get leases -o jsonpath='{range .items[*]}{.spec.holderIdentity}{"\n"}{end}' | grep -m1 controllers; }
+leader() { kubectl -n "${NS}" get lease pullpiri-controllers -o jsonpath='{.spec.holderIdentity}'; }
+
+another_leader() {
+    local now
+    now=$(leader)
+    [ -n "${now}" ] && [ "${now}" != "$1" ]
+}
+
+# The containers that run have processes, none of them the one that was killed.
+replaced() {
+    local now
+    now=$(processes)
+    [ "$(grep -c . <<< "${now}")" = 4 ] && ! grep -q "^$1 " <<< "${now}"
+}
 
 # query EXPRESSION: the first value that Prometheus gives.
 query() { curl --silent --get --max-time 5 --data-urlencode "query=$1" "http://127.0.0.1:${PROMETHEUS_PORT}/api/v1/query" | sed -n 's/.*"value":\[[0-9.]*,"\([^"]*\)"\].*/\1/p'; }
@@ -215,7 +228,7 @@ leader_killed() {
     pod=$(kubectl -n "${NS}" get pods -l app.kubernetes.io/component=controllers -o name | while read -r name; do [[ ${old} != *"${name#pod/}"* ]] || echo "${name#pod/}"; done)
     [ -n "${pod}" ] || fail "the Lease's holder ${old} is no pod of the controllers"
     kubectl -n "${NS}" delete pod "${pod}" --grace-period=0 --force > /dev/null 2>&1
-    until_ok 40 "another leader" sh -c "h=\$(kubectl -n ${NS} get leases -o jsonpath='{range .items[*]}{.spec.holderIdentity}{\"\\n\"}{end}' | grep -m1 controllers) && [ \"\${h}\" != '${old}' ]"
+    until_ok 40 "another leader" another_leader "${old}"
     # It does a leader's work: another scenario, with a signal of its own.
     sed -e 's/PowertrainTransmissionCurrentGear/SecondSignal/; s/name: bms-eco$/name: second/' "${DIR}/bms.yaml" | awk '/^---/ { exit } { print }' > "${DIR}/second.yaml"
     "${BIN}" convert "${DIR}/second.yaml" 2> /dev/null | kubectl apply -f - > /dev/null
@@ -236,7 +249,7 @@ upgrade_and_rollback() {
     local victim
     victim=$(tail -n 1 <<< "${BEFORE}" | cut -d' ' -f1)
     kill -9 "${victim}"
-    until_ok 30 "a killed container is started again" sh -c "[ \$(kubectl get modelinstances -A -o jsonpath='{range .items[*]}{range .status.containers[*]}{.pid}{\"\\n\"}{end}{end}' | grep -c .) = 4 ] && ! kubectl get modelinstances -A -o yaml | grep -qw 'pid: ${victim}'"
+    until_ok 30 "a killed container is started again" replaced "${victim}"
 }
 
 # A node's token is good for that node's own objects only.
@@ -273,8 +286,9 @@ dry_run() {
 uninstall() {
     step "helm uninstall"
     helm uninstall "${RELEASE}" --namespace "${NS}" --wait --timeout 120s > "${DIR}/uninstall.log"
-    # Objects.
+    # Objects. The namespace is who made it's to delete; what is in there and isn't Helm's is the controllers' Lease.
     until_ok 60 "no pod is left" equals 0 sh -c "kubectl -n ${NS} get pods --no-headers 2> /dev/null | wc -l"
+    kubectl delete namespace "${NS}" --timeout=60s > /dev/null
     local left
     left=$(kubectl api-resources --no-headers 2> /dev/null | grep pullpiri.io || true)
     [ -z "${left}" ] || fail "kinds are left: ${left}"
