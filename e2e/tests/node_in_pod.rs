@@ -175,7 +175,8 @@ async fn workloads_outlive_the_pod_that_started_them() {
     };
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path();
-    let mut server = Pullpiri::start("apiserver", &folder.join("server"), free_address().unwrap(), &[]).unwrap();
+    let mut server =
+        Pullpiri::start("up", &folder.join("server"), free_address().unwrap(), &["--node", "beside"]).unwrap();
     let endpoint = server.ready().await.unwrap();
     let mut connection = endpoint.connect().await.unwrap();
     let object = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "node-in-a-pod"}});

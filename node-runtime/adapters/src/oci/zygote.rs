@@ -182,8 +182,8 @@ fn serve(socket: SeqPacket, place: Place) -> i32 {
     }
     // Only matters where a service manager runs the agent, and is no reason not to run pods where it can't be done. In a container it is what
     // takes them out of its group of version 2.
-    let entered = cgroups.and_then(|c| c.enter_supervisors());
-    if place == Place::Outside && entered.is_err() {
+    let entered = cgroups.as_ref().is_ok_and(|c| c.enter_supervisors().is_ok());
+    if place == Place::Outside && !entered {
         return 1;
     }
     let pages = CleanPages::find().unwrap_or_default();
@@ -193,7 +193,7 @@ fn serve(socket: SeqPacket, place: Place) -> i32 {
         pages.release();
         let message = match open.receive() {
             Ok(Received::Message(message)) => message,
-            Ok(Received::Closed) | Err(_) => return 0,
+            Ok(Received::Closed) | Err(_) => break,
             Ok(Received::Nothing) => continue,
         };
         if let Some((birth, connection, lock)) = understand(message) {
@@ -203,6 +203,9 @@ fn serve(socket: SeqPacket, place: Place) -> i32 {
                 supervisor::run(birth, connection, lock, pages.clone())
             });
         }
+    }
+    if let Ok(cgroups) = &cgroups {
+        cgroups.leave_nothing();
     }
     0
 }

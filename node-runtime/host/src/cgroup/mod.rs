@@ -156,6 +156,21 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Moves this process out of the supervisors' group, and takes that and the one above all of ours away where nobody is in them any more.
+    pub fn leave_nothing(&self) {
+        // What can't be left or removed isn't ours alone.
+        for (mount, file) in
+            self.unified.iter().map(|m| (m, "cgroup.procs")).chain(self.named.iter().map(|m| (m, "tasks")))
+        {
+            let _ = write(&mount.join(file), "0");
+        }
+        for mount in self.mounts() {
+            for group in [SUPERVISORS, PARENT] {
+                let _ = std::fs::remove_dir(mount.join(group));
+            }
+        }
+    }
+
     /// Makes a container's group with its limits, or gives the group that is there these limits. `devices` are rules of the version 1
     /// device controller (`c 1:3 rwm`) that allow; everything else is denied. Version 2 restricts no devices.
     pub fn prepare(&self, group: &str, limits: &Limits, devices: &[String]) -> Result<()> {
