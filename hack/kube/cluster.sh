@@ -190,10 +190,18 @@ node_namespaces() {
     touch "${dir}/ns/mnt"
     unshare --mount="${dir}/ns/mnt" --propagation private mount --make-rshared /
     # Where nothing of the machine's own node would be found.
-    nsenter --mount="${dir}/ns/mnt" sh -c "mkdir -p /run/containerd /var/lib/kubelet && mount -t tmpfs none /run/containerd"
+    nsenter --mount="${dir}/ns/mnt" sh -c "mkdir -p /run/containerd && mount -t tmpfs none /run/containerd && mount -t tmpfs none /run/netns"
     local controller
+    local group file
     for controller in /sys/fs/cgroup/*/; do
-        [ ! -e "${controller}cgroup.procs" ] || mkdir -p "${controller}${GROUP}/system"
+        [ -e "${controller}cgroup.procs" ] || continue
+        for group in "${GROUP}" "${GROUP}/system"; do
+            mkdir -p "${controller}${group}"
+            # A group of cpuset takes processes once it has CPUs and memory.
+            for file in cpuset.cpus cpuset.mems; do
+                [ ! -e "${controller}${group}/${file}" ] || cat "${controller}${file}" > "${controller}${group}/${file}"
+            done
+        done
     done
     [ ! -e /sys/fs/cgroup/cgroup.procs ] || mkdir -p "/sys/fs/cgroup/${GROUP}/system"
 }
@@ -258,8 +266,10 @@ YAML
 }
 
 node_ready() {
-    curl --silent --fail --max-time 2 --cacert "${dir}/pki/ca.crt" --cert "${dir}/pki/admin.crt" --key "${dir}/pki/admin.key" \
-        "${server}/api/v1/nodes/${NODE}" | tr -d ' \n' | grep -o '"type":"Ready"[^}]*\|{[^{]*"type":"Ready"' | grep -q '"status":"True"'
+    local node
+    node=$(curl --silent --fail --max-time 2 --cacert "${dir}/pki/ca.crt" --cert "${dir}/pki/admin.crt" --key "${dir}/pki/admin.key" \
+        "${server}/api/v1/nodes/${NODE}" | tr -d ' \n') || return 1
+    [[ ${node} = *'"type":"Ready","status":"True"'* ]]
 }
 
 import() {
@@ -297,7 +307,7 @@ up() {
     mkdir -p "${dir}/pki" "${dir}/log"
     chmod 700 "${dir}"
     : > "${dir}/pids"
-    trap 'code=$?; [ ${code} = 0 ] || { cp -r "${dir}/log" "${dir}.failed-log" 2> /dev/null || true; down; }' EXIT
+    trap 'code=$?; [ ${code} = 0 ] || { rm -rf "${dir}.failed-log"; cp -r "${dir}/log" "${dir}.failed-log" 2> /dev/null || true; down; }' EXIT
     api_ip=127.0.0.1 api_port=${base} advertise=127.0.0.1
     # An endpoint can't be a loopback address.
     advertise=192.0.2.1
