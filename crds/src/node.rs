@@ -123,6 +123,9 @@ pub struct NodeRealtime {
     pub deadline_ppm: i32,
     /// Whether a CPU can be set apart for SCHED_DEADLINE (an exclusive cpuset); without, its tasks can't be pinned.
     pub exclusive_cpusets: bool,
+    /// The tasks on a CPU that is set apart must be of one container (cgroup version 2).
+    #[serde(default)]
+    pub exclusive_per_container: bool,
     /// Whether deadlines are watched by the kernel (BPF).
     pub monitor: bool,
 }

@@ -183,8 +183,8 @@ impl<'a, 'b> Board<'a, 'b> {
     /// The task's only CPU, where it is analysed even if it misses.
     fn force(&mut self, position: usize, member: Member<'a>) -> Result<(), Reason> {
         let Some(bin) = self.bins.get_mut(position) else { return Ok(()) };
-        if bin.class().is_some_and(|class| class != class_of(member.task.policy)) {
-            return Err(other_class(bin, member.task));
+        if !bin.suits(member.task) {
+            return Err(unsuited(bin, member.task));
         }
         if self.is_last(position, member.task) {
             return Err(self.last_cpu(position, member.task));
@@ -246,7 +246,7 @@ impl<'a, 'b> Board<'a, 'b> {
             return false;
         }
         let Some(bin) = self.bins.get_mut(position) else { return false };
-        if bin.hopeless || bin.class().is_some_and(|class| class != class_of(member.task.policy)) {
+        if bin.hopeless || !bin.suits(member.task) {
             return false;
         }
         let before = (bin.proven.take(), bin.groups.clone());
@@ -310,12 +310,12 @@ impl<'a, 'b> Board<'a, 'b> {
         let last = candidates.iter().copied().find(|position| self.is_last(*position, task));
         let emptiest = fitting
             .filter(|(position, _)| !self.is_last(*position, task))
-            .filter(|(_, bin)| bin.class().is_none_or(|class| class == class_of(task.policy)))
+            .filter(|(_, bin)| bin.suits(task))
             .max_by_key(|(position, bin)| (bin.utilisation().left(), Reverse(*position)))
             .map(|(position, _)| position);
         let best = match emptiest.and_then(|position| Some((position, self.bins.get(position)?.clone()))) {
             None if last.is_some() => None,
-            None => candidates.first().and_then(|position| self.bins.get(*position)).map(|bin| other_class(bin, task)),
+            None => candidates.first().and_then(|position| self.bins.get(*position)).map(|bin| unsuited(bin, task)),
             Some((position, mut bin)) => {
                 bin.members.push(member);
                 bin.proven = None;
@@ -348,17 +348,17 @@ impl<'a, 'b> Board<'a, 'b> {
     }
 }
 
-fn other_class(bin: &Bin<'_>, task: &Task) -> Reason {
-    let has = match bin.class() {
-        Some(Class::Deadline) => "DEADLINE",
-        _ => "FIFO and RR",
-    };
+/// Why a task can't be beside what is on a CPU, whatever the analysis says.
+fn unsuited(bin: &Bin<'_>, task: &Task) -> Reason {
     let (node, cpu) = (bin.node.name.clone(), bin.cpu);
-    Reason::Unfit {
-        task: task.name.clone(),
-        node,
-        lacks: format!("CPU {cpu} has {has} tasks, and DEADLINE needs a CPU set apart"),
-    }
+    let lacks = match (bin.class(), class_of(task.policy)) {
+        (Some(Class::Deadline), Class::Deadline) => format!(
+            "CPU {cpu} has DEADLINE tasks of another container, and with cgroup version 2 a CPU is set apart for one"
+        ),
+        (Some(Class::Deadline), _) => format!("CPU {cpu} has DEADLINE tasks, and DEADLINE needs a CPU set apart"),
+        _ => format!("CPU {cpu} has FIFO and RR tasks, and DEADLINE needs a CPU set apart"),
+    };
+    Reason::Unfit { task: task.name.clone(), node, lacks }
 }
 
 /// The one CPU that a task names.

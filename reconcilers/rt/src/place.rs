@@ -110,6 +110,16 @@ impl<'a> Bin<'a> {
         self.members.first().map(|member| class_of(member.task.policy))
     }
 
+    /// Whether a task may be beside the members: it is of their class, and where a CPU is set apart for one group, of theirs.
+    pub(crate) fn suits(&self, task: &Task) -> bool {
+        let mine = class_of(task.policy);
+        let per_group = self.node.ceilings.as_ref().is_some_and(|ceilings| ceilings.exclusive_per_group);
+        self.members.iter().all(|member| {
+            let same_group = mine != Class::Deadline || !per_group || member.task.group == task.group;
+            class_of(member.task.policy) == mine && same_group
+        })
+    }
+
     pub(crate) fn utilisation(&self) -> Utilisation {
         let mut sum = Utilisation::default();
         for member in &self.members {

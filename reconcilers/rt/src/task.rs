@@ -120,6 +120,8 @@ pub struct Ceilings {
     pub deadline_ppm: u32,
     /// Whether a CPU can be set apart for SCHED_DEADLINE.
     pub exclusive_cpusets: bool,
+    /// Whether then its tasks must be of one group.
+    pub exclusive_per_group: bool,
 }
 
 /// One node that tasks may be placed on.
@@ -183,6 +185,7 @@ impl Node {
             group_ppm,
             deadline_ppm,
             exclusive_cpusets: realtime.exclusive_cpusets,
+            exclusive_per_group: realtime.exclusive_per_container,
         };
         Ok(Self { name: name.into(), cpus, ceilings: Some(ceilings) })
     }

@@ -56,6 +56,7 @@ fn kernel_node(cpus: u32, group_ppm: Option<u32>) -> Node {
         group_ppm,
         deadline_ppm: 900_000,
         exclusive_cpusets: true,
+        exclusive_per_group: false,
     };
     Node { ceilings: Some(ceilings), ..Node::ideal("ecu", cpus) }
 }
@@ -344,6 +345,27 @@ fn one_cpu_is_left_to_what_isnt_real_time() {
 }
 
 #[test]
+fn where_a_cpu_is_set_apart_for_one_container_others_go_elsewhere() {
+    let mut node = kernel_node(3, None);
+    node.ceilings.as_mut().unwrap().exclusive_per_group = true;
+    let with = |tasks: Vec<Task>| proven(&Request { nodes: vec![node.clone()], ..request(tasks, 1) });
+    let of = |group: &str, task: Task| edf(Task { group: group.to_owned(), ..task });
+    let (a, b, c) = (task("a", MS, 10 * MS), task("b", MS, 10 * MS), task("c", MS, 10 * MS));
+    let proof = with(vec![of("x", a.clone()), of("y", b.clone()), of("x", c.clone())]);
+    assert!(proof.schedulable, "{}", words(&proof));
+    assert_eq!(cpus_of(&proof), [Some(0), Some(1), Some(0)]);
+    let proof = with(vec![of("x", on(0, a.clone())), of("y", on(0, b.clone()))]);
+    assert_eq!(
+        words(&proof),
+        "task b can't be on node ecu: CPU 0 has DEADLINE tasks of another container, and with cgroup version 2 a CPU is set apart for one"
+    );
+    // Three containers, and two CPUs for them.
+    let proof = with(vec![of("x", a), of("y", b), of("z", c)]);
+    assert_eq!(proof.unplaced, ["c"]);
+    assert!(words(&proof).contains("sets at most 2 of its 3 CPUs apart"), "{}", words(&proof));
+}
+
+#[test]
 fn deadline_tasks_are_packed_where_spreading_them_leaves_no_place() {
     let with = |tasks: Vec<Task>, cpus, placement| {
         proven(&Request { nodes: vec![kernel_node(cpus, None)], placement, ..request(tasks, 1) })
@@ -401,6 +423,7 @@ fn schedules_read_with_every_error_named() {
     let spec = schedule(serde_json::json!({"tasks": [
         {"name": "a", "wcet": "0ms", "period": "-1ms", "deadline": "x", "jitter": "-2us", "priority": 0},
         {"name": "a", "wcet": "1ms", "period": "10ms", "cpus": "3-1", "policy": "DEADLINE", "missBudget": -1},
+        {"name": "b", "wcet": "-1ms", "period": "0s", "deadline": "0ms", "offset": "-1us", "blocking": "-1ns", "priority": 5},
     ]}));
     let errors = from_schedule(&spec).unwrap_err();
     let paths: Vec<&str> = errors.iter().map(|error| error.path.as_str()).collect();
@@ -417,6 +440,11 @@ fn schedules_read_with_every_error_named() {
             "spec.tasks[1].policy",
             "spec.tasks[1].cpus",
             "spec.tasks[1].missBudget",
+            "spec.tasks[2].wcet",
+            "spec.tasks[2].period",
+            "spec.tasks[2].deadline",
+            "spec.tasks[2].offset",
+            "spec.tasks[2].blocking",
         ]
     );
     assert_eq!(errors[0].to_string(), "spec.tasks[0].wcet: given \"0ms\", expected a duration above 0");

@@ -153,6 +153,7 @@ pub fn timed(name: &str, cpus: &str) -> NodeView {
         group_ppm: None,
         deadline_ppm: 900_000,
         exclusive_cpusets: true,
+        exclusive_per_container: false,
         monitor: true,
     };
     NodeView { realtime: Some(realtime), ..node(name) }

@@ -106,7 +106,7 @@ impl Kernel {
         let is_away = ApartCpus::is_apart(&group) || ApartCpus::is_rest(&group);
         let wants_apart = given.settings.policy.is_deadline() && *cpus != self.cpus;
         let is_there = match cpus.0.first() {
-            Some(cpu) if wants_apart => group == ApartCpus::group(*cpu),
+            Some(cpu) if wants_apart => ApartCpus::is_of(&group, *cpu),
             _ => !is_away && now.cpus == *cpus,
         };
         if is_there {

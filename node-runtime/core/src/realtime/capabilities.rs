@@ -44,6 +44,8 @@ pub struct Capabilities {
     pub fair_server_ppm: Option<u32>,
     pub groups: Groups,
     pub exclusive_cpusets: Result<(), String>,
+    /// A CPU is set apart for one container.
+    pub exclusive_per_container: bool,
     pub monitor: Result<(), String>,
 }
 
@@ -85,6 +87,7 @@ impl Capabilities {
             },
             deadline_ppm: ppm(global.saturating_sub(fair)),
             exclusive_cpusets: self.exclusive_cpusets.is_ok(),
+            exclusive_per_container: self.exclusive_cpusets.is_ok() && self.exclusive_per_container,
             monitor: self.monitor.is_ok(),
         };
         let mut message = format!("CPUs {}", status.cpus);
@@ -139,6 +142,7 @@ mod tests {
             fair_server_ppm: None,
             groups: Groups::Metered { left_ppm: 700_000 },
             exclusive_cpusets: Ok(()),
+            exclusive_per_container: false,
             monitor: Ok(()),
         }
     }

@@ -15,21 +15,18 @@
 //! share a machine: each change is made under a lock on the hierarchy's root.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::fcntl::{Flock, FlockArg};
 use pullpiri_node_core::realtime::Cpus;
 
+use super::apart::{APART, ApartCpus, PATIENCE, lock};
 use super::{group_of, settings};
 use crate::cgroup::{Cgroups, Layout, PARENT, children, is_gone, write};
 use crate::{Result, SysError};
 
 /// Groups at the top that hold containers of ours: this product's, and podman's.
 pub(super) const OURS: [&str; 2] = [PARENT, "libpod_parent"];
-const APART: &str = "_apart-";
 pub(super) const REST: &str = "pullpiri/_rest";
 const BALANCE: &str = "cpuset.sched_load_balance";
 const CPUS: &str = "cpuset.cpus";
@@ -37,20 +34,14 @@ const MEMS: &str = "cpuset.mems";
 
 /// The version 1 cpuset hierarchy.
 #[derive(Clone, Debug)]
-pub struct ApartCpus {
+pub(super) struct Cpusets {
     pub(super) mount: PathBuf,
 }
 
-/// A change takes milliseconds: who holds the lock for longer has been stopped.
-const PATIENCE: Duration = Duration::from_secs(1);
-
-impl ApartCpus {
+impl Cpusets {
     /// # Errors
     /// Why no CPU can be set apart here.
     pub fn find(cgroups: &Cgroups) -> std::result::Result<Self, String> {
-        if cgroups.layout() == Layout::Unified {
-            return Err("with cgroup version 2 this version makes no partitions".to_owned());
-        }
         let mount = cgroups.controller_path("cpuset", "").ok_or("no cpuset controller is mounted")?;
         let this = Self { mount };
         let failed = |error: SysError| error.to_string();
@@ -60,7 +51,7 @@ impl ApartCpus {
         let writable = std::fs::OpenOptions::new().write(true).open(this.mount.join(BALANCE));
         writable.map_err(|error| format!("the root cpuset can't be changed: {error}"))?;
         // Not in the middle of what another node runtime does.
-        let _lock = this.lock().map_err(failed)?;
+        let _lock = lock(&this.mount).map_err(failed)?;
         this.unclaimed().map_err(failed)?;
         Ok(this)
     }
@@ -79,22 +70,8 @@ impl ApartCpus {
         Ok(())
     }
 
-    /// The group of a CPU that is set apart.
-    #[must_use]
-    pub fn group(cpu: u32) -> String {
+    fn group(cpu: u32) -> String {
         format!("{PARENT}/{APART}{cpu}")
-    }
-
-    /// Whether a cpuset group is one of a CPU set apart.
-    #[must_use]
-    pub fn is_apart(group: &str) -> bool {
-        group.strip_prefix(PARENT).and_then(|rest| rest.strip_prefix('/')).is_some_and(|rest| rest.starts_with(APART))
-    }
-
-    /// Whether a cpuset group is the one of the CPUs that aren't set apart.
-    #[must_use]
-    pub fn is_rest(group: &str) -> bool {
-        group == REST
     }
 
     /// The CPUs that are set apart, by whomever.
@@ -110,7 +87,7 @@ impl ApartCpus {
     /// # Errors
     /// If it is the last CPU, or somebody else partitions CPUs.
     pub fn enter(&self, cpu: u32, tid: i32) -> Result<()> {
-        let _lock = self.lock()?;
+        let _lock = lock(&self.mount)?;
         self.unclaimed()?;
         let group = Self::group(cpu);
         let mut apart = self.apart()?;
@@ -132,9 +109,10 @@ impl ApartCpus {
     /// # Errors
     /// If the kernel refuses.
     pub fn leave(&self, tid: i32) -> Result<()> {
-        let _lock = self.lock()?;
+        let _lock = lock(&self.mount)?;
         let tasks = self.mount.join(self.home(tid)).join("tasks");
-        let apart = group_of(tid, "cpuset", Layout::Legacy).filter(|group| Self::is_apart(group)).unwrap_or_default();
+        let apart =
+            group_of(tid, "cpuset", Layout::Legacy).filter(|group| ApartCpus::is_apart(group)).unwrap_or_default();
         write(&tasks, &tid.to_string())?;
         let left = if apart.is_empty() { Vec::new() } else { self.tasks(&apart)? };
         for other in left {
@@ -155,7 +133,7 @@ impl ApartCpus {
         if !self.is_partitioned()? {
             return Ok(Cpus::default());
         }
-        let _lock = self.lock()?;
+        let _lock = lock(&self.mount)?;
         let made = self.apart()?;
         let used: BTreeSet<u32> = made.iter().copied().filter(|cpu| self.is_used(*cpu)).collect();
         if used.is_empty() {
@@ -172,21 +150,6 @@ impl ApartCpus {
 
     fn is_partitioned(&self) -> Result<bool> {
         Ok(!self.apart()?.is_empty() || self.mount.join(REST).exists())
-    }
-
-    /// Until it is dropped, nobody else changes partitions.
-    fn lock(&self) -> Result<Flock<File>> {
-        let failed = |error| SysError::io(format!("locking {}", self.mount.display()), error);
-        let mut file = File::open(&self.mount).map_err(failed)?;
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(lock),
-                Err((same, Errno::EWOULDBLOCK)) if Instant::now() < deadline => file = same,
-                Err((_, errno)) => return Err(failed(errno.into())),
-            }
-            std::thread::sleep(Duration::from_millis(1));
-        }
     }
 
     fn is_used(&self, cpu: u32) -> bool {
@@ -223,7 +186,7 @@ impl ApartCpus {
         let mut at = 0;
         while let Some(group) = groups.get(at) {
             let below = self.below(group)?;
-            groups.extend(below.into_iter().filter(|name| !Self::is_apart(name) && !Self::is_rest(name)));
+            groups.extend(below.into_iter().filter(|name| !ApartCpus::is_apart(name) && !ApartCpus::is_rest(name)));
             at += 1;
         }
         Ok(groups)
@@ -308,7 +271,7 @@ impl ApartCpus {
 }
 
 /// `None`: the file is gone.
-fn read(file: &Path) -> Result<Option<String>> {
+pub(super) fn read(file: &Path) -> Result<Option<String>> {
     match std::fs::read_to_string(file) {
         Ok(text) => Ok(Some(text.trim().to_owned())),
         Err(error) if is_gone(&error) => Ok(None),
@@ -343,7 +306,7 @@ mod tests {
             ("pullpiri/_apart-2", "", "1"),
             ("pullpiri/_rest", "", "1"),
         ]);
-        let apart = ApartCpus::find(&cgroups).unwrap();
+        let apart = Cpusets::find(&cgroups).unwrap();
         let file =
             |path: &str| std::fs::read_to_string(dir.path().join("cpuset").join(path.trim_start_matches('/'))).unwrap();
         let balances = || ["", "pullpiri", "pullpiri/p/c"].map(|group| file(&format!("{group}/{BALANCE}")));
@@ -371,21 +334,18 @@ mod tests {
 
     #[test]
     fn what_is_somebody_elses_is_left_alone() {
-        let refused = |groups: &[(&str, &str, &str)]| ApartCpus::find(&tree(groups).1).unwrap_err();
+        let refused = |groups: &[(&str, &str, &str)]| Cpusets::find(&tree(groups).1).unwrap_err();
         assert!(refused(&[("", "0-1", "0")]).contains("somebody else partitions"));
         assert!(refused(&[("", "0-1", "1"), ("machine", "0-1", "1")]).contains("cpuset machine"));
         assert!(refused(&[("", "0", "1")]).contains("but one CPU"));
         // One without CPUs, or that doesn't balance, bridges nothing.
-        ApartCpus::find(&tree(&[("", "0-1", "1"), ("a", "", "1"), ("b", "0-1", "0")]).1).unwrap();
-        let unified = tempfile::tempdir().unwrap();
-        std::fs::write(unified.path().join("cgroup.controllers"), "cpuset").unwrap();
-        assert!(ApartCpus::find(&Cgroups::probe(unified.path()).unwrap()).unwrap_err().contains("version 2"));
+        Cpusets::find(&tree(&[("", "0-1", "1"), ("a", "", "1"), ("b", "0-1", "0")]).1).unwrap();
     }
 
     #[test]
     fn one_cpu_is_left_to_the_rest() {
         let (_dir, cgroups) = tree(&[("", "0-1", "1"), ("pullpiri", "0-1", "0"), ("pullpiri/_apart-0", "0", "1")]);
-        let apart = ApartCpus::find(&cgroups).unwrap();
+        let apart = Cpusets::find(&cgroups).unwrap();
         assert!(apart.enter(1, 77).unwrap_err().to_string().contains("the last"));
     }
 }

@@ -57,6 +57,7 @@ pub fn probe(
         fair_server_ppm: fair_server_ppm(sys),
         groups,
         exclusive_cpusets,
+        exclusive_per_container: cgroups.is_some_and(|cgroups| cgroups.layout() == Layout::Unified),
         monitor,
     })
 }

@@ -12,7 +12,7 @@
 
 use pullpiri_node_core::realtime::Cpus;
 
-use super::cpuset::{ApartCpus, OURS, REST};
+use super::cpuset::{Cpusets, OURS, REST};
 use super::{affinity, group_of, set_affinity, settings};
 use crate::cgroup::{Layout, write};
 use crate::{Result, SysError};
@@ -22,7 +22,7 @@ const ROUNDS: u32 = 8;
 /// The hierarchies that tell where a thread belongs; a container is in all of them that there are.
 const HOMES: [&str; 4] = ["cpu", "memory", "pids", "freezer"];
 
-impl ApartCpus {
+impl Cpusets {
     /// Moves what may run elsewhere away from these CPUs.
     pub(super) fn clear(&self, apart: &Cpus) -> Result<()> {
         let rest = self.cpus("")?.without(apart);

@@ -84,9 +84,13 @@ pub fn group_of(pid: i32, controller: &str, layout: Layout) -> Option<String> {
 pub fn processes_of(cgroups: &Cgroups, pid: i32) -> Result<BTreeSet<i32>> {
     let mut found = BTreeSet::from([pid]);
     for controller in ["cpu", "pids", "memory"] {
-        let Some(group) = group_of(pid, controller, cgroups.layout()).filter(|group| !group.is_empty()) else {
+        let Some(mut group) = group_of(pid, controller, cgroups.layout()).filter(|group| !group.is_empty()) else {
             continue;
         };
+        // Version 2 has the threads of a CPU set apart in a group below their container's.
+        if let (true, Some((home, _))) = (super::ApartCpus::is_apart(&group), group.rsplit_once('/')) {
+            group = home.to_owned();
+        }
         if let Some(path) = cgroups.controller_path(controller, &group) {
             crate::cgroup::collect(&path, &mut found)?;
             break;
