@@ -7,6 +7,7 @@ mod durability;
 mod examples;
 mod idle;
 mod latency;
+mod nodes;
 mod realtime;
 mod startup;
 mod table;
@@ -69,6 +70,9 @@ async fn measure() -> Result<bool, E2eError> {
     }
     if bench.wants("idle") {
         idle::measure(&mut bench).await?;
+    }
+    if bench.wants("nodes") {
+        nodes::measure(&mut bench)?;
     }
     examples::measure(&mut bench)?;
     if bench.wants("durability") {
