@@ -80,6 +80,31 @@ pub(crate) struct Serving {
     /// Address to serve the Kubernetes API on; may be repeated, and the certificates follow
     #[arg(long, value_name = "ADDR", default_value = "127.0.0.1:6443")]
     pub(crate) listen: Vec<SocketAddr>,
+    /// Seconds for which history is kept: as long as a client may take over a paged list, or be away from a watch
+    #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) compaction_interval: u32,
+    #[command(flatten)]
+    pub(crate) etcd: Etcd,
+}
+
+/// The flags are kube-apiserver's.
+#[derive(Args, Debug)]
+pub(crate) struct Etcd {
+    /// Keep objects in an etcd cluster, which several API servers may share, instead of the data directory: its members' URLs
+    #[arg(long, value_name = "URL", value_delimiter = ',')]
+    pub(crate) etcd_servers: Vec<String>,
+    /// The CA of etcd's certificates, for https URLs
+    #[arg(long, value_name = "FILE", requires = "etcd_servers")]
+    pub(crate) etcd_cafile: Option<PathBuf>,
+    /// The certificate to identify by to etcd
+    #[arg(long, value_name = "FILE", requires = "etcd_cafile", requires = "etcd_keyfile")]
+    pub(crate) etcd_certfile: Option<PathBuf>,
+    /// Its key
+    #[arg(long, value_name = "FILE", requires = "etcd_certfile")]
+    pub(crate) etcd_keyfile: Option<PathBuf>,
+    /// What all keys in etcd begin with
+    #[arg(long, value_name = "PREFIX", default_value = pullpiri_store::etcd::DEFAULT_PREFIX)]
+    pub(crate) etcd_prefix: String,
 }
 
 #[derive(Args, Debug)]
@@ -130,7 +155,10 @@ pub(crate) struct Up {
 }
 
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  pullpiri apiserver --data-dir /var/lib/pullpiri")]
+#[command(after_help = "\
+Examples:
+  pullpiri apiserver --data-dir /var/lib/pullpiri
+  pullpiri apiserver --data-dir /var/lib/pullpiri --etcd-servers http://10.0.0.1:2379,http://10.0.0.2:2379,http://10.0.0.3:2379")]
 pub(crate) struct Apiserver {
     #[command(flatten)]
     pub(crate) serving: Serving,

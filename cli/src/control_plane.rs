@@ -5,18 +5,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use pullpiri_apiserver::access::NodeAccess;
 use pullpiri_apiserver::tls::{Pki, kubeconfig, names_for};
 use pullpiri_apiserver::{ApiServer, Config};
 use pullpiri_crds::{access, names};
 use pullpiri_store::Store;
-use pullpiri_store::redb::{Options, RedbStore};
 use serde_json::Value;
 use tokio::task::JoinHandle;
 
 use crate::args::Serving;
 use crate::fail::Failure;
+use crate::storage::Storage;
 
 /// The admin's user and group: what Kubernetes calls its superusers.
 const ADMIN: (&str, &str) = ("admin", "system:masters");
@@ -38,10 +37,11 @@ impl ControlPlane {
         let bound: Vec<SocketAddr> =
             listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
         make_private(&serving.data_dir)?;
-        let pki = Pki::open(&serving.data_dir, Timestamp::now())?;
+        let storage = Storage::open(serving).await?;
+        let pki = storage.pki(&serving.data_dir).await?;
         let hostname = fs::read_to_string("/proc/sys/kernel/hostname").ok();
         let tls = pki.server_config(&names_for(&bound, hostname.as_deref().map(str::trim)))?;
-        let store: Arc<dyn Store> = Arc::new(RedbStore::open(serving.data_dir.join("store.redb"), Options::default())?);
+        let store = storage.into_store();
         let mut config = Config::new(Arc::clone(&store));
         config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition()?)?];
         config.root_ca = Some(pki.ca_certificate().into());
@@ -117,10 +117,10 @@ fn reachable(address: SocketAddr) -> String {
 }
 
 /// Writes a file that only its owner reads, whole or not at all.
-fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
+pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
     use std::io::Write;
     use std::os::unix::fs::OpenOptionsExt;
-    let draft: PathBuf = path.with_extension("yaml.new");
+    let draft = PathBuf::from(format!("{}.new", path.display()));
     let written =
         fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&draft).and_then(|mut file| {
             file.write_all(text.as_bytes())?;

@@ -19,6 +19,7 @@ mod purge;
 mod schedule;
 mod shutdown;
 mod signal;
+mod storage;
 mod top;
 mod up;
 mod workloads;

@@ -101,8 +101,11 @@ impl Rest {
         let prefix = selection.prefix(resource, namespace);
         let (at, after) = start(&prefix, options)?;
         let not_older = parse_revision(&options.resource_version)?;
-        if at.is_none() && not_older > store.revision().0 {
-            return Err(store_errors::too_large(not_older, store.revision().0));
+        if at.is_none() && not_older > 0 {
+            let present = store.catch_up(Revision(not_older)).await.0;
+            if not_older > present {
+                return Err(store_errors::too_large(not_older, present));
+            }
         }
         let failed = |error: ReadError| match (&error, &after) {
             (ReadError::Compacted { .. }, Some(after)) => expired_token(&prefix, after),

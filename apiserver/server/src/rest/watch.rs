@@ -66,16 +66,28 @@ struct Seen {
 
 /// Recent events, for sharing.
 #[derive(Debug, Default)]
-pub(crate) struct EventCache(Mutex<VecDeque<(u64, Arc<Resource>, Seen)>>);
+pub(crate) struct EventCache(Mutex<VecDeque<Shared>>);
+
+/// An event that was turned into objects.
+#[derive(Debug)]
+struct Shared {
+    revision: u64,
+    /// Somebody else's transaction in etcd may change several objects at one revision.
+    key: Arc<str>,
+    resource: Arc<Resource>,
+    seen: Seen,
+}
 
 impl EventCache {
     fn get(&self, rest: &Rest, resource: &Arc<Resource>, event: &Event) -> Result<Seen, Status> {
         let revision = event.revision.0;
         {
             let recent = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            let same = |(r, of, _): &&(u64, Arc<Resource>, Seen)| *r == revision && Arc::ptr_eq(of, resource);
-            if let Some((_, _, seen)) = recent.iter().rev().find(same) {
-                return Ok(seen.clone());
+            let same = |shared: &&Shared| {
+                shared.revision == revision && Arc::ptr_eq(&shared.resource, resource) && shared.key == event.key
+            };
+            if let Some(shared) = recent.iter().rev().find(same) {
+                return Ok(shared.seen.clone());
             }
         }
         let current = match &event.current {
@@ -96,7 +108,8 @@ impl EventCache {
         if recent.len() >= SHARED_EVENTS {
             recent.pop_front();
         }
-        recent.push_back((revision, Arc::clone(resource), seen.clone()));
+        let (key, resource) = (Arc::clone(&event.key), Arc::clone(resource));
+        recent.push_back(Shared { revision, key, resource, seen: seen.clone() });
         Ok(seen)
     }
 }
@@ -146,7 +159,7 @@ impl Rest {
     ) -> Result<BoxStream<'static, Notice>, Status> {
         let store = self.store(resource);
         let from = parse_revision_or_fail(&options.resource_version)?;
-        let present = store.revision();
+        let present = store.catch_up(Revision(from)).await;
         if from > present.0 && resource.origin == Origin::Virtual {
             // The revision is of an earlier process: the client must list again.
             return Ok(futures::stream::iter([Notice::Error(too_old(Revision(from), present))]).boxed());

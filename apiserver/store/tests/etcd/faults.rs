@@ -1,4 +1,4 @@
-//! Three members, two API servers' stores, writers and watches on both, and one fault after the other. `ROUNDS` makes it longer.
+//! Three members, two API servers' stores, writers and watches on both, and one fault after the other. `ETCD_ROUNDS` makes it longer.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -234,7 +234,7 @@ fn no_acknowledged_write_is_lost_and_no_event_missed_repeated_or_reordered() {
     if etcd_cluster::missing() {
         return;
     }
-    let rounds = std::env::var("ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
+    let rounds = std::env::var("ETCD_ROUNDS").ok().and_then(|rounds| rounds.parse().ok()).unwrap_or(1);
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     runtime.block_on(run(rounds));
 }

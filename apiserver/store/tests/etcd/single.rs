@@ -5,7 +5,7 @@ use std::path::Path;
 use etcd_client::{Client, DeleteOptions};
 use pullpiri_store::etcd::{ClientFiles, EtcdStore, Tls};
 use pullpiri_store::retention::Retention;
-use pullpiri_store::{Buffers, Expect, Range, ReadError, Revision, Store as _, WatchError, WatchItem};
+use pullpiri_store::{Buffers, Expect, Range, ReadError, Revision, Store as _, WatchError, WatchItem, WriteError};
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -226,6 +226,28 @@ async fn without_etcd_everything_says_so_in_bounded_time_and_goes_on_afterwards(
     assert!(error.contains("too large"), "{error}");
 }
 
+#[tokio::test]
+async fn a_full_etcd_is_said_and_stays_readable() {
+    if etcd_cluster::missing() {
+        return;
+    }
+    let cluster = Cluster::single_with(None, &["--quota-backend-bytes", "4000000"]);
+    let store = open(cluster.servers()).await;
+    let value = "x".repeat(1_000_000);
+    let mut written = 0;
+    let error = loop {
+        match store.write(put(&format!("k{written}"), Expect::Absent, &value)).await {
+            Ok(_) => written += 1,
+            Err(error) => break error,
+        }
+        assert!(written < 20, "no limit");
+    };
+    assert!(matches!(error, WriteError::NoSpace { .. }), "{error:?}");
+    let alarm = store.health().await.unwrap_err();
+    assert!(alarm.contains("NOSPACE"), "{alarm}");
+    assert_eq!(store.list(Range::default()).await.unwrap().items.len(), written);
+}
+
 /// A CA, and a certificate of it that serves 127.0.0.1 and identifies a client.
 fn certificates(folder: &Path, name: &str) -> Certificates {
     let mut params = CertificateParams::default();
@@ -254,7 +276,7 @@ async fn tls_proves_both_sides() {
     }
     let folder = tempfile::tempdir().unwrap();
     let (ours, foreign) = (certificates(folder.path(), "ours"), certificates(folder.path(), "foreign"));
-    let cluster = Cluster::single_with(Some(&ours));
+    let cluster = Cluster::single_with(Some(&ours), &[]);
     let with = |ca: &Certificates, client: Option<&Certificates>| {
         let client = client
             .map(|files| ClientFiles { certificate_file: files.certificate.clone(), key_file: files.key.clone() });

@@ -66,16 +66,17 @@ pub fn missing() -> bool {
 impl Cluster {
     /// One member that clients reach directly. It answers once a client waits for it.
     pub fn single() -> Self {
-        Self::single_with(None)
+        Self::single_with(None, &[])
     }
 
-    pub fn single_with(certificates: Option<&Certificates>) -> Self {
+    pub fn single_with(certificates: Option<&Certificates>, flags: &[&str]) -> Self {
         let folder = folder();
         let scheme = if certificates.is_some() { "https" } else { "http" };
         let mut member = member(0, folder.path(), scheme);
         let peers = format!("http://{}", member.peers);
         member.arguments.extend(["--initial-advertise-peer-urls".into(), peers.clone()]);
         member.arguments.extend(["--initial-cluster".into(), format!("{}={peers}", member.name)]);
+        member.arguments.extend(flags.iter().map(|flag| (*flag).to_owned()));
         if let Some(files) = certificates {
             let path = |path: &Path| path.display().to_string();
             member.arguments.extend(["--cert-file".into(), path(&files.certificate)]);
