@@ -8,7 +8,7 @@ need_apt gcc:gcc podman:podman runc:runc catatonit:catatonit iptables:iptables /
 step "building (release)"
 cargo build --quiet --release --package pullpiri --package pullpiri-e2e
 cargo build --quiet --release --package pullpiri-store --example powercut
-cargo build --quiet --release --package pullpiri-rt --examples
+cargo build --quiet --release --package pullpiri-rt --package pullpiri-net --examples
 PULLPIRI_REQUIRE_BPF=1 cargo build --quiet --release --package pullpiri-ebpf --package pullpiri-agent --examples
 PULLPIRI_DEMO_SERVICE=$(static_binary demo-service)
 export PULLPIRI_DEMO_SERVICE

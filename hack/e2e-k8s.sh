@@ -309,7 +309,8 @@ uninstall() {
     done
     left=$(hack/kube/cluster.sh run ip -brief link | grep -E '^ppl' || true)
     [ -z "${left}" ] || fail "interfaces are left: ${left}"
-    [ ! -e "/sys/fs/bpf/pullpiri/${KUBE_NODE}" ] || fail "pins are left: $(ls /sys/fs/bpf/pullpiri/"${KUBE_NODE}")"
+    left=$(compgen -G "/sys/fs/bpf/pullpiri/${KUBE_NODE}-*" || true)
+    [ -z "${left}" ] || fail "pins are left: ${left}"
     rm -rf "${DATA}"
 }
 

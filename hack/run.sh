@@ -38,7 +38,8 @@ cleanup() {
     rm -f "${STATE}"/*.pid
     unlink_nodes
     # What adoption would need, of namespaces that are gone.
-    rm -rf /sys/fs/bpf/pullpiri/zone /sys/fs/bpf/pullpiri/hpc
+    local node
+    for node in zone hpc; do rm -rf "/sys/fs/bpf/pullpiri/${node}-$(cat "${STATE}/${node}/network/installation" 2> /dev/null)"; done
 }
 
 # born PID: when it started, in clock ticks since boot; tells a process from a later one with its number.
@@ -114,6 +115,9 @@ network() {
     ip link add "${HERE_IF}" type veth peer name mgmt0 netns "${ZONE_NS}"
     join "${ZONE_NS}" eth0 "${ZONE_IP}/30"
     join "${HPC_NS}" eth0 "${HPC_IP}/30"
+    # The example's network has both families.
+    in_ns "${ZONE_NS}" ip address add fd10:213:77::1/64 dev eth0 nodad
+    in_ns "${HPC_NS}" ip address add fd10:213:77::2/64 dev eth0 nodad
     join "${ZONE_NS}" mgmt0 "${API_IP}/30"
     ip address add "${HERE_IP}/30" dev "${HERE_IF}"
     ip link set "${HERE_IF}" up

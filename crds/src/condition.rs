@@ -99,6 +99,7 @@ pub mod reason {
     pub const NETWORK_INVALID: &str = "NetworkInvalid";
     pub const NO_NETWORKING: &str = "NoNetworking";
     pub const NO_QOS: &str = "NoQos";
+    pub const FAMILY_MISSING: &str = "FamilyMissing";
     pub const ATTACHED: &str = "Attached";
 
     pub const HEARTBEAT: &str = "Heartbeat";

@@ -81,6 +81,8 @@ pub enum NetworkMode {
 #[x_kube(validation = Rule::new("has(self.v4) || has(self.v6)").message("v4 or v6 must be set"))]
 #[x_kube(validation = Rule::new("!has(self.v4) || (isCIDR(self.v4) && cidr(self.v4).ip().family() == 4 && cidr(self.v4).masked() == cidr(self.v4) && cidr(self.v4).prefixLength() >= 8 && cidr(self.v4).prefixLength() <= 30)").message(Message::Expression("\"must be an IPv4 network of /8 to /30 without host bits, as 10.20.0.0/24; got \" + self.v4".into())).field_path(".v4"))]
 #[x_kube(validation = Rule::new("!has(self.v6) || (isCIDR(self.v6) && cidr(self.v6).ip().family() == 6 && cidr(self.v6).masked() == cidr(self.v6) && cidr(self.v6).prefixLength() >= 48 && cidr(self.v6).prefixLength() <= 126)").message(Message::Expression("\"must be an IPv6 network of /48 to /126 without host bits, as fd00:20::/64; got \" + self.v6".into())).field_path(".v6"))]
+#[x_kube(validation = Rule::new("!has(self.v4) || !isCIDR(self.v4) || cidr(self.v4).ip().family() != 4 || !['0.0.0.0/8', '127.0.0.0/8', '169.254.0.0/16', '224.0.0.0/4', '240.0.0.0/4'].exists(r, cidr(r).containsCIDR(cidr(self.v4).masked()) || cidr(self.v4).masked().containsCIDR(r))").message(Message::Expression("\"must hold addresses that models can have: none of 0.0.0.0/8, 127.0.0.0/8, 169.254.0.0/16, 224.0.0.0/4, 240.0.0.0/4; got \" + self.v4".into())).field_path(".v4"))]
+#[x_kube(validation = Rule::new("!has(self.v6) || !isCIDR(self.v6) || cidr(self.v6).ip().family() != 6 || !['::/96', '100::/64', 'fe80::/10', 'ff00::/8'].exists(r, cidr(r).containsCIDR(cidr(self.v6).masked()) || cidr(self.v6).masked().containsCIDR(r))").message(Message::Expression("\"must hold addresses that models can have: none of ::/96, 100::/64, fe80::/10, ff00::/8; got \" + self.v6".into())).field_path(".v6"))]
 #[serde(rename_all = "camelCase")]
 pub struct Subnet {
     /// An IPv4 network: `10.20.0.0/24`.
@@ -114,7 +116,9 @@ pub struct PublishedPort {
     /// TCP (the default) or UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<crate::model::Protocol>,
-    pub to: LabelSelector,
+    /// By the model's name, its labels, or both.
+    #[x_kube(validation = Rule::new("has(self.model) || has(self.matchLabels) && size(self.matchLabels) > 0").message("model or matchLabels must be set"))]
+    pub to: Target,
 }
 
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]

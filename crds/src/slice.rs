@@ -215,3 +215,88 @@ pub struct SlicePort {
     #[schemars(range(min = 1, max = 65535))]
     pub target_port: i32,
 }
+
+/// Why slices aren't one whole policy.
+#[derive(thiserror::Error, Clone, Debug, PartialEq, Eq)]
+pub enum Incomplete {
+    #[error("there are no slices")]
+    None,
+    #[error("slices of nodes {0} and {1} were given together")]
+    Nodes(String, String),
+    #[error("slices of generations {0} and {1} are there: a change is under way")]
+    Generations(i64, i64),
+    #[error("slice {index} of {count} of generation {generation} is missing")]
+    Missing { index: i32, count: i32, generation: i64 },
+    #[error("slice {index} of generation {generation} is there twice, or not one of {count}")]
+    Surplus { index: i32, count: i32, generation: i64 },
+}
+
+/// The slices of one generation of one node, in the order of their parts.
+///
+/// # Errors
+/// [`Incomplete`] if they aren't that, or some are missing.
+pub fn whole<'a>(
+    slices: impl IntoIterator<Item = &'a NetworkSliceSpec>,
+) -> Result<Vec<&'a NetworkSliceSpec>, Incomplete> {
+    let mut slices: Vec<&NetworkSliceSpec> = slices.into_iter().collect();
+    slices.sort_by_key(|slice| slice.index);
+    let first = slices.first().ok_or(Incomplete::None)?;
+    let (node, generation, count) = (&first.node_name, first.generation, first.count);
+    for slice in &slices {
+        if slice.node_name != *node {
+            return Err(Incomplete::Nodes(node.clone(), slice.node_name.clone()));
+        }
+        if slice.generation != generation {
+            return Err(Incomplete::Generations(generation, slice.generation));
+        }
+    }
+    let mut expected = 0..count;
+    for slice in &slices {
+        match expected.next() {
+            Some(index) if index < slice.index => return Err(Incomplete::Missing { index, count, generation }),
+            Some(index) if index == slice.index && slice.count == count => {}
+            _ => return Err(Incomplete::Surplus { index: slice.index, count, generation }),
+        }
+    }
+    match expected.next() {
+        Some(index) => Err(Incomplete::Missing { index, count, generation }),
+        None => Ok(slices),
+    }
+}
+
+/// The newest generation of which every part is there, in the order of its parts.
+#[must_use]
+pub fn newest<'a>(slices: impl IntoIterator<Item = &'a NetworkSliceSpec>) -> Option<Vec<&'a NetworkSliceSpec>> {
+    let mut generations: std::collections::BTreeMap<i64, Vec<&NetworkSliceSpec>> = std::collections::BTreeMap::new();
+    for slice in slices {
+        generations.entry(slice.generation).or_default().push(slice);
+    }
+    generations.into_values().rev().find_map(|slices| whole(slices).ok())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn slice(generation: i64, index: i32, count: i32) -> NetworkSliceSpec {
+        NetworkSliceSpec { node_name: "a".into(), generation, index, count, ..NetworkSliceSpec::default() }
+    }
+
+    #[test]
+    fn a_generation_is_taken_whole() {
+        assert_eq!(whole([]), Err(Incomplete::None));
+        let [first, second] = [slice(7, 0, 2), slice(7, 1, 2)];
+        assert_eq!(whole([&second, &first]), Ok(vec![&first, &second]));
+        assert_eq!(whole([&first]), Err(Incomplete::Missing { index: 1, count: 2, generation: 7 }));
+        assert_eq!(whole([&second]), Err(Incomplete::Missing { index: 0, count: 2, generation: 7 }));
+        assert!(matches!(whole([&first, &first]), Err(Incomplete::Surplus { index: 0, .. })));
+        assert!(matches!(whole([&first, &second, &slice(7, 2, 2)]), Err(Incomplete::Surplus { index: 2, .. })));
+        assert!(matches!(whole([&first, &slice(7, 1, 3)]), Err(Incomplete::Surplus { index: 1, .. })));
+        assert_eq!(whole([&first, &slice(8, 1, 2)]), Err(Incomplete::Generations(7, 8)));
+        let other = NetworkSliceSpec { node_name: "b".into(), ..slice(7, 1, 2) };
+        assert_eq!(whole([&first, &other]), Err(Incomplete::Nodes("a".into(), "b".into())));
+        // A newer one that isn't all there yet leaves the one before.
+        assert_eq!(newest([&second, &first, &slice(8, 0, 2)]), Some(vec![&first, &second]));
+        assert_eq!(newest([&slice(8, 0, 2)]), None);
+    }
+}

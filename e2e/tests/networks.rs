@@ -180,6 +180,7 @@ async fn good_networks_pass_and_bad_ones_are_refused_by_field() {
         ("empty", json!({})),
         ("six", json!({"subnet": {"v6": "fd00:20::/126"}})),
         ("large", json!({"subnet": {"v4": "10.0.0.0/8"}})),
+        ("port", with(&chassis(), "/ports/0/to", json!({"model": "brake"}))),
         ("fractions", with(&chassis(), "/qos/classes/0/guarantee", json!("0.02G"))),
     ] {
         let applied = bed.apply(&network(name, spec)).await;
@@ -195,6 +196,15 @@ async fn good_networks_pass_and_bad_ones_are_refused_by_field() {
         ("/subnet/v4", json!("10.0.0.0/7"), vec!["spec.subnet.v4"]),
         ("/subnet/v4", json!("300.0.0.0/24"), vec!["spec.subnet.v4", "300.0.0.0/24"]),
         ("/subnet/v4", json!("fd00::/64"), vec!["spec.subnet.v4"]),
+        ("/subnet/v4", json!("127.1.0.0/16"), vec!["spec.subnet.v4", "127.0.0.0/8", "got 127.1.0.0/16"]),
+        ("/subnet/v4", json!("0.1.0.0/16"), vec!["spec.subnet.v4", "0.0.0.0/8"]),
+        ("/subnet/v4", json!("169.0.0.0/8"), vec!["spec.subnet.v4", "169.254.0.0/16"]),
+        ("/subnet/v4", json!("239.1.0.0/24"), vec!["spec.subnet.v4", "224.0.0.0/4"]),
+        ("/subnet/v4", json!("250.0.0.0/8"), vec!["spec.subnet.v4", "240.0.0.0/4"]),
+        ("/subnet/v6", json!("fe80::/64"), vec!["spec.subnet.v6", "fe80::/10"]),
+        ("/subnet/v6", json!("ff05::/64"), vec!["spec.subnet.v6", "ff00::/8"]),
+        ("/subnet/v6", json!("::/64"), vec!["spec.subnet.v6", "::/96"]),
+        ("/subnet/v6", json!("100::/64"), vec!["spec.subnet.v6", "100::/64"]),
         ("/subnet/v6", json!("10.20.0.0/24"), vec!["spec.subnet.v6", "IPv6 network", "10.20.0.0/24"]),
         ("/subnet/v6", json!("fd00:20::1/64"), vec!["spec.subnet.v6", "without host bits"]),
         ("/subnet/v6", json!("fd00:20::/127"), vec!["spec.subnet.v6", "/48 to /126"]),
@@ -227,7 +237,8 @@ async fn good_networks_pass_and_bad_ones_are_refused_by_field() {
         ("/allow/1/from/cidr", json!("192.0.2.1/24"), vec!["spec.allow[1].from.cidr", "192.0.2.1/24"]),
         ("/ports/0/hostPort", json!(0), vec!["spec.ports[0].hostPort", "1"]),
         ("/ports/0/hostPort", json!(65536), vec!["spec.ports[0].hostPort", "65535"]),
-        ("/ports/0/to", json!({"matchLabels": {}}), vec!["spec.ports[0].to.matchLabels"]),
+        ("/ports/0/to", json!({"matchLabels": {}}), vec!["spec.ports[0].to", "model or matchLabels"]),
+        ("/ports/0/to", json!({}), vec!["spec.ports[0].to", "model or matchLabels"]),
     ] {
         let Err(message) = bed.apply(&network("bad", with(&chassis(), pointer, value.clone()))).await else {
             wrong.push(format!("{pointer} = {value} was accepted"));

@@ -1,10 +1,11 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * PHAROS: who may talk to whom, and which class of the uplink a packet belongs to.
  *
  *   pod_egress     tcx ingress of a pod's interface on the node: what the pod sends
  *   pod_ingress    tcx egress of it: what the pod is about to get
- *   uplink_egress  tcx egress of the node's uplink, before its queues
+ *   uplink_ingress tcx ingress of the node's uplink: whether such a source can come from there
+ *   uplink_egress  tcx egress of it, before its queues
  *   host_egress    cgroup/skb egress: workloads in the node's own network
  *
  * A packet reads `config.epoch` once in each program; its lowest bit names the slot of every table, so it sees one generation whole.
@@ -14,7 +15,8 @@
  * Both ends' nodes know the rules between two pods, so what is denied already stops where it is sent and costs nothing further.
  *
  * What passes is specified by `pullpiri_net::evaluate` (reconcilers/net), and compared with it packet by packet. Beyond it: answers of connections
- * and ICMP errors about them pass; neighbour discovery must be about the pod itself, and routers' messages aren't taken from or by pods.
+ * and ICMP errors about them pass; neighbour discovery must be about the pod itself, and routers' messages aren't taken from or by pods. And a
+ * source must have come the way that it can: a pod's of this node from its interface, another node's pod's over the link from that node.
  *
  * Passing means TCX_NEXT: another tool's programs still see the packet.
  */
@@ -32,20 +34,7 @@
 
 #define NEXT (-1)
 
-/* Queries, reports and leavings of multicast listeners (RFC 2710, RFC 3810). */
-static __always_inline int is_listener(const struct packet *packet)
-{
-	return (packet->icmp_type >= 130 && packet->icmp_type <= 132) || packet->icmp_type == 143;
-}
-
-/* Of this link and to a group: from a link-local address or before there is one, never routed (RFC 3810 5). One receiver would get anything. */
-static __always_inline int is_of_listeners(const struct packet *packet)
-{
-	return packet->hop_limit == 1 && is_multicast_v6(packet->destination) &&
-	       (is_zero(packet->source) || is_link_local(packet->source));
-}
-
-/* Neighbour discovery (RFC 4861) and multicast listeners (RFC 3810) from a pod: only about itself. */
+/* Neighbour discovery (RFC 4861) from a pod: only about itself. */
 static __noinline int own_neighbour(struct __sk_buff *skb, const struct packet *packet, const struct pharos_port *port)
 {
 	__u32 target[4];
@@ -54,8 +43,6 @@ static __noinline int own_neighbour(struct __sk_buff *skb, const struct packet *
 		return PHAROS_SPOOFED;
 	if (!is_zero(packet->source) && !is_link_local(packet->source) && !same_address(packet->source, port->v6))
 		return PHAROS_SPOOFED;
-	if (is_listener(packet))
-		return is_of_listeners(packet) ? 0 : PHAROS_NEIGHBOUR;
 	if (packet->hop_limit != 255)
 		return PHAROS_NEIGHBOUR;
 	if (packet->icmp_type != 136)
@@ -92,6 +79,9 @@ static __noinline int own_source(struct __sk_buff *skb, const struct packet *pac
 		pharos_identify(epoch, (const struct address *)packet->destination, &to);
 		return to.flags & PHAROS_SCOPED || (to.network == from.network && to.network) ? ENOUGH : PHAROS_NEIGHBOUR;
 	}
+	/* Every stack tells its groups to routers (RFC 3810), and claims nothing by it. Nobody here routes to groups, and one receiver would get anything. */
+	if (packet->is & IS_V6 && is_multicast_v6(packet->destination) && (is_zero(packet->source) || is_link_local(packet->source)))
+		return PHAROS_SCOPE;
 	if (!(port->has & (packet->is & IS_V6 ? PHAROS_HAS_V6 : PHAROS_HAS_V4)) ||
 	    !same_address(packet->source, packet->is & IS_V6 ? port->v6 : port->v4))
 		return PHAROS_SPOOFED;
@@ -99,7 +89,7 @@ static __noinline int own_source(struct __sk_buff *skb, const struct packet *pac
 }
 
 /* Whether a pod's packet may leave: as an answer, as part of a connection, or as the first of one. Returns 0 or a reason. */
-static __noinline int leaves(__u32 epoch, const struct packet *packet, const struct pharos_identity *from)
+static __noinline int leaves(__u32 epoch, const struct packet *packet, const struct pharos_identity *from, __u32 opener)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
 	struct pharos_connection_key key;
@@ -145,7 +135,7 @@ static __noinline int leaves(__u32 epoch, const struct packet *packet, const str
 	half.ingress_epoch = to.flags & PHAROS_LOCAL ? epoch : 0;
 	half.counter = question.counter;
 	if (!connection || !mine)
-		return open_connection(&key, end, &half);
+		return open_connection(&key, end, &half, opener);
 	if (mine->egress_epoch)
 		stat(PHAROS_REEVALUATED);
 	*mine = half;
@@ -153,20 +143,36 @@ static __noinline int leaves(__u32 epoch, const struct packet *packet, const str
 	return 0;
 }
 
+/* What both of a pod's programs begin with: whose interface it is, and what the packet says. Returns 0 or a reason. */
+static __always_inline int begin(struct __sk_buff *skb, struct packet *packet, struct pharos_port **port, __u32 *epoch)
+{
+	__u32 ifindex = skb->ifindex;
+
+	*epoch = current_epoch();
+	*port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
+	if (!*port || !*epoch)
+		return PHAROS_NOT_READY;
+	return pharos_parse(skb, packet);
+}
+
+/* What both end with, once a packet is allowed. */
+static __always_inline int pass(const struct packet *packet)
+{
+	if (packet->is & IS_FIRST_FRAGMENT)
+		remember_fragment(packet);
+	stat(PHAROS_PASS);
+	return NEXT;
+}
+
 SEC("classifier")
 int pod_egress(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
-	__u32 epoch = current_epoch();
-	struct pharos_port *port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
 	struct pharos_identity from;
+	struct pharos_port *port;
 	struct packet packet = {};
-	__u32 class;
-	int reason;
+	__u32 class, epoch;
+	int reason = begin(skb, &packet, &port, &epoch);
 
-	if (!port || !epoch)
-		return drop(PHAROS_NOT_READY);
-	reason = pharos_parse(skb, &packet);
 	if (reason)
 		return drop(reason);
 	reason = own_source(skb, &packet, port, epoch);
@@ -181,18 +187,15 @@ int pod_egress(struct __sk_buff *skb)
 	pharos_identify(epoch, (const struct address *)packet.source, &from);
 	if (!(from.flags & PHAROS_ENDPOINT))
 		return drop(PHAROS_NOT_READY);
-	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, epoch, 0) : leaves(epoch, &packet, &from);
+	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, epoch, 0) : leaves(epoch, &packet, &from, skb->ifindex);
 	if (reason)
 		return drop(reason);
-	if (packet.is & IS_FIRST_FRAGMENT)
-		remember_fragment(&packet);
 	/* Masquerading hides the sender from the uplink, forwarding overwrites the priority: the class travels in tc_index. */
 	class = from.shapes ? pharos_classify(epoch, &from, &packet) & PHAROS_CLASS_MASK : 0;
 	skb->tc_index = PHAROS_STAMP | class;
 	if (class)
 		begin_trip(skb, &packet, epoch, class);
-	stat(PHAROS_PASS);
-	return NEXT;
+	return pass(&packet);
 }
 
 /* Whether a packet may enter the pod that has `own`: as part of a connection, as an answer, or as the first of one. Returns 0 or a reason. */
@@ -245,7 +248,7 @@ static __noinline int enters(struct __sk_buff *skb, __u32 epoch, const struct pa
 	half.ingress_epoch = epoch;
 	half.counter = question.counter;
 	if (!connection || !theirs)
-		return open_connection(&key, end, &half);
+		return open_connection(&key, end, &half, skb->ifindex);
 	if (theirs->ingress_epoch)
 		stat(PHAROS_REEVALUATED);
 	theirs->counter = question.counter;
@@ -254,18 +257,29 @@ static __noinline int enters(struct __sk_buff *skb, __u32 epoch, const struct pa
 	return 0;
 }
 
+/*
+ * Whether a packet came a way that its source can't come. What a pod of this node sends has its stamp, and what the link brings has that of
+ * uplink_ingress. Everything else is the node's own, or came by another interface: no model and no gateway is there.
+ */
+static __noinline int strays(struct __sk_buff *skb, const struct packet *packet, __u32 epoch)
+{
+	__u32 stamp = skb->tc_index & PHAROS_STAMP_MASK;
+	struct pharos_identity from;
+
+	if (!skb->ingress_ifindex || stamp == PHAROS_STAMP || stamp == PHAROS_LINK)
+		return 0;
+	pharos_identify(epoch, (const struct address *)packet->source, &from);
+	return !!(from.flags & (PHAROS_ENDPOINT | PHAROS_GATEWAY));
+}
+
 SEC("classifier")
 int pod_ingress(struct __sk_buff *skb)
 {
-	__u32 ifindex = skb->ifindex;
-	__u32 epoch = current_epoch();
-	struct pharos_port *port = bpf_map_lookup_elem(&pharos_ports, &ifindex);
+	struct pharos_port *port;
 	struct packet packet = {};
-	int reason;
+	__u32 epoch;
+	int reason = begin(skb, &packet, &port, &epoch);
 
-	if (!port || !epoch)
-		return drop(PHAROS_NOT_READY);
-	reason = pharos_parse(skb, &packet);
 	if (reason)
 		return drop(reason);
 	if (packet.is & IS_ARP) {
@@ -276,25 +290,22 @@ int pod_ingress(struct __sk_buff *skb)
 		return drop(PHAROS_DESTINATION);
 	if (packet.is & IS_NEIGHBOUR) {
 		/* Of this link only: 255 can't be reached over a router (RFC 4861 3.1). */
-		if (is_listener(&packet) ? !is_of_listeners(&packet) : packet.hop_limit != 255)
+		if (packet.hop_limit != 255)
 			return drop(PHAROS_NEIGHBOUR);
 		stat(PHAROS_PASS);
 		return NEXT;
 	}
 	if (!same_address(packet.destination, packet.is & IS_V6 ? port->v6 : port->v4))
 		return drop(is_scoped(packet.destination) ? PHAROS_SCOPE : PHAROS_DESTINATION);
+	if (strays(skb, &packet, epoch))
+		return drop(PHAROS_SPOOFED);
 	if (packet.is & IS_LATER_FRAGMENT) {
 		reason = fragment_ports(&packet);
 		if (reason)
 			return drop(reason);
 	}
 	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, epoch, 1) : enters(skb, epoch, &packet, port);
-	if (reason)
-		return drop(reason);
-	if (packet.is & IS_FIRST_FRAGMENT)
-		remember_fragment(&packet);
-	stat(PHAROS_PASS);
-	return NEXT;
+	return reason ? drop(reason) : pass(&packet);
 }
 
 /* Sets the code point, leaves ECN (RFC 3168) alone. */
@@ -323,6 +334,78 @@ static __noinline int mark_dscp(struct __sk_buff *skb, const struct packet *pack
 	return 0;
 }
 
+/*
+ * Whether another node's pod is behind the machine that sent this packet: the node's own way to that address leads over this link to that
+ * hardware address. Passes what the kernel doesn't know: the neighbour isn't resolved, or (IPv6, where only single interfaces forward) it
+ * doesn't answer such questions.
+ */
+static __noinline int is_behind(struct __sk_buff *skb, const __u32 *source, const __u32 *destination, const __u8 *mac, __u32 family)
+{
+	struct bpf_fib_lookup way = { .ifindex = skb->ifindex };
+	int found;
+
+	if (!source || !destination || !mac)
+		return 0;
+	if (family == 4) {
+		way.family = 2; /* AF_INET */
+		way.ipv4_src = destination[3];
+		way.ipv4_dst = source[3];
+	} else {
+		way.family = 10; /* AF_INET6 */
+		__builtin_memcpy(way.ipv6_src, destination, 16);
+		__builtin_memcpy(way.ipv6_dst, source, 16);
+	}
+	found = bpf_fib_lookup(skb, &way, sizeof(way), 0);
+	if (found == BPF_FIB_LKUP_RET_NO_NEIGH || found == BPF_FIB_LKUP_RET_FWD_DISABLED || found < 0)
+		return 1;
+	if (found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_FRAG_NEEDED)
+		return 0;
+	if (way.ifindex != skb->ifindex)
+		return 0;
+	for (int i = 0; i < 6; i++)
+		if (way.dmac[i] != mac[i])
+			return 0;
+	return 1;
+}
+
+SEC("classifier")
+int uplink_ingress(struct __sk_buff *skb)
+{
+	__u32 ifindex = skb->ifindex;
+	__u32 epoch = current_epoch();
+	__u32 source[4], destination[4];
+	struct pharos_identity from;
+	__u8 ethernet[ETHERNET_BYTES];
+	__u32 type, at;
+
+	if (!bpf_map_lookup_elem(&pharos_uplinks, &ifindex))
+		return NEXT;
+	/* Whatever another namespace of this machine left here. */
+	skb->tc_index = PHAROS_LINK;
+	if (!epoch || parse_link(skb, ethernet, &type, &at))
+		return NEXT;
+	if (type == ETHERTYPE_IPV4) {
+		__u32 ends[2];
+
+		if (bpf_skb_load_bytes(skb, at + 12, ends, sizeof(ends)) < 0)
+			return NEXT;
+		map_v4(source, ends[0]);
+		map_v4(destination, ends[1]);
+	} else if (type == ETHERTYPE_IPV6) {
+		if (bpf_skb_load_bytes(skb, at + 8, source, sizeof(source)) < 0 ||
+		    bpf_skb_load_bytes(skb, at + 24, destination, sizeof(destination)) < 0)
+			return NEXT;
+	} else {
+		return NEXT;
+	}
+	pharos_identify(epoch, (const struct address *)source, &from);
+	if (from.flags & PHAROS_GATEWAY || (from.flags & PHAROS_ENDPOINT && from.flags & PHAROS_LOCAL))
+		return drop(PHAROS_SPOOFED);
+	if (from.flags & PHAROS_ENDPOINT && !is_behind(skb, source, destination, ethernet + 6, type == ETHERTYPE_IPV4 ? 4 : 6))
+		return drop(PHAROS_SPOOFED);
+	return NEXT;
+}
+
 SEC("classifier")
 int uplink_egress(struct __sk_buff *skb)
 {
@@ -343,6 +426,8 @@ int uplink_egress(struct __sk_buff *skb)
 		id = skb->priority & PHAROS_CLASS_MASK;
 	} else if ((skb->tc_index & PHAROS_STAMP_MASK) == PHAROS_STAMP) {
 		id = skb->tc_index & PHAROS_CLASS_MASK;
+		/* Where the link ends in a namespace of this machine, that would find it. */
+		skb->tc_index = 0;
 	} else {
 		parsed = pharos_parse(skb, &packet);
 		if (!parsed && !(packet.is & IS_ARP)) {
@@ -418,4 +503,4 @@ int host_egress(struct __sk_buff *skb)
 	return 1;
 }
 
-char LICENSE[] SEC("license") = "Apache-2.0";
+char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * What the programs of pharos.bpf.c and the loader (ebpf/loader/src/net/layout.rs) share: keys, values, limits and numbers.
  *
@@ -10,7 +10,7 @@
 #ifndef PHAROS_H
 #define PHAROS_H
 
-#define PHAROS_LAYOUT 2
+#define PHAROS_LAYOUT 3
 
 /* Identities from here on stand for prefixes of `cidr` rules: the loader numbers them. */
 #define PHAROS_CIDR_IDENTITY 0x80000000u
@@ -29,8 +29,10 @@
 #define PHAROS_HAS_V6 2
 #define PHAROS_HAS_MAC 4
 
-/* skb->tc_index from a pod to the uplink: a mark and 12 bits of class (0: none). Nothing else in the kernel uses it since 6.3. */
+/* skb->tc_index from a pod to the uplink: a mark and 12 bits of class (0: none). Nothing else in the kernel uses it since 6.3.
+ * From the uplink to a pod it is PHAROS_LINK: that source may come from there. A packet with neither came another way. */
 #define PHAROS_STAMP 0xa000u
+#define PHAROS_LINK 0xb000u
 #define PHAROS_STAMP_MASK 0xf000u
 #define PHAROS_CLASS_MASK 0x0fffu
 /* skb->priority from a cgroup to the uplink, which knows the major number of its HTB: "PH" and the class. */
@@ -41,6 +43,9 @@
 
 /* Buckets of round trips: up to 2^33 ns. */
 #define PHAROS_BUCKETS 42
+
+/* Connections that one pod's interface may have opened and that are still remembered; a power of two. */
+#define PHAROS_BUDGET 8192
 
 /* Steps of a search among the ranges of a pair: 2^18 ranges. */
 #define PHAROS_SEARCH_STEPS 19
@@ -61,7 +66,7 @@ enum pharos_stat {
 	PHAROS_PASS = 0,
 	PHAROS_TRUNCATED = 1,	  /* ends within a header, or before its own length */
 	PHAROS_MALFORMED = 2,	  /* headers contradict themselves */
-	PHAROS_SPOOFED = 3,	  /* a source that isn't the pod's */
+	PHAROS_SPOOFED = 3,	  /* a source that isn't the pod's, or that can't come this way */
 	PHAROS_FRAGMENT = 4,	  /* a later fragment whose first wasn't seen or wasn't allowed */
 	PHAROS_DENIED = 5,	  /* no rule allows it */
 	PHAROS_OUTSIDE = 6,	  /* the network has no egress */
@@ -75,6 +80,7 @@ enum pharos_stat {
 	PHAROS_REASONS = 32,
 	PHAROS_OPENED = 32,	  /* connections seen first */
 	PHAROS_REEVALUATED = 33,  /* connections looked at again under a new generation */
+	PHAROS_DISPLACED = 34,	  /* connections forgotten because their pod opened more than its budget */
 	PHAROS_STATS = 64,
 };
 
@@ -206,6 +212,15 @@ struct pharos_connection {
 	__u8 timed;
 	__u8 unused[2];
 	__u32 timed_ms;
+	/* Whose budget it is of (an ifindex), and which of its slots it has. */
+	__u32 opener;
+	__u32 slot;
+};
+
+/* One of the connections that a pod's interface opened, by the number of the slot. */
+struct pharos_slot {
+	__u32 opener;
+	__u32 slot;
 };
 
 /* A packet whose answer is waited for. */

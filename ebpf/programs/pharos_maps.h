@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * The maps, all pinned by the loader, and how they are read. Tables of generations are maps of maps: slot `epoch & 1`.
  */
@@ -82,6 +82,22 @@ struct {
 	__type(key, struct pharos_connection_key);
 	__type(value, struct pharos_connection);
 } pharos_conns SEC(".maps");
+
+/* How many connections each pod's interface opened, by ifindex; and the last PHAROS_BUDGET of them. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} pharos_opened SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 65536);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__type(key, struct pharos_slot);
+	__type(value, struct pharos_connection_key);
+} pharos_slots SEC(".maps");
 
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);

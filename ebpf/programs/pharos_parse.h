@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * From bytes to what a decision needs: addresses, protocol, ports, code point; fragments and ICMP errors told apart.
  *
@@ -175,11 +175,9 @@ static __always_inline int parse_l4(struct __sk_buff *skb, struct packet *packet
 		if (packet->is & IS_V6) {
 			if (icmp[0] >= 1 && icmp[0] <= 4)
 				packet->is |= IS_ICMP_ERROR;
-			else if (icmp[0] >= 130 && icmp[0] <= 137 && icmp[0] != 134 && icmp[0] != 137)
-				packet->is |= IS_NEIGHBOUR;
 			else if (icmp[0] == 134 || icmp[0] == 137)
 				return PHAROS_NEIGHBOUR; /* routers' business: no pod is one */
-			else if (icmp[0] == 143)
+			else if (icmp[0] >= 133 && icmp[0] <= 136)
 				packet->is |= IS_NEIGHBOUR;
 		} else if (icmp[0] == 3 || icmp[0] == 11 || icmp[0] == 12) {
 			packet->is |= IS_ICMP_ERROR;
@@ -344,30 +342,39 @@ static __always_inline int parse_arp(struct __sk_buff *skb, struct packet *packe
 	return 0;
 }
 
+/* The EtherType behind VLAN tags; `at` is where its payload begins. Returns 0 or a reason. */
+static __always_inline int parse_link(struct __sk_buff *skb, __u8 *ethernet, __u32 *type, __u32 *at)
+{
+	if (bpf_skb_load_bytes(skb, 0, ethernet, ETHERNET_BYTES) < 0)
+		return PHAROS_TRUNCATED;
+	*at = ETHERNET_BYTES;
+	*type = (ethernet[12] << 8) | ethernet[13];
+	for (int i = 0; i < VLAN_TAGS; i++) {
+		__u16 tag[2];
+
+		if (*type != ETHERTYPE_VLAN && *type != ETHERTYPE_QINQ)
+			break;
+		if (bpf_skb_load_bytes(skb, *at, tag, sizeof(tag)) < 0)
+			return PHAROS_TRUNCATED;
+		*type = bpf_ntohs(tag[1]);
+		*at += 4;
+	}
+	return 0;
+}
+
 /* Returns 0 or a reason to drop. */
 __noinline int pharos_parse(struct __sk_buff *skb, struct packet *packet)
 {
 	__u8 ethernet[ETHERNET_BYTES];
-	__u32 at = ETHERNET_BYTES;
+	__u32 type, at;
+	int reason;
 
 	if (!packet)
 		return PHAROS_MALFORMED;
-
-	if (bpf_skb_load_bytes(skb, 0, ethernet, sizeof(ethernet)) < 0)
-		return PHAROS_TRUNCATED;
+	reason = parse_link(skb, ethernet, &type, &at);
+	if (reason)
+		return reason;
 	__builtin_memcpy(packet->mac, ethernet + 6, 6);
-	__u32 type = (ethernet[12] << 8) | ethernet[13];
-
-	for (int i = 0; i < VLAN_TAGS; i++) {
-		__u16 tag[2];
-
-		if (type != ETHERTYPE_VLAN && type != ETHERTYPE_QINQ)
-			break;
-		if (bpf_skb_load_bytes(skb, at, tag, sizeof(tag)) < 0)
-			return PHAROS_TRUNCATED;
-		type = bpf_ntohs(tag[1]);
-		at += 4;
-	}
 	packet->l3 = at;
 	if (type == ETHERTYPE_IPV4)
 		return parse_v4(skb, packet, at);

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * What is remembered of packets that were allowed: connections, and the ports of first fragments.
  */
@@ -78,12 +78,49 @@ static __always_inline void touch(struct pharos_connection *connection, const st
 		connection->seen_ns = now;
 }
 
-/* A connection that isn't there yet, or was forgotten. */
-static __noinline int open_connection(const struct pharos_connection_key *key, __u32 end, const struct pharos_half *half)
+/*
+ * A place in the budget of the interface that opens a connection: its oldest one is forgotten for it, whatever that does to who uses it, so one
+ * pod can't displace others' connections from the table.
+ */
+static __noinline int charge(__u32 opener, const struct pharos_connection_key *key)
+{
+	struct pharos_slot place = { .opener = opener };
+	struct pharos_connection_key *oldest;
+	struct pharos_connection *known;
+	__u32 one = 1, *opened;
+
+	if (!key)
+		return 0;
+	opened = bpf_map_lookup_elem(&pharos_opened, &opener);
+	if (opened)
+		place.slot = __sync_fetch_and_add(opened, 1) & (PHAROS_BUDGET - 1);
+	else
+		bpf_map_update_elem(&pharos_opened, &opener, &one, BPF_NOEXIST);
+	oldest = bpf_map_lookup_elem(&pharos_slots, &place);
+	if (oldest) {
+		struct pharos_connection_key gone = *oldest;
+
+		known = bpf_map_lookup_elem(&pharos_conns, &gone);
+		/* Not if it was opened again since, and has another slot. */
+		if (known && known->opener == opener && known->slot == place.slot && !bpf_map_delete_elem(&pharos_conns, &gone))
+			stat(PHAROS_DISPLACED);
+	}
+	bpf_map_update_elem(&pharos_slots, &place, key, BPF_ANY);
+	return place.slot;
+}
+
+/* A connection that isn't there yet, or was forgotten. `opener`: of which pod's interface it is. */
+static __noinline int open_connection(const struct pharos_connection_key *key, __u32 end, const struct pharos_half *half, __u32 opener)
 {
 	struct pharos_connection fresh = {};
+	struct pharos_connection *known;
 
+	if (!key || !half)
+		return 0;
+	known = bpf_map_lookup_elem(&pharos_conns, key);
 	fresh.seen_ns = bpf_ktime_get_coarse_ns();
+	fresh.opener = opener;
+	fresh.slot = known && known->opener == opener ? known->slot : charge(opener, key);
 	if (end)
 		fresh.half[1] = *half;
 	else

@@ -1,4 +1,4 @@
-/* SPDX-License-Identifier: Apache-2.0 */
+/* SPDX-License-Identifier: (GPL-2.0-only OR BSD-2-Clause) */
 /*
  * Round trips of classes: from where a packet leaves its pod, before the uplink's queues, until what answers it enters the pod.
  *

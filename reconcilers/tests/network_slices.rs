@@ -228,6 +228,29 @@ fn conditions_say_what_is_wrong() {
 }
 
 #[test]
+fn a_node_without_an_address_of_a_family_is_told() {
+    let mut world = brake_and_video();
+    for node in &mut world.nodes {
+        node.status.as_mut().unwrap().network.as_mut().unwrap().addresses.truncate(1);
+    }
+    let mut state = snapshot(&world);
+    settle(&mut state);
+    let (status, why, said) = condition(&state, "chassis", kind::DEGRADED);
+    assert_eq!((status.as_str(), why.as_str()), ("True", reason::FAMILY_MISSING), "{said}");
+    for node in ["hpc", "zone"] {
+        assert!(said.contains(&format!("node {node} has no IPv6 address on its link")), "{said}");
+    }
+    assert_eq!(condition(&state, "chassis", kind::READY).0, "True", "IPv4 passes");
+    for (node, address) in state.nodes.iter_mut().zip(["fd09::1", "fd09::2"]) {
+        let mut said = (**node).clone();
+        said.status.as_mut().unwrap().network.as_mut().unwrap().addresses.push(address.to_owned());
+        *node = Arc::new(said);
+    }
+    settle(&mut state);
+    assert_eq!(condition(&state, "chassis", kind::DEGRADED).0, "False");
+}
+
+#[test]
 fn guarantees_beyond_the_link_are_refused_with_numbers() {
     let mut world = brake_and_video();
     world.nodes[0] = node("hpc", "192.0.2.1", Some(25_000_000));

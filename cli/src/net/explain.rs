@@ -173,7 +173,13 @@ impl Cluster {
         }
         let sources = self.addresses(from, target);
         let targets = self.addresses(target, from);
-        let pair = sources.iter().find_map(|a| targets.iter().find(|b| a.is_ipv4() == b.is_ipv4()).map(|b| (*a, *b)));
+        let pairs: Vec<(IpAddr, IpAddr)> = sources
+            .iter()
+            .filter_map(|a| targets.iter().find(|b| a.is_ipv4() == b.is_ipv4()).map(|b| (*a, *b)))
+            .collect();
+        // Of the families that both have, one over which their nodes reach each other.
+        let passable = pairs.iter().find(|(a, _)| self.gap(from, target, *a).is_none());
+        let pair = passable.or_else(|| pairs.first()).copied();
         let mut answer = Answer {
             from: End { instance: name_of(from), address: pair.map(|(a, _)| a).or_else(|| sources.first().copied()) },
             to: End { instance: name_of(target), address: pair.map(|(_, b)| b).or_else(|| targets.first().copied()) },
@@ -202,6 +208,7 @@ impl Cluster {
             dscp: 0,
         };
         self.check(&mut answer, from, target, &packet)?;
+        answer.obstacle = answer.obstacle.or_else(|| self.gap(from, target, source));
         if answer.checks.is_empty() && answer.obstacle.is_none() {
             let ends = format!("{} and {}", question.from, question.to);
             return Err(format!("neither of {ends} is in a bridged Network: nothing stands between them"));
@@ -238,6 +245,24 @@ impl Cluster {
             });
         }
         Ok(())
+    }
+
+    /// Why nothing passes between the nodes of two instances over the family of an address, whatever the rules say.
+    fn gap(&self, from: Party<'_>, to: Party<'_>, address: IpAddr) -> Option<String> {
+        let (Party::Instance(from, _), Party::Instance(to, _)) = (from, to) else { return None };
+        let nodes = [&from.spec.node_name, &to.spec.node_name];
+        if same_node(nodes[0], nodes[1]) || from.spec.network.is_none() || to.spec.network.is_none() {
+            return None;
+        }
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        nodes.into_iter().find_map(|name| {
+            let node = self.nodes.iter().find(|node| is_node(node, name))?;
+            node.status.as_ref()?.network.as_ref()?;
+            let lacks = !uplink_addresses(node).iter().any(|own| own.is_ipv4() == address.is_ipv4());
+            lacks.then(|| {
+                format!("nothing passes between their nodes over {family}: node {name} has no such address on its link")
+            })
+        })
     }
 
     /// Why nothing reaches or leaves an instance, whatever the rules say.

@@ -9,7 +9,7 @@ use std::process::Command;
 use pullpiri_ebpf::net::DropReason;
 use pullpiri_ebpf::net::layout::{
     self, BucketKey, ClassValue, Config, Connection, ConnectionKey, Counter, Half, Identity, Key, Pair, Port,
-    PrefixBody, Range, Value,
+    PrefixBody, Range, Slot, Value,
 };
 
 #[test]
@@ -31,7 +31,8 @@ fn rust_and_c_agree() {
     layout!(Port, "struct pharos_port", v4, v6, mac, has);
     layout!(ConnectionKey, "struct pharos_connection_key", address, port, protocol);
     layout!(Half, "struct pharos_half", egress_epoch, ingress_epoch, counter);
-    layout!(Connection, "struct pharos_connection", seen_ns, half, closed, timed, timed_ms);
+    layout!(Connection, "struct pharos_connection", seen_ns, half, closed, timed, timed_ms, opener, slot);
+    layout!(Slot, "struct pharos_slot", opener, slot);
     layout!(BucketKey, "struct pharos_bucket_key", counter, bucket);
     layout!(Counter, "struct pharos_counter", packets, bytes);
     lines.push(("sizeof(union pharos_value)".into(), wide(size_of::<Value>())));
@@ -60,7 +61,9 @@ fn rust_and_c_agree() {
         ("PHAROS_PASS", layout::STAT_PASS),
         ("PHAROS_OPENED", layout::STAT_OPENED),
         ("PHAROS_REEVALUATED", layout::STAT_REEVALUATED),
+        ("PHAROS_DISPLACED", layout::STAT_DISPLACED),
         ("PHAROS_STATS", layout::STATS),
+        ("PHAROS_BUDGET", layout::BUDGET),
         ("PHAROS_BUCKETS", layout::BUCKETS),
     ] {
         lines.push((name.to_owned(), value.into()));

@@ -275,8 +275,24 @@ fn agent_process() {
     let _ = std::io::stdin().read(&mut [0]);
 }
 
-fn agent(topology: &Topology, dir: &Path) -> (Child, u64) {
-    let mut child = Command::new(std::env::current_exe().unwrap())
+/// One that ends with the test, whatever way that does.
+struct Agent(Child);
+
+impl Agent {
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn agent(topology: &Topology, dir: &Path) -> (Agent, u64) {
+    let child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "agent_process", "--nocapture"])
         .env("PULLPIRI_TEST_NETNS", topology.name("node"))
         .env("PULLPIRI_TEST_PINS", dir)
@@ -284,9 +300,16 @@ fn agent(topology: &Topology, dir: &Path) -> (Child, u64) {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let output = BufReader::new(child.stdout.take().unwrap());
-    let ready = output.lines().map_while(Result::ok).find_map(|line| line.strip_prefix("ready ")?.parse().ok());
-    (child, ready.unwrap())
+    let mut agent = Agent(child);
+    let output = BufReader::new(agent.0.stdout.take().unwrap());
+    let (said, ready) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let ready = |line: String| line.strip_prefix("ready ")?.parse::<u64>().ok();
+        let _ = said.send(output.lines().map_while(Result::ok).find_map(ready));
+    });
+    // Loading and the kernel's grace periods take their time on a machine with other work, but not for ever.
+    let generation = ready.recv_timeout(6 * PATIENCE).unwrap_or_else(|_| panic!("the agent doesn't get ready"));
+    (agent, generation.unwrap())
 }
 
 fn attached(device: &'static str, topology: &Topology) -> usize {
@@ -321,8 +344,7 @@ fn an_agent_killed_under_traffic_loses_nothing() {
     for round in 2..6 {
         v4.proceeds_by(100);
         v6.proceeds_by(100);
-        child.kill().unwrap();
-        child.wait().unwrap();
+        child.kill();
         // Nobody is there, and rules hold.
         v4.proceeds_by(100);
         v6.proceeds_by(100);
@@ -337,8 +359,7 @@ fn an_agent_killed_under_traffic_loses_nothing() {
         assert!(answered > 800);
         assert_eq!(lost, 0, "of {answered}");
     }
-    child.kill().unwrap();
-    child.wait().unwrap();
+    child.kill();
     let datapath = Datapath::open_or_load(&dir).unwrap();
     datapath.remove().unwrap();
     assert!(!dir.exists());

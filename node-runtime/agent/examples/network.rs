@@ -18,7 +18,9 @@ use std::time::{Duration, Instant};
 use pullpiri_agent::{NetworkConfig, Plumbing};
 use pullpiri_crds::slice::{SliceClass, SliceSelector};
 use pullpiri_node_core::network::shape::minor;
+use pullpiri_node_core::realtime::{Policy, Settings};
 use pullpiri_node_host::net::{Family, Netlink};
+use pullpiri_node_host::sched;
 use town::{Pod, Process, Town, inside, run, spawn};
 
 const BRAKE: Pod = Pod { name: "brake", node: 0, network: 0, host: 5 };
@@ -182,6 +184,12 @@ fn ceilings(runs: usize) {
     }
 }
 
+/// A thread that is to measure the network waits for no CPU: where SCHED_FIFO isn't allowed, it does, and the numbers say less.
+fn urgent() {
+    let settings = Settings { policy: Policy::Fifo { priority: 40 }, reset_on_fork: true };
+    let _ = sched::set_settings(0, &settings);
+}
+
 /// The 99th percentile of round trips, in microseconds.
 fn round_trips(scene: &Scene, port: u16) -> f64 {
     let (sensor, brake) = (SENSOR.namespace(&scene.town), BRAKE.namespace(&scene.town));
@@ -191,9 +199,9 @@ fn round_trips(scene: &Scene, port: u16) -> f64 {
     client.connect((SENSOR.address(), port)).unwrap();
     client.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
     let over = AtomicBool::new(false);
-    let mut times = Vec::new();
-    thread::scope(|scope| {
+    let mut times = thread::scope(|scope| {
         scope.spawn(|| {
+            urgent();
             let mut buffer = [0; 64];
             while !over.load(Ordering::Relaxed) {
                 if let Ok((length, from)) = server.recv_from(&mut buffer) {
@@ -201,39 +209,68 @@ fn round_trips(scene: &Scene, port: u16) -> f64 {
                 }
             }
         });
-        let began = Instant::now();
-        let mut number: u64 = 0;
-        while began.elapsed() < Duration::from_secs(4) {
-            number += 1;
-            let sent = Instant::now();
-            let _ = client.send(&number.to_be_bytes());
-            let mut buffer = [0; 64];
-            // One that is lost counts as long as it was waited for.
-            while client.recv(&mut buffer).is_ok_and(|length| buffer[..length] != number.to_be_bytes()) {}
-            times.push(sent.elapsed().as_secs_f64() * 1e6);
-            thread::sleep(Duration::from_millis(1));
-        }
+        let asking = scope.spawn(|| {
+            urgent();
+            let mut times = Vec::new();
+            let began = Instant::now();
+            let mut number: u64 = 0;
+            while began.elapsed() < Duration::from_secs(3) {
+                number += 1;
+                let sent = Instant::now();
+                let _ = client.send(&number.to_be_bytes());
+                let mut buffer = [0; 64];
+                // One that is lost counts as long as it was waited for.
+                while client.recv(&mut buffer).is_ok_and(|length| buffer[..length] != number.to_be_bytes()) {}
+                times.push(sent.elapsed().as_secs_f64() * 1e6);
+                thread::sleep(Duration::from_millis(1));
+            }
+            times
+        });
+        let times = asking.join().unwrap();
         over.store(true, Ordering::Relaxed);
+        times
     });
     times.sort_by(f64::total_cmp);
     times[(times.len() * 99 / 100).min(times.len() - 1)]
 }
 
+/// Each round idle, the high class and one shared class, one after the other: what the machine does meanwhile is in all of them. The median of the
+/// rounds' ratios.
 fn latency(runs: usize) {
     let Some(scene) = Scene::new("latency", 100, &[class(1, 20, None)]) else { return };
     let (mut idle, mut high, mut shared) = (Vec::new(), Vec::new(), Vec::new());
-    for _ in 0..runs {
-        idle.push(round_trips(&scene, ECHO));
-        let _greedy = scene.load(REST, "-P 8");
+    // Whatever is only slow the first time.
+    round_trips(&scene, ECHO);
+    for round in 0..runs.max(5) {
+        let quiet = |idle: &mut Vec<f64>| idle.push(round_trips(&scene, ECHO));
+        // In either order, so that neither is always the first.
+        if round % 2 == 0 {
+            quiet(&mut idle);
+        }
+        let greedy = scene.load(REST, "-P 8");
         thread::sleep(Duration::from_secs(1));
         high.push(round_trips(&scene, ECHO));
         // Beside the greedy flows, in the class of what belongs to none.
         shared.push(round_trips(&scene, ECHO + 1));
+        drop(greedy);
+        thread::sleep(Duration::from_secs(1));
+        if round % 2 == 1 {
+            quiet(&mut idle);
+        }
     }
-    let (idle, high, shared) = (median(idle), median(high), median(shared));
-    let detail = format!(",\"idleUs\":{idle:.0},\"highUs\":{high:.0},\"sharedUs\":{shared:.0}");
-    tell("p99 round trip of the high class against one shared class", high / shared, "<= 0.05", &detail);
-    tell("p99 round trip of the high class against idle", high / idle, "<= 2", &detail);
+    let ratios = |above: &[f64], below: &[f64]| above.iter().zip(below).map(|(a, b)| a / b).collect::<Vec<_>>();
+    let (to_shared, to_idle) = (ratios(&high, &shared), ratios(&high, &idle));
+    let of = |values: &[f64]| median(values.to_vec());
+    let worst = to_idle.iter().copied().fold(0.0, f64::max);
+    let detail = format!(
+        ",\"idleUs\":{:.0},\"highUs\":{:.0},\"sharedUs\":{:.0},\"rounds\":{},\"worstToIdle\":{worst:.2}",
+        of(&idle),
+        of(&high),
+        of(&shared),
+        high.len()
+    );
+    tell("p99 round trip of the high class against one shared class", of(&to_shared), "<= 0.05", &detail);
+    tell("p99 round trip of the high class against idle", of(&to_idle), "<= 2", &detail);
 }
 
 fn restart(runs: usize) {

@@ -74,6 +74,9 @@ fn pods_of_a_network_talk_and_others_do_not() {
     assert_eq!(ask(&brake, sensor, ALLOWED), Some(BRAKE.address().to_string()));
     assert_eq!(ask(&brake, (SENSOR.v6(), 7000).into(), ALLOWED), Some(BRAKE.v6().to_string()));
     assert_eq!(ask(&brake, (LOCAL.address(), 7000).into(), ALLOWED), Some(BRAKE.address().to_string()));
+    let links = inside(&town.nodes[0].namespace, || Netlink::open(Family::Route).unwrap().links().unwrap());
+    let ports: Vec<_> = links.iter().filter(|link| link.name.starts_with("pplp")).collect();
+    assert!(ports.len() == 2 && ports.iter().all(|port| port.isolated), "what is for all of a link reaches pods");
     // Beside it on the same node, but of another network; nor from afar.
     assert_eq!(ask(&video, sensor, DENIED), None);
     assert_eq!(ask(&video, (LOCAL.address(), 7000).into(), DENIED), None);
@@ -85,7 +88,7 @@ fn pods_of_a_network_talk_and_others_do_not() {
         assert_same(before, after);
     }
     for node in &town.nodes {
-        assert!(!Path::new("/sys/fs/bpf/pullpiri").join(&node.name).join("links").exists());
+        assert!(!node.pins().join("links").exists());
         assert_eq!(std::fs::read_dir(node.data.join("netns")).unwrap().count(), 0);
     }
 }
@@ -210,7 +213,7 @@ fn what_was_attached_to_an_earlier_uplink_goes_at_the_next_start() {
         dscp: None,
     };
     town.apply(1, &[BRAKE], &[class], &[]);
-    let links = Path::new("/sys/fs/bpf/pullpiri").join(&town.nodes[0].name).join("links");
+    let links = town.nodes[0].pins().join("links");
     let pinned = || {
         std::fs::read_dir(&links)
             .unwrap()

@@ -253,6 +253,7 @@ fn a_published_port_leads_to_the_pod_and_back() {
         // More than a socket takes at once unless it is told to.
         pods: (0..20_000_u32).map(|n| IpAddr::from((0x0a07_0000 + n).to_be_bytes())).chain([ip("fd07::7")]).collect(),
         bridges: "va".to_owned(),
+        closed: std::collections::BTreeSet::new(),
     };
     let ask = |to: &str| {
         let mut text = String::new();

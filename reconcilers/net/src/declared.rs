@@ -319,9 +319,9 @@ fn published(index: usize, port: &PublishedPort, errors: &mut Vec<FieldError>) -
         None | Some(Protocol::Tcp) => TCP,
         Some(Protocol::Udp) => UDP,
     };
-    let to = Selector { model: None, labels: port.to.match_labels.clone() };
+    let to = Selector { model: port.to.model.clone(), labels: port.to.match_labels.clone() };
     if to.is_empty() {
-        errors.push(FieldError::new(field("to.matchLabels"), "needs at least one label"));
+        errors.push(FieldError::new(field("to"), "model or matchLabels must be set"));
         return None;
     }
     Some(Port { host_port, target_port, protocol, to })

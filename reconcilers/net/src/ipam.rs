@@ -18,6 +18,20 @@ const V4_LENGTHS: (u8, u8) = (8, 30);
 /// Prefix lengths of an IPv6 subnet.
 const V6_LENGTHS: (u8, u8) = (48, 126);
 
+/// What no model can have addresses of, and why: the sections of RFC 6890's registry that hosts, links and groups have for themselves.
+const RESERVED: [(&str, &str); 10] = [
+    ("0.0.0.0/8", "stands for hosts of this network"),
+    ("127.0.0.0/8", "is loopback"),
+    ("169.254.0.0/16", "is link-local"),
+    ("224.0.0.0/4", "is multicast"),
+    ("240.0.0.0/4", "is reserved, and holds broadcast"),
+    ("::/96", "holds loopback and the unspecified address"),
+    ("::ffff:0:0/96", "stands for IPv4 addresses"),
+    ("100::/64", "is discarded, and stands for models without addresses here"),
+    ("fe80::/10", "is link-local"),
+    ("ff00::/8", "is multicast"),
+];
+
 /// No address is free.
 #[derive(Error, Clone, Debug, PartialEq, Eq)]
 #[error("subnet {subnet} has {capacity} addresses for models and {used} are in use")]
@@ -131,6 +145,11 @@ fn prefix(text: &str, family: Family) -> Result<Prefix, String> {
     }
     if !(least..=most).contains(&prefix.length()) {
         return Err(format!("must have a length from /{least} to /{most}; got {text}"));
+    }
+    for (reserved, why) in RESERVED {
+        if Prefix::parse(reserved).is_ok_and(|reserved| reserved.overlaps(&prefix)) {
+            return Err(format!("must hold addresses that models can have, and {reserved} {why}; got {text}"));
+        }
     }
     Ok(prefix)
 }

@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use pullpiri_crds::model::Protocol;
+use pullpiri_crds::model::{Adapter, Protocol};
 use pullpiri_crds::names::{rfc1123, same_node};
 use pullpiri_crds::network::NetworkMode;
 use pullpiri_crds::{ModelInstance, Network, NodeRuntime};
@@ -29,6 +29,8 @@ pub(crate) struct Member<'a> {
     pub node: String,
     /// What its containers publish: `hostPort`, protocol number and `containerPort`.
     pub ports: Vec<(u16, u8, u16)>,
+    /// Whether a runtime runs it whose cgroups the node knows nothing of.
+    pub elsewhere: bool,
 }
 
 /// Why an instance's address isn't taken into account.
@@ -62,6 +64,7 @@ pub(crate) fn members<'a>(inputs: &Inputs<'a>) -> Vec<Member<'a>> {
                 addresses,
                 node: node_name(&instance.spec.node_name),
                 ports: container_ports(instance),
+                elsewhere: instance.status.as_ref().is_some_and(|status| status.runtime == Some(Adapter::Podman)),
             })
         })
         .collect();

@@ -32,6 +32,15 @@ impl Family {
     }
 }
 
+impl fmt::Display for Family {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V4 => "IPv4",
+            Self::V6 => "IPv6",
+        })
+    }
+}
+
 /// Why a text is no prefix.
 #[derive(Error, Clone, Debug, PartialEq, Eq)]
 pub enum PrefixError {

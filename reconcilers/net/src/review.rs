@@ -18,7 +18,7 @@ use crate::compile::{Inputs, MAX_CLASSES};
 use crate::declared::{self, Declared, Source, name_of};
 use crate::ipam;
 use crate::members::{Member, runtime};
-use crate::prefix::Prefix;
+use crate::prefix::{Family, Prefix};
 use crate::{FieldError, ObjectName};
 
 /// Why something isn't as declared: a reason of `pullpiri_crds::condition` and a sentence.
@@ -103,6 +103,8 @@ pub(crate) fn review(inputs: &Inputs<'_>, members: &[Member<'_>]) -> Reviewed {
     }
     share_links(inputs, &mut reviewed);
     unresolved(inputs, members, &mut reviewed);
+    paths(inputs, &mut reviewed);
+    unclassed(members, &mut reviewed);
     reviewed
 }
 
@@ -125,8 +127,8 @@ fn overlaps(declared: &Declared, older: &Reviewed, uplinks: &BTreeSet<(IpAddr, S
     let Some(pool) = &declared.pool else { return Vec::new() };
     let mut problems = Vec::new();
     let field = |prefix: &Prefix| match prefix.family() {
-        crate::prefix::Family::V4 => "spec.subnet.v4",
-        crate::prefix::Family::V6 => "spec.subnet.v6",
+        Family::V4 => "spec.subnet.v4",
+        Family::V6 => "spec.subnet.v6",
     };
     for name in &older.by_age {
         let theirs = older.valid.get(name).and_then(|other| other.pool.as_ref());
@@ -205,6 +207,47 @@ fn share_links(inputs: &Inputs<'_>, reviewed: &mut Reviewed) {
     }
 }
 
+/// Finds nodes that other nodes' models can't reach over a family: they have no address of it on their link.
+fn paths(inputs: &Inputs<'_>, reviewed: &mut Reviewed) {
+    for (name, declared) in &reviewed.valid {
+        let Some((pool, review)) = declared.pool.as_ref().zip(reviewed.reviews.get_mut(name)) else { continue };
+        if review.members.len() < 2 {
+            continue;
+        }
+        for node in review.members.keys() {
+            let status = runtime(inputs, node).and_then(|node| node.status.as_ref());
+            let Some(network) = status.and_then(|status| status.network.as_ref()) else { continue };
+            let has = |family| {
+                let addresses = network.addresses.iter().filter_map(|address| address.parse().ok());
+                addresses.map(Family::of).any(|other| other == family)
+            };
+            for family in pool.prefixes().iter().map(Prefix::family).filter(|family| !has(*family)) {
+                let message = format!(
+                    "node {node} has no {family} address on its link: its models and those of other nodes don't reach each other over {family}"
+                );
+                review.degraded.push(Problem::new(reason::FAMILY_MISSING, message));
+            }
+        }
+    }
+}
+
+/// Finds models with the node's network whose packets no class takes: what they send is known by their cgroup, which only runtime oci makes.
+fn unclassed(members: &[Member<'_>], reviewed: &mut Reviewed) {
+    let is_shared = |declared: &Declared| declared.mode == NetworkMode::Host && !declared.classes.is_empty();
+    for member in members.iter().filter(|member| member.elsewhere) {
+        if !reviewed.valid.get(&member.network).is_some_and(is_shared) {
+            continue;
+        }
+        if let Some(review) = reviewed.reviews.get_mut(&member.network) {
+            let message = format!(
+                "{} on node {} runs under podman: no class of this Network takes what it sends; use runtime oci",
+                member.instance, member.node
+            );
+            review.degraded.push(Problem::new(reason::NO_QOS, message));
+        }
+    }
+}
+
 /// Finds what rules and selectors name and what isn't there.
 fn unresolved(inputs: &Inputs<'_>, members: &[Member<'_>], reviewed: &mut Reviewed) {
     let mut models: BTreeSet<(&str, &str)> =
@@ -226,6 +269,9 @@ fn unresolved(inputs: &Inputs<'_>, members: &[Member<'_>], reviewed: &mut Review
                 }
             }
             found.extend(unknown(format!("rule {} to.model", rule.name), &rule.to.model));
+        }
+        for port in &declared.ports {
+            found.extend(unknown(format!("port {} to.model", port.host_port), &port.to.model));
         }
         for class in &declared.classes {
             for selector in &class.selectors {

@@ -3,8 +3,10 @@
 //! A slice holds at most [`MAX_ENTRIES`] entries; lists are cut where a slice is full, in the order networks, classes, selectors, ports,
 //! rules, endpoints. All slices of a node carry one generation: a node takes it when it has all `count` of them.
 
-use pullpiri_crds::slice::{MAX_ENTRIES, NetworkSliceSpec};
+use pullpiri_crds::slice::{MAX_ENTRIES, NetworkSliceSpec, whole};
 use thiserror::Error;
+
+pub use pullpiri_crds::slice::Incomplete;
 
 use crate::compile::Compiled;
 
@@ -16,19 +18,6 @@ pub const MAX_SLICES: usize = 256;
 #[error("{entries} entries, more than the {most} that a node's slices hold", most = MAX_SLICES * MAX_ENTRIES)]
 pub struct TooLarge {
     pub entries: usize,
-}
-
-/// Why slices aren't one whole policy.
-#[derive(Error, Clone, Debug, PartialEq, Eq)]
-pub enum Incomplete {
-    #[error("there are no slices")]
-    None,
-    #[error("slices of nodes {0} and {1} were given together")]
-    Nodes(String, String),
-    #[error("slices of generations {0} and {1} are there: a change is under way")]
-    Generations(i64, i64),
-    #[error("slice {index} of {count} of generation {generation} is missing")]
-    Missing { index: i32, count: i32, generation: i64 },
 }
 
 /// Cuts a policy into slices.
@@ -75,21 +64,8 @@ fn take<T>(list: &mut Vec<T>, room: &mut usize) -> Vec<T> {
 /// # Errors
 /// [`Incomplete`] if they aren't all slices of one generation of one node.
 pub fn join<'a>(slices: impl IntoIterator<Item = &'a NetworkSliceSpec>) -> Result<(i64, Compiled), Incomplete> {
-    let mut slices: Vec<&NetworkSliceSpec> = slices.into_iter().collect();
-    slices.sort_by_key(|slice| slice.index);
-    let first = slices.first().ok_or(Incomplete::None)?;
-    let (node, generation, count) = (&first.node_name, first.generation, first.count);
-    for slice in &slices {
-        if slice.node_name != *node {
-            return Err(Incomplete::Nodes(node.clone(), slice.node_name.clone()));
-        }
-        if slice.generation != generation {
-            return Err(Incomplete::Generations(generation, slice.generation));
-        }
-    }
-    if let Some(index) = (0..count).find(|index| !slices.iter().any(|slice| slice.index == *index)) {
-        return Err(Incomplete::Missing { index, count, generation });
-    }
+    let slices = whole(slices)?;
+    let generation = slices.first().map_or(0, |slice| slice.generation);
     Ok((generation, gather(slices)))
 }
 

@@ -8,7 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use pullpiri_crds::condition::reason;
-use pullpiri_crds::model::{Container, ContainerPort};
+use pullpiri_crds::instance::ModelInstanceStatus;
+use pullpiri_crds::model::{Adapter, Container, ContainerPort};
 use pullpiri_crds::network::{NetworkMode, NetworkSpec, Peer, PublishedPort, Qos, QosSelector, RuleProtocol, Verdict};
 use pullpiri_net::slices::{self, Incomplete};
 use pullpiri_net::{Compiled, ObjectName, Outcome, compile};
@@ -76,7 +77,7 @@ fn a_node_is_told_what_it_needs() {
     let endpoint = |name: &str| hpc.endpoints.iter().find(|e| e.instance == format!("default/{name}")).unwrap();
     assert_eq!(endpoint("brake-1").addresses, ["10.20.0.2", "fd00:20::2"]);
     assert_eq!(endpoint("brake-1").via, [""; 0]);
-    assert_eq!(endpoint("sensor-1").via, ["192.0.2.2"]);
+    assert_eq!(endpoint("sensor-1").via, ["192.0.2.2", "fd09::2"]);
     assert_eq!(endpoint("sensor-1").identity, endpoint("sensor-2").identity, "no rule tells them apart");
     let identities: BTreeSet<i32> = hpc.endpoints.iter().map(|e| e.identity).collect();
     assert_eq!(identities, (1..=4).collect());
@@ -287,7 +288,7 @@ fn published_ports_lead_to_instances_here_and_one_of_each_number() {
         host_port,
         target_port: Some(80),
         protocol: None,
-        to: pullpiri_crds::network::LabelSelector { match_labels: labels(pairs) },
+        to: pullpiri_crds::network::Target { model: None, match_labels: labels(pairs) },
     };
     world.networks[0].spec.ports = vec![port(8080, &[("role", "sensor")]), port(9090, &[("role", "brake")])];
     let outcome = compile(&world.inputs(), &nothing());
@@ -341,6 +342,15 @@ fn the_nodes_own_network_has_classes_only() {
     assert!(hpc.endpoints[0].addresses.is_empty());
     assert_eq!((hpc.selectors[0].class, hpc.selectors[0].identity), (1, hpc.endpoints[0].identity));
     assert!(!review(&outcome, "plain").enforced);
+    assert!(review(&outcome, "host").degraded.is_empty());
+    // What podman runs isn't in a cgroup that the node knows.
+    let by = |adapter| Some(ModelInstanceStatus { runtime: Some(adapter), ..ModelInstanceStatus::default() });
+    world.instances[0].status = by(Adapter::Oci);
+    assert!(review(&compile(&world.inputs(), &nothing()), "host").degraded.is_empty());
+    world.instances[0].status = by(Adapter::Podman);
+    let degraded = review(&compile(&world.inputs(), &nothing()), "host").degraded.clone();
+    assert_eq!((degraded.len(), degraded[0].reason), (1, reason::NO_QOS));
+    assert!(degraded[0].message.contains("video-1 on node hpc runs under podman"), "{}", degraded[0].message);
     // A rule there can't be kept.
     world.networks[0].spec.internal = Some(Verdict::Deny);
     let outcome = compile(&world.inputs(), &nothing());
@@ -487,49 +497,4 @@ proptest! {
             }
         }
     }
-}
-
-/// How long it takes, for people: `cargo test --release … -- --ignored --nocapture`.
-#[test]
-#[ignore = "a measurement"]
-fn time_of_a_large_compilation() {
-    let mut world =
-        World { nodes: vec![node("hpc", "192.0.2.1", None), node("zone", "192.0.2.2", None)], ..World::default() };
-    for n in 0..10 {
-        let allow = (0..1000)
-            .map(|i| {
-                rule(
-                    from_model(&format!("m{i}"), None),
-                    Some(&format!("m{}", (i + 10) % 1000)),
-                    Some(RuleProtocol::Tcp),
-                    &["80"],
-                )
-            })
-            .collect();
-        let spec = NetworkSpec {
-            subnet: subnet(&format!("10.{n}.0.0/16"), None),
-            internal: Some(Verdict::Deny),
-            allow,
-            ..NetworkSpec::default()
-        };
-        world.networks.push(network(&format!("net{n}"), spec));
-    }
-    for i in 0..1000 {
-        let joined = pullpiri_crds::instance::InstanceNetwork {
-            name: format!("net{}", i % 10),
-            addresses: vec![format!("10.{}.{}.{}", i % 10, i / 250, i % 250 + 2)],
-            gateways: vec![format!("10.{}.0.1", i % 10)],
-        };
-        world.instances.push(instance(&format!("i{i}"), &format!("m{i}"), &[], Some(joined), world::NODES[i % 2]));
-    }
-    let start = std::time::Instant::now();
-    let outcome = compile(&world.inputs(), &nothing());
-    let first = start.elapsed();
-    let again = compile(&world.inputs(), &outcome.nodes);
-    assert_eq!(outcome, again);
-    let entries: usize = outcome.nodes.values().map(Compiled::entries).sum();
-    println!(
-        "10 networks, 10,000 rules, 1,000 instances, {entries} entries: {first:?}, again {:?}",
-        start.elapsed() - first
-    );
 }

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use proptest::prelude::*;
 use pullpiri_crds::model::Protocol;
 use pullpiri_crds::network::{
-    Egress, LabelSelector, NetworkSpec, Peer, PublishedPort, Qos, QosSelector, RuleProtocol, Verdict as Internal,
+    Egress, NetworkSpec, Peer, PublishedPort, Qos, QosSelector, RuleProtocol, Target, Verdict as Internal,
 };
 use pullpiri_crds::{ModelInstance, Network};
 use pullpiri_net::evaluate::{Allowed, Denied, class};
@@ -42,7 +42,7 @@ fn policy() -> Compiled {
                 host_port: 8080,
                 target_port: Some(80),
                 protocol: Some(Protocol::Tcp),
-                to: LabelSelector { match_labels: labels(&[("role", "web")]) },
+                to: Target { model: None, match_labels: labels(&[("role", "web")]) },
             }],
             ..NetworkSpec::default()
         },

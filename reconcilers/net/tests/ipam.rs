@@ -60,6 +60,41 @@ fn bad_subnets_are_refused_by_field() {
 }
 
 #[test]
+fn addresses_that_nobody_can_have_are_refused() {
+    for (text, reserved) in [
+        ("0.0.0.0/8", "0.0.0.0/8"),
+        ("0.7.0.0/16", "0.0.0.0/8"),
+        ("127.0.0.0/8", "127.0.0.0/8"),
+        ("169.254.7.0/24", "169.254.0.0/16"),
+        ("169.0.0.0/8", "169.254.0.0/16"),
+        ("224.0.0.0/24", "224.0.0.0/4"),
+        ("239.0.0.0/8", "224.0.0.0/4"),
+        ("240.0.0.0/8", "240.0.0.0/4"),
+        ("255.255.255.0/24", "240.0.0.0/4"),
+    ] {
+        let error = Pool::new(&subnet(Some(text), None)).unwrap_err().to_string();
+        assert!(error.contains("spec.subnet.v4") && error.contains(reserved) && error.contains(text), "{error}");
+    }
+    for (text, reserved) in [
+        ("::/64", "::/96"),
+        ("::ffff:a00:0/120", "::ffff:0:0/96"),
+        ("100::/64", "100::/64"),
+        ("fe80::/64", "fe80::/10"),
+        ("febf:1::/48", "fe80::/10"),
+        ("ff02::/64", "ff00::/8"),
+    ] {
+        let error = Pool::new(&subnet(None, Some(text))).unwrap_err().to_string();
+        assert!(error.contains("spec.subnet.v6") && error.contains(reserved) && error.contains(text), "{error}");
+    }
+    for text in ["1.0.0.0/8", "126.0.0.0/8", "128.0.0.0/8", "169.253.0.0/16", "223.0.0.0/8"] {
+        Pool::new(&subnet(Some(text), None)).unwrap();
+    }
+    for text in ["fec0::/64", "fe00::/48", "2001:db8::/64", "100:0:0:1::/64"] {
+        Pool::new(&subnet(None, Some(text))).unwrap();
+    }
+}
+
+#[test]
 fn subnets_that_share_addresses_are_found() {
     let pool = |v4, v6| Pool::new(&subnet(v4, v6)).unwrap();
     let a = pool(Some("10.20.0.0/16"), Some("fd00:20::/64"));
@@ -95,8 +130,9 @@ proptest! {
         families in 1_u8..=3,
         releases in proptest::collection::vec(any::<proptest::sample::Index>(), 0..40),
     ) {
-        let v4 = pullpiri_net::prefix::Prefix::of(IpAddr::V4(v4.0.into()), v4.1);
-        let v6 = pullpiri_net::prefix::Prefix::of(IpAddr::V6(v6.0.into()), v6.1);
+        // Of 10.0.0.0/8 and fd00::/8: not of what is reserved.
+        let v4 = pullpiri_net::prefix::Prefix::of(IpAddr::V4((10 << 24 | v4.0 >> 8).into()), v4.1);
+        let v6 = pullpiri_net::prefix::Prefix::of(IpAddr::V6((0xfd << 120 | v6.0 >> 8).into()), v6.1);
         let text = |wanted: bool, p: pullpiri_net::prefix::Prefix| wanted.then(|| p.to_string());
         let pool = Pool::new(&Subnet { v4: text(families & 1 != 0, v4), v6: text(families & 2 != 0, v6) }).unwrap();
         let mut used = BTreeSet::new();

@@ -215,7 +215,7 @@ fn notices(on_record: &[Condition], next: &[Condition]) -> Vec<Notice> {
 }
 
 /// The reasons that are worth an Event.
-const REASONS: [&str; 9] = [
+const REASONS: [&str; 10] = [
     reason::AS_DECLARED,
     reason::ALL_RESOLVED,
     reason::NETWORK_INVALID,
@@ -225,6 +225,7 @@ const REASONS: [&str; 9] = [
     reason::HOST_PORT_TAKEN,
     reason::NO_NETWORKING,
     reason::NO_QOS,
+    reason::FAMILY_MISSING,
 ];
 
 fn same(on_record: &NetworkStatus, next: &NetworkStatus) -> bool {

@@ -153,6 +153,9 @@ impl<'a> Work<'a> {
                 }
                 (Place::Free(node), Err(missing), None) => {
                     let reason = missing.first().map_or(reason::MODEL_NOT_FOUND, Unresolved::reason);
+                    // It has a node, and can't be there before its network is.
+                    let networks = missing.iter().filter(|m| matches!(m, Unresolved::Network { .. }));
+                    self.account.unplaced.extend(networks.map(|m| (m.reason(), m.to_string())));
                     Slot::refused(&entry.name, Some(node.clone()), reason, join(missing))
                 }
                 (Place::Free(node), _, Some((reason, message))) => {

@@ -24,6 +24,14 @@ pub(crate) fn measure(bench: &mut Bench) -> Result<(), E2eError> {
     if bench.wants("rules") {
         rules(bench)?;
     }
+    if bench.wants("compilation") {
+        for line in run("compilation", &[])? {
+            let entries = number(&line, "entries")?;
+            bench.table.report("compilation: entries of 10,000 rules and 1,000 instances", entries, "entries");
+            bench.table.report("compilation: from nothing", number(&line, "first_ms")?, "ms");
+            bench.table.report("compilation: of a change", number(&line, "again_ms")?, "ms");
+        }
+    }
     if bench.wants("link") {
         link(bench)?;
     }

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use aya::maps::MapError;
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{SchedClassifierLink, TcAttachOptions};
 use aya::programs::{
@@ -14,7 +15,7 @@ use nix::errno::Errno;
 
 use super::datapath::{Datapath, absent};
 use super::error::{NetError, map_error, pin_error};
-use super::layout::{HAS_MAC, HAS_V4, HAS_V6, Port, address_bytes, host_address};
+use super::layout::{BUDGET, HAS_MAC, HAS_V4, HAS_V6, Port, Slot, address_bytes, host_address};
 use super::pins::{Hook, LinkPin};
 
 /// A pod's end of its interface on the node.
@@ -50,7 +51,8 @@ impl Datapath {
         self.forget_others(device, 0)
     }
 
-    /// Chooses classes for what leaves by a device whose root qdisc is an HTB with this major number (`1` in `1:`).
+    /// Checks what the link to other nodes brings, and chooses classes for what leaves by it: a device whose root qdisc may be an HTB with this
+    /// major number (`1` in `1:`).
     ///
     /// # Errors
     /// When the device isn't there or the kernel refuses.
@@ -58,6 +60,7 @@ impl Datapath {
         let ifindex = ifindex(device)?;
         self.forget_others(device, ifindex)?;
         self.uplinks.insert(ifindex, u32::from(htb_major), 0).map_err(map_error("writing", "pharos_uplinks"))?;
+        self.ensure_link(device, ifindex, Hook::UplinkIngress, TcAttachType::Ingress)?;
         self.ensure_link(device, ifindex, Hook::UplinkEgress, TcAttachType::Egress)
     }
 
@@ -200,18 +203,35 @@ impl Datapath {
     /// The link first: a program without an entry drops.
     fn forget(&mut self, pin: &LinkPin) -> Result<(), NetError> {
         self.pins.unpin(pin).map_err(pin_error("removing", self.pins.link(pin)))?;
-        match pin.hook {
-            Hook::PodEgress | Hook::PodIngress => {
-                let other = if pin.hook == Hook::PodEgress { Hook::PodIngress } else { Hook::PodEgress };
-                let other = LinkPin { hook: other, ..pin.clone() };
-                self.pins.unpin(&other).map_err(pin_error("removing", self.pins.link(&other)))?;
-                absent(self.ports.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_ports"))
-            }
-            Hook::UplinkEgress => {
-                absent(self.uplinks.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_uplinks"))
-            }
-            Hook::HostEgress => Ok(()),
+        let other = match pin.hook {
+            Hook::PodEgress => Hook::PodIngress,
+            Hook::PodIngress => Hook::PodEgress,
+            Hook::UplinkIngress => Hook::UplinkEgress,
+            Hook::UplinkEgress => Hook::UplinkIngress,
+            Hook::HostEgress => return Ok(()),
+        };
+        let other = LinkPin { hook: other, ..pin.clone() };
+        self.pins.unpin(&other).map_err(pin_error("removing", self.pins.link(&other)))?;
+        if matches!(pin.hook, Hook::UplinkIngress | Hook::UplinkEgress) {
+            return absent(self.uplinks.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_uplinks"));
         }
+        absent(self.ports.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_ports"))?;
+        self.forget_opened(pin.ifindex)
+    }
+
+    /// The budget of an interface that is gone. What it opened stays as long as any connection does.
+    fn forget_opened(&mut self, ifindex: u32) -> Result<(), NetError> {
+        let opened = match self.opened.get(&ifindex, 0) {
+            Ok(opened) => opened,
+            Err(MapError::KeyNotFound) => return Ok(()),
+            Err(error) => return Err(map_error("reading", "pharos_opened")(error)),
+        };
+        absent(self.opened.remove(&ifindex)).map_err(map_error("clearing", "pharos_opened"))?;
+        for slot in 0..opened.min(BUDGET) {
+            absent(self.slots.remove(&Slot { opener: ifindex, slot }))
+                .map_err(map_error("clearing", "pharos_slots"))?;
+        }
+        Ok(())
     }
 }
 

@@ -151,6 +151,8 @@ pub struct Counters {
     pub connections_opened: u64,
     /// Connections that a later generation was asked about and allowed.
     pub connections_reevaluated: u64,
+    /// Connections that were forgotten because their pod opened more than its budget.
+    pub connections_displaced: u64,
 }
 
 #[cfg(test)]

@@ -16,14 +16,14 @@ use super::counters::{Counters, DropReason, RoundTrips, Traffic};
 use super::error::{NetError, map_error, pin_error};
 use super::layout::{
     BUCKETS, BucketKey, COUNTERS, Config, Connection, ConnectionKey, Counter, Identity, Key, LAYOUT, Port, PrefixBody,
-    Range, STAT_OPENED, STAT_PASS, STAT_REEVALUATED, Value, fnv1a,
+    Range, STAT_DISPLACED, STAT_OPENED, STAT_PASS, STAT_REEVALUATED, Slot, Value, fnv1a,
 };
 use super::pins::{Hook, Pins};
 use super::policy::Compiled;
 use crate::object;
 
 /// Every map of the object: all are pinned.
-const MAPS: [&str; 14] = [
+const MAPS: [&str; 16] = [
     "pharos_config",
     "pharos_tables",
     "pharos_prefixes",
@@ -32,6 +32,8 @@ const MAPS: [&str; 14] = [
     "pharos_uplinks",
     "pharos_hosts",
     "pharos_conns",
+    "pharos_opened",
+    "pharos_slots",
     "pharos_frags",
     "pharos_counts",
     "pharos_stats",
@@ -61,6 +63,8 @@ pub struct Datapath {
     prefixes: ArrayOfMaps<MapData, Prefixes>,
     ranges: ArrayOfMaps<MapData, Ranges>,
     connections: HashMap<MapData, ConnectionKey, Connection>,
+    pub(super) opened: HashMap<MapData, u32, u32>,
+    pub(super) slots: HashMap<MapData, Slot, ConnectionKey>,
     counts: PerCpuArray<MapData, Counter>,
     stats: PerCpuArray<MapData, u64>,
     names: HashMap<MapData, u64, u32>,
@@ -91,7 +95,7 @@ impl Datapath {
             loader.map_pin_path(name, pins.maps().join(name));
         }
         let mut ebpf = loader.load(bytes).map_err(|source| NetError::Load(Box::new(source)))?;
-        for hook in [Hook::PodEgress, Hook::PodIngress, Hook::UplinkEgress] {
+        for hook in [Hook::PodEgress, Hook::PodIngress, Hook::UplinkIngress, Hook::UplinkEgress] {
             load::<SchedClassifier>(&mut ebpf, hook, SchedClassifier::load)?;
         }
         load::<CgroupSkb>(&mut ebpf, Hook::HostEgress, CgroupSkb::load)?;
@@ -104,6 +108,8 @@ impl Datapath {
             prefixes: typed(&mut ebpf, "pharos_prefixes")?,
             ranges: typed(&mut ebpf, "pharos_ranges")?,
             connections: typed(&mut ebpf, "pharos_conns")?,
+            opened: typed(&mut ebpf, "pharos_opened")?,
+            slots: typed(&mut ebpf, "pharos_slots")?,
             counts: typed(&mut ebpf, "pharos_counts")?,
             stats: typed(&mut ebpf, "pharos_stats")?,
             names: typed(&mut ebpf, "pharos_names")?,
@@ -201,6 +207,7 @@ impl Datapath {
         counters.passed = self.stat(STAT_PASS)?;
         counters.connections_opened = self.stat(STAT_OPENED)?;
         counters.connections_reevaluated = self.stat(STAT_REEVALUATED)?;
+        counters.connections_displaced = self.stat(STAT_DISPLACED)?;
         Ok(counters)
     }
 

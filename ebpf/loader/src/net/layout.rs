@@ -10,7 +10,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use aya::Pod;
 
 /// `PHAROS_LAYOUT`: maps of another layout aren't adopted.
-pub const LAYOUT: u32 = 2;
+pub const LAYOUT: u32 = 3;
 /// Identities from here on stand for prefixes of rules.
 pub const CIDR_IDENTITY: u32 = 0x8000_0000;
 
@@ -30,6 +30,8 @@ pub const ANY_DSCP: u8 = 0xff;
 /// `skb->priority` from a cgroup to the uplink.
 pub const PRIORITY: u32 = 0x5048_0000;
 
+/// Connections that one pod's interface may have opened and that are still remembered.
+pub const BUDGET: u32 = 8192;
 /// Entries of `pharos_counts`; 0 is nobody's.
 pub const COUNTERS: u32 = 16384;
 /// Buckets of round trips, as `trip_bucket` in `pharos_trips.h` fills them.
@@ -49,6 +51,7 @@ const KIND_PUBLISHED: u32 = 6;
 pub const STAT_PASS: u32 = 0;
 pub const STAT_OPENED: u32 = 32;
 pub const STAT_REEVALUATED: u32 = 33;
+pub const STAT_DISPLACED: u32 = 34;
 pub const STATS: u32 = 64;
 
 /// `struct pharos_config`.
@@ -164,6 +167,16 @@ pub struct Connection {
     pub timed: u8,
     pub unused: [u8; 2],
     pub timed_ms: u32,
+    pub opener: u32,
+    pub slot: u32,
+}
+
+/// `struct pharos_slot`.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Slot {
+    pub opener: u32,
+    pub slot: u32,
 }
 
 /// `struct pharos_bucket_key`.
@@ -196,8 +209,10 @@ const _: () = {
     assert!(size_of::<ConnectionKey>() == 40 && offset_of!(ConnectionKey, port) == 32);
     assert!(offset_of!(ConnectionKey, protocol) == 36);
     assert!(size_of::<Half>() == 12 && offset_of!(Half, ingress_epoch) == 4 && offset_of!(Half, counter) == 8);
-    assert!(size_of::<Connection>() == 40 && offset_of!(Connection, half) == 8 && offset_of!(Connection, closed) == 32);
+    assert!(size_of::<Connection>() == 48 && offset_of!(Connection, half) == 8 && offset_of!(Connection, closed) == 32);
     assert!(offset_of!(Connection, timed) == 33 && offset_of!(Connection, timed_ms) == 36);
+    assert!(offset_of!(Connection, opener) == 40 && offset_of!(Connection, slot) == 44);
+    assert!(size_of::<Slot>() == 8 && offset_of!(Slot, slot) == 4);
     assert!(size_of::<BucketKey>() == 8 && offset_of!(BucketKey, bucket) == 4);
     assert!(size_of::<Counter>() == 16 && offset_of!(Counter, bytes) == 8);
 };
@@ -216,6 +231,8 @@ unsafe impl Pod for Range {}
 unsafe impl Pod for PrefixBody {}
 // SAFETY: as above.
 unsafe impl Pod for Port {}
+// SAFETY: as above.
+unsafe impl Pod for Slot {}
 // SAFETY: as above.
 unsafe impl Pod for ConnectionKey {}
 // SAFETY: as above.

@@ -4,7 +4,8 @@
 //!  pod's netns │ node
 //!        eth0 ─┼─ veth: tcx ingress  pod_egress     whose packet is it? may it leave? its class → skb->tc_index
 //!              │        tcx egress   pod_ingress    may it enter? (identities, rules, connections)
-//!              │  uplink: tcx egress uplink_egress  class → skb->priority (HTB), code point, counters
+//!              │  uplink: tcx ingress uplink_ingress can such a source come from there?
+//!              │          tcx egress uplink_egress  class → skb->priority (HTB), code point, counters
 //!              │  cgroup v2: egress  host_egress    the same for workloads in the node's own network
 //! ```
 //!

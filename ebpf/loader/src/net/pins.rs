@@ -8,13 +8,15 @@ use std::path::{Path, PathBuf};
 
 use super::layout::LAYOUT;
 
-/// The four programs.
+/// The programs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Hook {
     /// What a pod sends.
     PodEgress,
     /// What a pod is about to get.
     PodIngress,
+    /// What the link brings.
+    UplinkIngress,
     /// What leaves the node.
     UplinkEgress,
     /// What workloads in the node's own network send.
@@ -22,7 +24,8 @@ pub enum Hook {
 }
 
 impl Hook {
-    pub const ALL: [Self; 4] = [Self::PodEgress, Self::PodIngress, Self::UplinkEgress, Self::HostEgress];
+    pub const ALL: [Self; 5] =
+        [Self::PodEgress, Self::PodIngress, Self::UplinkIngress, Self::UplinkEgress, Self::HostEgress];
 
     /// The function's name in `pharos.bpf.c`.
     #[must_use]
@@ -30,6 +33,7 @@ impl Hook {
         match self {
             Self::PodEgress => "pod_egress",
             Self::PodIngress => "pod_ingress",
+            Self::UplinkIngress => "uplink_ingress",
             Self::UplinkEgress => "uplink_egress",
             Self::HostEgress => "host_egress",
         }

@@ -6,17 +6,13 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::str::FromStr;
 
 use pullpiri_crds::network::Verdict;
-use pullpiri_crds::slice::NetworkSliceSpec;
+use pullpiri_crds::slice::{Incomplete, NetworkSliceSpec, whole};
 
 /// A slice that can't be understood. A generation is taken whole or not at all.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum SliceError {
-    #[error("reading network slices: there is none")]
-    None,
-    #[error("reading network slices of {node}: {found} of {count} parts of generation {generation}")]
-    Incomplete { node: String, generation: i64, found: usize, count: i32 },
-    #[error("reading network slices: parts of generation {first} of {first_node} and of {other} of {other_node}")]
-    Mixed { first: i64, first_node: String, other: i64, other_node: String },
+    #[error("reading network slices: {0}")]
+    Slices(#[from] Incomplete),
     #[error("reading network slices: {field} is {value}, {expected} was expected")]
     Field { field: String, value: String, expected: &'static str },
 }
@@ -185,28 +181,9 @@ pub struct Compiled {
 /// # Errors
 /// When parts are missing or of different generations or nodes, or a field is out of its bounds.
 pub fn from_slices(slices: &[NetworkSliceSpec]) -> Result<Compiled, SliceError> {
-    let first = slices.first().ok_or(SliceError::None)?;
-    for other in slices {
-        if (other.generation, &other.node_name) != (first.generation, &first.node_name) {
-            return Err(SliceError::Mixed {
-                first: first.generation,
-                first_node: first.node_name.clone(),
-                other: other.generation,
-                other_node: other.node_name.clone(),
-            });
-        }
-    }
-    let mut parts: Vec<i32> = slices.iter().map(|slice| slice.index).collect();
-    parts.sort_unstable();
-    if !parts.iter().copied().eq(0..first.count) {
-        return Err(SliceError::Incomplete {
-            node: first.node_name.clone(),
-            generation: first.generation,
-            found: parts.len(),
-            count: first.count,
-        });
-    }
-    let mut compiled = Compiled { generation: number("generation", first.generation)?, ..Compiled::default() };
+    let slices = whole(slices)?;
+    let generation = slices.first().map_or(0, |slice| slice.generation);
+    let mut compiled = Compiled { generation: number("generation", generation)?, ..Compiled::default() };
     for slice in slices {
         read_slice(slice, &mut compiled)?;
     }
@@ -319,20 +296,6 @@ fn addresses(field: &str, texts: &[String]) -> Result<Vec<IpAddr>, SliceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn slice(index: i32, count: i32) -> NetworkSliceSpec {
-        NetworkSliceSpec { node_name: "a".into(), generation: 7, index, count, ..NetworkSliceSpec::default() }
-    }
-
-    #[test]
-    fn a_generation_is_taken_whole() {
-        assert_eq!(from_slices(&[]), Err(SliceError::None));
-        assert!(matches!(from_slices(&[slice(0, 2)]), Err(SliceError::Incomplete { found: 1, count: 2, .. })));
-        assert!(matches!(from_slices(&[slice(0, 2), slice(0, 2)]), Err(SliceError::Incomplete { .. })));
-        let newer = NetworkSliceSpec { generation: 8, ..slice(1, 2) };
-        assert!(matches!(from_slices(&[slice(0, 2), newer]), Err(SliceError::Mixed { first: 7, other: 8, .. })));
-        assert_eq!(from_slices(&[slice(1, 2), slice(0, 2)]).unwrap().generation, 7);
-    }
 
     #[test]
     fn prefixes_mask_and_cover() {

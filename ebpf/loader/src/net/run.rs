@@ -10,9 +10,10 @@ use super::datapath::Datapath;
 use super::error::{NetError, map_error};
 use super::pins::Hook;
 
-/// `struct __sk_buff` of 6.x (linux/bpf.h) in bytes, and where two of its fields are.
+/// `struct __sk_buff` of 6.x (linux/bpf.h) in bytes, and where some of its fields are.
 const SK_BUFF_BYTES: usize = 192;
 const PRIORITY_AT: usize = 32;
+const INGRESS_AT: usize = 36;
 const IFINDEX_AT: usize = 40;
 /// The loopback device, which every network namespace has.
 const LOOPBACK: u32 = 1;
@@ -60,12 +61,22 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses the frame, or the program isn't one of devices.
     pub fn run(&self, hook: Hook, frame: &[u8], repeat: u32) -> Result<Run, NetError> {
+        self.run_from(hook, frame, repeat, 0)
+    }
+
+    /// The same for a frame that came by the interface `ingress`; 0 is the node itself.
+    ///
+    /// # Errors
+    /// As `run`.
+    pub fn run_from(&self, hook: Hook, frame: &[u8], repeat: u32, ingress: u32) -> Result<Run, NetError> {
         let failed = |source| NetError::Program { program: hook.program(), source: Box::new(source) };
         let program: &SchedClassifier =
             self.ebpf.program(hook.program()).ok_or(NetError::Missing(hook.program()))?.try_into().map_err(failed)?;
         let mut context = [0; SK_BUFF_BYTES];
-        for (byte, value) in context.iter_mut().skip(IFINDEX_AT).zip(LOOPBACK.to_ne_bytes()) {
-            *byte = value;
+        for (at, value) in [(IFINDEX_AT, LOOPBACK), (INGRESS_AT, ingress)] {
+            for (byte, value) in context.iter_mut().skip(at).zip(value.to_ne_bytes()) {
+                *byte = value;
+            }
         }
         let mut after = [0; SK_BUFF_BYTES];
         let mut packet = vec![0; frame.len() + 256];

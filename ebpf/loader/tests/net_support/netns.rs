@@ -130,8 +130,16 @@ pub struct Conversation {
     stop: Arc<AtomicBool>,
     stop_answering: Arc<AtomicBool>,
     answered: Arc<AtomicU64>,
-    asking: JoinHandle<u64>,
-    answering: JoinHandle<()>,
+    asking: Option<JoinHandle<u64>>,
+    answering: Option<JoinHandle<()>>,
+}
+
+impl Drop for Conversation {
+    /// A test that failed leaves no traffic to the others.
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.stop_answering.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Conversation {
@@ -170,7 +178,7 @@ impl Conversation {
             }
             lost
         });
-        Self { stop, stop_answering, answered, asking, answering }
+        Self { stop, stop_answering, answered, asking: Some(asking), answering: Some(answering) }
     }
 
     /// Waits until so many more questions were answered.
@@ -184,11 +192,11 @@ impl Conversation {
     }
 
     /// `(answered, lost)`.
-    pub fn finish(self) -> (u64, u64) {
+    pub fn finish(mut self) -> (u64, u64) {
         self.stop.store(true, Ordering::Relaxed);
-        let lost = self.asking.join().unwrap();
+        let lost = self.asking.take().unwrap().join().unwrap();
         self.stop_answering.store(true, Ordering::Relaxed);
-        self.answering.join().unwrap();
+        self.answering.take().unwrap().join().unwrap();
         (self.answered.load(Ordering::Relaxed), lost)
     }
 }

@@ -16,7 +16,9 @@ pub(super) fn release(datapath: &mut Datapath, wanted: &Desired, cgroups: &Path)
             Hook::PodEgress | Hook::PodIngress if wanted.pods.values().all(|pod| pod.link != device) => {
                 datapath.detach_pod(&device)?;
             }
-            Hook::UplinkEgress if wanted.uplink.as_ref() != Some(&device) => datapath.detach_uplink(&device)?,
+            Hook::UplinkIngress | Hook::UplinkEgress if wanted.uplink.as_ref() != Some(&device) => {
+                datapath.detach_uplink(&device)?
+            }
             Hook::HostEgress => {
                 if let Some(id) = device.parse().ok().filter(|id| !alive.contains(id)) {
                     datapath.detach_host(id)?;

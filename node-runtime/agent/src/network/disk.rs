@@ -1,17 +1,19 @@
 //! What the node keeps of its network on disk, so that it boots its services with no API server in reach, and puts back what it changed.
 //!
-//! `<data>/network/pods/<uid>.json`: attachments; `generation.json`: the NetworkSlices in force; `record.json`: what was there before.
+//! `<data>/network/installation`: what tells this node's things from those of another of its name on this machine; `pods/<uid>.json`: attachments; `generation.json`: the NetworkSlices in force; `record.json`: what was there before.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
-use pullpiri_node_core::network::{Attachment, Generation, Gso};
+use pullpiri_node_core::network::{Attachment, Generation, Gso, installation};
 use pullpiri_node_core::runtime::PodId;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tracing::error;
+
+const INSTALLATION: &str = "installation";
 
 /// What was changed of things that aren't ours, as it was before; what is ours without saying so.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -32,6 +34,24 @@ pub(super) struct Disk {
 impl Disk {
     pub fn new(data_dir: &Path) -> Self {
         Self { directory: data_dir.join("network") }
+    }
+
+    /// Which of the installations on this machine it is: what was noted; else by where its data is. One of a release before there could be
+    /// several goes on under the node's name alone.
+    pub fn installation(&self) -> String {
+        if let Ok(noted) = fs::read_to_string(self.directory.join(INSTALLATION)) {
+            return noted.trim().to_owned();
+        }
+        let is_older = ["record.json", "generation.json", "pods"].iter().any(|name| self.directory.join(name).exists());
+        let data_dir = self.directory.parent().unwrap_or(&self.directory);
+        let path = data_dir.canonicalize().or_else(|_| std::path::absolute(data_dir));
+        if is_older { String::new() } else { installation(&path.unwrap_or_else(|_| data_dir.to_owned())) }
+    }
+
+    /// Notes it, once: it stays when the directory moves.
+    pub fn note_installation(&self, installation: &str) -> io::Result<()> {
+        let path = self.directory.join(INSTALLATION);
+        if path.exists() { Ok(()) } else { write_bytes(&path, format!("{installation}\n").as_bytes()) }
     }
 
     pub fn record(&self) -> Record {
@@ -89,11 +109,15 @@ fn read<T: DeserializeOwned>(path: &Path) -> Option<T> {
 
 /// The old content or the new, whenever the power goes.
 fn write(path: &Path, value: &impl Serialize) -> io::Result<()> {
+    write_bytes(path, &serde_json::to_vec(value)?)
+}
+
+fn write_bytes(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let directory = path.parent().unwrap_or(path);
     fs::create_dir_all(directory)?;
     let beside = path.with_extension("new");
     let mut file = File::create(&beside)?;
-    file.write_all(&serde_json::to_vec(value)?)?;
+    file.write_all(bytes)?;
     file.sync_all()?;
     fs::rename(&beside, path)?;
     File::open(directory)?.sync_all()
@@ -109,6 +133,24 @@ fn remove(path: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_installation_keeps_its_name_and_an_older_one_has_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let [one, other] = ["one", "other"].map(|name| directory.path().join(name));
+        let id = Disk::new(&one).installation();
+        assert_eq!(id.len(), 8);
+        assert_ne!(id, Disk::new(&other).installation(), "by where its data is");
+        Disk::new(&one).note_installation(&id).unwrap();
+        Disk::new(&one).write_record(&Record::default()).unwrap();
+        fs::rename(&one, &other).unwrap();
+        assert_eq!(Disk::new(&other).installation(), id, "it moved");
+        fs::remove_file(other.join("network/installation")).unwrap();
+        let older = Disk::new(&other);
+        assert_eq!(older.installation(), "", "what an earlier release made is called by the node's name");
+        older.note_installation("").unwrap();
+        assert_eq!(older.installation(), "");
+    }
 
     #[test]
     fn what_is_written_is_read_back_and_rubbish_is_moved_aside() {

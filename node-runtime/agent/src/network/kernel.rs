@@ -19,7 +19,8 @@ use super::disk::Record;
 /// Where things are done.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Place<'a> {
-    pub node: &'a str,
+    /// What the node's things are called by.
+    pub key: &'a str,
     pub namespaces: &'a Path,
     pub metric: u32,
 }
@@ -31,8 +32,8 @@ pub(super) fn observe(net: &mut Netlink, place: Place<'_>, desired: &Desired, re
     let name_of = |index: u32| names.get(&index).map(|name| (*name).to_owned());
     let mut observed = Observed { originals: record.settings.clone(), ..Observed::default() };
     for link in &links {
-        let seen =
-            LinkSeen { up: link.up, master: link.master.and_then(name_of), alias: link.alias.clone(), gso: link.gso };
+        let (master, alias) = (link.master.and_then(name_of), link.alias.clone());
+        let seen = LinkSeen { up: link.up, master, alias, gso: link.gso, isolated: link.isolated };
         observed.links.insert(link.name.clone(), seen);
     }
     let is_ours = |name: &str| {
@@ -132,6 +133,7 @@ pub(super) fn act(net: &mut Netlink, place: Place<'_>, step: &Step) -> Result<()
             namespace::inside(&path(pod), || change(&mut Netlink::open(Family::Route)?, POD_LINK, inner))?;
             change(net, link, wanted)
         }
+        Step::Isolate { link, .. } => isolate(net, link),
         Step::AddRoute(route) => match route_of(net, place, route)? {
             Some(route) => net.add_route(&route),
             None => Err(missing(&route.link)),
@@ -157,7 +159,7 @@ pub(super) fn act(net: &mut Netlink, place: Place<'_>, step: &Step) -> Result<()
             None => Ok(()),
         },
         Step::ResizeUplink { link, gso } => change(net, link, LinkChange { gso: Some(*gso), ..LinkChange::default() }),
-        Step::Translate(nat) => nat::replace(&table(place.node), nat),
+        Step::Translate(nat) => nat::replace(&table(place.key), nat),
     }
 }
 
@@ -210,7 +212,14 @@ fn make_veth(net: &mut Netlink, namespace: &Path, link: &PodLink, addresses: [[u
         gso: Some(link.gso),
         ..LinkChange::default()
     };
-    change(net, &link.link, wanted)
+    change(net, &link.link, wanted)?;
+    isolate(net, &link.link)
+}
+
+/// Pods send to each other over their gateway, where they are judged; what they send to all of a link (neighbour discovery, ARP) is for the
+/// gateway alone.
+fn isolate(net: &mut Netlink, port: &str) -> Result<()> {
+    change(net, port, LinkChange { isolated: Some(true), ..LinkChange::default() })
 }
 
 /// Settings of a pod's interfaces to be: it is told its addresses and routes, and takes none from strangers.

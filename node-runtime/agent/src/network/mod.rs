@@ -259,11 +259,22 @@ fn describe(plumbing: &Plumbing) -> NetworkFacts {
         (false, reason::NO_NETWORKING, missing.clone())
     } else if let Some(failure) = &plumbing.failure {
         (false, reason::RUNTIME_ERROR, failure.clone())
+    } else if let Some(family) = plumbing.missing_family() {
+        let link = found.map(|found| found.uplink.name.as_str()).unwrap_or_default();
+        let message = format!(
+            "pods here and pods of other nodes don't reach each other over {family}: {link} has no such address"
+        );
+        (false, reason::FAMILY_MISSING, message)
     } else if let Some(no_qos) = no_qos {
         (false, reason::NO_QOS, format!("pods can join Networks, but the link isn't shared by classes: {no_qos}"))
     } else {
         let shared = found.zip(rate).map(|(found, bps)| format!("; {} has {bps} bit/s", found.uplink.name));
-        (true, reason::AS_DECLARED, format!("pods can join Networks{}", shared.unwrap_or_default()))
+        let open = plumbing.unclosed.as_ref().map(|why| format!("; others can route through this node: {why}"));
+        (
+            true,
+            reason::AS_DECLARED,
+            format!("pods can join Networks{}{}", shared.unwrap_or_default(), open.unwrap_or_default()),
+        )
     };
     let status = NodeNetwork {
         backend: backend.to_owned(),

@@ -13,8 +13,8 @@ use pullpiri_ebpf::net::{Datapath, NetError, PodPort, ensure_bpffs, policy, prob
 use pullpiri_node_core::network::names;
 use pullpiri_node_core::network::shape::MAJOR;
 use pullpiri_node_core::network::{
-    Attachment, Generation, Input, Nat, NodeState, Step, V6Forwarding, desired, hardware_address, metric, pod_link,
-    steps,
+    Attachment, Forwards, Generation, Input, Nat, NodeState, Step, V6Forwarding, desired, hardware_address, key,
+    metric, pod_link, steps,
 };
 use pullpiri_node_core::runtime::PodId;
 use pullpiri_node_host::net::{Family, Netlink, nat, sysctl};
@@ -25,7 +25,7 @@ use super::kernel::{self, Place};
 use super::uplink::{self, Found, Said, Server};
 use super::{NetworkConfig, adopt};
 
-/// Where BPF programs and maps are pinned, below a directory of the node's name.
+/// Where BPF programs and maps are pinned, below a directory of the node's key.
 const PINS: &str = "/sys/fs/bpf/pullpiri";
 const BPFFS: &str = "/sys/fs/bpf";
 const CLOSED: &str = "this node's network was taken away";
@@ -59,6 +59,9 @@ pub(super) struct Support {
 /// The network of one node, brought about. It belongs to the network namespace of the threads that call it.
 pub struct Plumbing {
     node: String,
+    /// What its things are called by.
+    key: String,
+    installation: String,
     namespaces: PathBuf,
     cgroups: PathBuf,
     pins: PathBuf,
@@ -79,6 +82,8 @@ pub struct Plumbing {
     pub(super) uplink: Result<Found, String>,
     /// What failed last, but for single pods.
     pub(super) failure: Option<String>,
+    /// Why others may route through this node.
+    pub(super) unclosed: Option<String>,
     /// Everything was taken away, and stays so.
     closed: bool,
 }
@@ -113,11 +118,15 @@ impl Plumbing {
         let said = Said { spec: None, interface: uplink, rate_bps: link_rate_bps };
         let disk = Disk::new(data_dir);
         let record = disk.record();
+        let installation = disk.installation();
+        let key = key(node, &installation);
         Self {
             node: node.to_owned(),
             namespaces: data_dir.join("netns"),
             cgroups: adopt::unified(Path::new("/sys/fs/cgroup")),
-            pins: Path::new(PINS).join(node),
+            pins: Path::new(PINS).join(&key),
+            key,
+            installation,
             attachments: disk.attachments(),
             generation: disk.generation(),
             nat: (!record.translated).then(Nat::default),
@@ -132,6 +141,7 @@ impl Plumbing {
             hosts: BTreeMap::new(),
             uplink: Err("it hasn't been looked for yet".to_owned()),
             failure: None,
+            unclosed: None,
             closed: false,
         }
     }
@@ -141,6 +151,9 @@ impl Plumbing {
         // Where no service manager mounted one; what comes of it the probe tells.
         if let Err(error) = ensure_bpffs(Path::new(BPFFS)) {
             debug!(error = text(&error), "there is no bpffs");
+        }
+        if let Err(error) = self.disk.note_installation(&self.installation) {
+            warn!(%error, "which installation this is can't be noted; after a move of its data directory it would begin anew");
         }
         self.support = self.probe();
         let Support { missing, htb, nat } = &self.support;
@@ -323,6 +336,8 @@ impl Plumbing {
         let has_force = sysctl::read("ipv6/conf/all/force_forwarding").ok().flatten().is_some();
         let input = Input {
             node: &self.node,
+            key: &self.key,
+            others: self.forwarders(),
             attachments: &self.attachments,
             generation: self.generation.as_ref().filter(|_| self.support.missing.is_none()),
             uplink: self.uplink.as_ref().ok().map(|found| &found.uplink),
@@ -330,13 +345,14 @@ impl Plumbing {
         };
         let mut wanted = desired(&input);
         let mut trouble: Option<String> = None;
+        self.unclosed = self.support.nat.clone().filter(|_| !wanted.nat.closed.is_empty());
         if let Some(reason) = self.support.nat.clone().filter(|_| !wanted.nat.is_empty()) {
+            trouble = wanted.nat.translates().then_some(reason);
             wanted.nat = Nat::default();
-            trouble = Some(reason);
         }
-        let node = self.node.clone();
+        let key = self.key.clone();
         let namespaces = self.namespaces.clone();
-        let place = Place { node: &node, namespaces: &namespaces, metric: metric(&node) };
+        let place = Place { key: &key, namespaces: &namespaces, metric: metric(&key) };
         let mut observed = kernel::observe(&mut net, place, &wanted, &self.record).map_err(|error| text(&error))?;
         observed.guarded.clone_from(&self.guarded);
         observed.nat.clone_from(&self.nat);
@@ -382,6 +398,19 @@ impl Plumbing {
             trouble.get_or_insert(failure);
         }
         Ok(trouble)
+    }
+
+    /// Whether somebody else has the node forward: all of it, or the uplink before it was ours.
+    fn forwarders(&self) -> Forwards {
+        let is_on = |key: &str| sysctl::read(key).ok().flatten().is_some_and(|value| value == "1");
+        let is_theirs = |key: &str| is_on(key) && !self.record.settings.contains_key(key);
+        let uplink = self.uplink.as_ref().map(|found| found.uplink.name.as_str()).unwrap_or_default();
+        let of_uplink = |key: &str| !uplink.is_empty() && is_theirs(&format!("{key}/{uplink}/forwarding"));
+        Forwards {
+            v4: is_theirs("ipv4/conf/all/forwarding") || of_uplink("ipv4/conf"),
+            v6: is_theirs("ipv6/conf/all/forwarding")
+                || !uplink.is_empty() && is_theirs(&format!("ipv6/conf/{uplink}/force_forwarding")),
+        }
     }
 
     /// Whose step this is, of pods that are attached and the one that is asked for.
@@ -507,6 +536,20 @@ impl Plumbing {
             info!(generation = generation.number, rules = compiled.rules.len(), "network rules in force");
         }
         classify_hosts(datapath, generation, &self.node, &self.cgroups, &mut self.hosts).map_err(|error| text(&error))
+    }
+
+    /// The family over which pods here and pods of other nodes don't reach each other: the link has no address of it.
+    pub(super) fn missing_family(&self) -> Option<&'static str> {
+        let found = self.uplink.as_ref().ok()?;
+        let parts = self.generation.as_ref().map(|generation| generation.parts.as_slice()).unwrap_or_default();
+        let elsewhere = parts.iter().flat_map(|part| &part.endpoints).filter(|endpoint| endpoint.node != self.node);
+        let theirs: Vec<IpAddr> =
+            elsewhere.flat_map(|endpoint| &endpoint.addresses).filter_map(|text| text.parse().ok()).collect();
+        [("IPv4", true), ("IPv6", false)].into_iter().find_map(|(family, is_v4)| {
+            let has = |addresses: &[IpAddr]| addresses.iter().any(|address| address.is_ipv4() == is_v4);
+            let is_used = self.attachments.values().any(|pod| has(&pod.addresses)) && has(&theirs);
+            (is_used && !has(&found.addresses)).then_some(family)
+        })
     }
 
     /// What the datapath counted, with the name of each class by its minor number.

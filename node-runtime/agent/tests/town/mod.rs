@@ -14,7 +14,7 @@ use pullpiri_agent::{NetworkConfig, Plumbing};
 use pullpiri_crds::NetworkSliceSpec;
 use pullpiri_crds::network::{NetworkMode, Verdict};
 use pullpiri_crds::slice::{SliceClass, SliceEndpoint, SliceNetwork, SlicePort, SliceSelector};
-use pullpiri_node_core::network::{Attachment, Generation, HostPort};
+use pullpiri_node_core::network::{Attachment, Generation, HostPort, key};
 use pullpiri_node_core::runtime::PodId;
 use pullpiri_node_host::net::{Address, Family, LinkChange, Netlink, namespace, sysctl};
 
@@ -188,6 +188,11 @@ impl Town {
         }
     }
 
+    /// A node's part of a generation.
+    pub fn slice_of(&self, index: usize, number: i64, pods: &[Pod]) -> NetworkSliceSpec {
+        self.slice(index, number, pods, &[], &[], &[])
+    }
+
     fn slice(
         &self,
         index: usize,
@@ -269,12 +274,18 @@ impl Drop for Town {
                 });
             }
             let _ = namespace::remove(&node.namespace);
-            let _ = std::fs::remove_dir_all(Path::new("/sys/fs/bpf/pullpiri").join(&node.name));
+            let _ = std::fs::remove_dir_all(node.pins());
         }
     }
 }
 
 impl Node {
+    /// Where its programs and maps are pinned.
+    pub fn pins(&self) -> PathBuf {
+        let installation = std::fs::read_to_string(self.data.join("network/installation")).unwrap_or_default();
+        Path::new("/sys/fs/bpf/pullpiri").join(key(&self.name, installation.trim()))
+    }
+
     /// A node runtime begins; whatever was there before was killed.
     pub fn start(&mut self) {
         self.start_on("up0", self.rate_bps);

@@ -16,18 +16,18 @@ pub mod plan;
 pub mod shape;
 mod show;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use pullpiri_crds::instance::InstanceNetwork;
-use pullpiri_crds::slice::NetworkSliceSpec;
+use pullpiri_crds::slice::{NetworkSliceSpec, newest};
 use serde::{Deserialize, Serialize};
 
 use crate::resolve::fnv;
 use crate::runtime::{ContainerSpec, PodId};
 
-pub use plan::{Desired, Input, Observed, Step, V6Forwarding, desired, steps};
+pub use plan::{Desired, Forwards, Input, Observed, Step, V6Forwarding, desired, steps};
 pub use shape::{Gso, HtbClass, LinkRate, Tree};
 
 /// How every bridge's name begins. Pods' interfaces begin with `pplp`.
@@ -70,13 +70,29 @@ pub struct Nat {
     pub pods: Vec<IpAddr>,
     /// How the names of the bridges begin.
     pub bridges: String,
+    /// What is forwarded though nobody but us has the node forward.
+    pub closed: BTreeSet<Closed>,
 }
 
 impl Nat {
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.forwards.is_empty() && self.masquerade.is_empty()
+        !self.translates() && self.closed.is_empty()
     }
+
+    /// Whether addresses are translated.
+    #[must_use]
+    pub fn translates(&self) -> bool {
+        !self.forwards.is_empty() || !self.masquerade.is_empty()
+    }
+}
+
+/// That the node forwards to and from its bridges doesn't make it a router for others: what is dropped of a family.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Closed {
+    pub v6: bool,
+    /// What comes by this interface and leaves by none of our bridges. `None`: what neither comes nor leaves by one of them.
+    pub from: Option<String>,
 }
 
 /// A port of the node that leads to a pod.
@@ -163,30 +179,43 @@ pub fn pod_link(pod: &PodId) -> String {
     format!("pplp{}", short(pod.0.as_bytes()))
 }
 
+/// What a node's things are called by: its name, and which of the installations on this machine it is. Those of before there were several have no
+/// `installation`.
+#[must_use]
+pub fn key(node: &str, installation: &str) -> String {
+    if installation.is_empty() { node.to_owned() } else { format!("{node}-{installation}") }
+}
+
+/// Which installation a data directory is, from its path: 8 hexadecimal digits.
+#[must_use]
+pub fn installation(data_dir: &Path) -> String {
+    fnv(data_dir.as_os_str().as_encoded_bytes()).chars().take(8).collect()
+}
+
 /// The name of a network's bridge: 14 bytes. Two nodes on one machine have a bridge each.
 #[must_use]
-pub fn bridge(node: &str, network: &str) -> String {
-    format!("{BRIDGE_PREFIX}{}", short(format!("{node}/{network}").as_bytes()))
+pub fn bridge(key: &str, network: &str) -> String {
+    format!("{BRIDGE_PREFIX}{}", short(format!("{key}/{network}").as_bytes()))
 }
 
 /// The name of the node's table of nftables.
 #[must_use]
-pub fn table(node: &str) -> String {
-    format!("pullpiri-{node}")
+pub fn table(key: &str) -> String {
+    format!("pullpiri-{key}")
 }
 
 /// The metric of the node's routes: two nodes on one machine have their own. Above what networking services use (up to 1024), so
 /// that nobody's route is overruled.
 #[must_use]
-pub fn metric(node: &str) -> u32 {
-    let hash = fnv(node.as_bytes());
+pub fn metric(key: &str) -> u32 {
+    let hash = fnv(key.as_bytes());
     4096 + u32::from_str_radix(hash.get(..4).unwrap_or_default(), 16).unwrap_or(0)
 }
 
 /// What the aliases of the node's interfaces begin with.
 #[must_use]
-pub fn alias_prefix(node: &str) -> String {
-    format!("pullpiri/{}/", fnv(node.as_bytes()))
+pub fn alias_prefix(key: &str) -> String {
+    format!("pullpiri/{}/", fnv(key.as_bytes()))
 }
 
 /// A hardware address from a name: locally administered, unicast. It stays when what has it is made anew, so nobody's neighbour table
@@ -213,18 +242,8 @@ pub struct Generation {
 /// The newest generation of which every part is there.
 #[must_use]
 pub fn assemble<'a>(slices: impl IntoIterator<Item = &'a NetworkSliceSpec>) -> Option<Generation> {
-    let mut generations: BTreeMap<i64, BTreeMap<i32, &NetworkSliceSpec>> = BTreeMap::new();
-    for slice in slices {
-        generations.entry(slice.generation).or_default().insert(slice.index, slice);
-    }
-    let whole = |parts: &BTreeMap<i32, &NetworkSliceSpec>| {
-        let count = parts.values().next().map_or(0, |slice| slice.count);
-        i32::try_from(parts.len()) == Ok(count)
-            && parts.values().all(|slice| slice.count == count)
-            && (0..count).zip(parts.keys()).all(|(wanted, index)| wanted == *index)
-    };
-    let (number, parts) = generations.iter().rev().find(|(_, parts)| whole(parts))?;
-    Some(Generation { number: *number, parts: parts.values().map(|slice| (*slice).clone()).collect() })
+    let parts = newest(slices)?;
+    Some(Generation { number: parts.first()?.generation, parts: parts.into_iter().cloned().collect() })
 }
 
 /// An address and the length of its network's prefix, as `10.20.0.0/24`.

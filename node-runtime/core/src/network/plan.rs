@@ -7,7 +7,8 @@ use pullpiri_crds::network::NetworkMode;
 
 use super::shape::{Gso, HtbClass, LinkRate, Tree, tree};
 use super::{
-    Attachment, BRIDGE_PREFIX, Forward, Generation, Nat, alias_prefix, bridge, hardware_address, parse_cidr, pod_link,
+    Attachment, BRIDGE_PREFIX, Closed, Forward, Generation, Nat, alias_prefix, bridge, hardware_address, parse_cidr,
+    pod_link,
 };
 use crate::resolve::fnv;
 use crate::runtime::PodId;
@@ -32,10 +33,20 @@ pub struct Uplink {
     pub shapeable: bool,
 }
 
+/// Whether somebody else has the node forward, by family: what they forward is theirs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Forwards {
+    pub v4: bool,
+    pub v6: bool,
+}
+
 /// What decides how the node's network should be.
 #[derive(Clone, Copy, Debug)]
 pub struct Input<'a> {
     pub node: &'a str,
+    /// What its things are called by.
+    pub key: &'a str,
+    pub others: Forwards,
     pub attachments: &'a BTreeMap<PodId, Attachment>,
     pub generation: Option<&'a Generation>,
     pub uplink: Option<&'a Uplink>,
@@ -90,6 +101,8 @@ pub struct LinkSeen {
     pub master: Option<String>,
     pub alias: Option<String>,
     pub gso: Gso,
+    /// Whether it hears its bridge alone, and none of its other ports.
+    pub isolated: bool,
 }
 
 /// What is there.
@@ -171,6 +184,11 @@ pub enum Step {
         addresses: [[u8; 6]; 2],
     },
     /// Attaches the pod's programs to the node's end, or adopts them.
+    /// A pod's port of its bridge, which an earlier release made.
+    Isolate {
+        pod: PodId,
+        link: String,
+    },
     Guard {
         pod: PodId,
         link: String,
@@ -227,6 +245,7 @@ impl Step {
             | Self::MakeVeth { pod, .. }
             | Self::Guard { pod, .. }
             | Self::Configure { pod, .. }
+            | Self::Isolate { pod, .. }
             | Self::Resize { pod, .. } => Some(pod),
             _ => None,
         }
@@ -236,7 +255,7 @@ impl Step {
 /// How the node's network should be.
 #[must_use]
 pub fn desired(input: &Input<'_>) -> Desired {
-    let mut desired = Desired { alias_prefix: alias_prefix(input.node), ..Desired::default() };
+    let mut desired = Desired { alias_prefix: alias_prefix(input.key), ..Desired::default() };
     let parts = input.generation.map(|generation| generation.parts.as_slice()).unwrap_or_default();
     let classes: Vec<_> = parts.iter().flat_map(|part| &part.classes).collect();
     if let Some(uplink) = input.uplink
@@ -246,7 +265,7 @@ pub fn desired(input: &Input<'_>) -> Desired {
     }
     let gso = desired.tree.as_ref().map_or_else(Gso::default, |tree| tree.gso);
     for (pod, attachment) in input.attachments {
-        let name = bridge(input.node, &attachment.network);
+        let name = bridge(input.key, &attachment.network);
         let known = desired.bridges.entry(name.clone()).or_default();
         known.network.clone_from(&attachment.network);
         known.gateways.extend(&attachment.gateways);
@@ -281,7 +300,27 @@ pub fn desired(input: &Input<'_>) -> Desired {
     }
     desired.nat = nat(input, &local);
     desired.settings = settings(&desired, input);
+    desired.nat.closed = closed(&desired, input);
     desired
+}
+
+/// What our own settings would forward for others: by family, unless somebody else wants that.
+fn closed(desired: &Desired, input: &Input<'_>) -> BTreeSet<Closed> {
+    let mut closed = BTreeSet::new();
+    let is_set = |key: String| desired.settings.get(&key).is_some_and(|value| value == "1");
+    if let Some(uplink) = &desired.uplink {
+        let mut one = |v6, is_ours| {
+            if is_ours {
+                closed.insert(Closed { v6, from: Some(uplink.clone()) });
+            }
+        };
+        one(false, is_set(format!("ipv4/conf/{uplink}/forwarding")) && !input.others.v4);
+        one(true, is_set(format!("ipv6/conf/{uplink}/force_forwarding")) && !input.others.v6);
+    }
+    if is_set("ipv6/conf/all/forwarding".to_owned()) && !input.others.v6 {
+        closed.insert(Closed { v6: true, from: None });
+    }
+    closed
 }
 
 fn nat(input: &Input<'_>, local: &BTreeSet<IpAddr>) -> Nat {
@@ -331,6 +370,7 @@ fn nat(input: &Input<'_>, local: &BTreeSet<IpAddr>) -> Nat {
         masquerade,
         pods: pods.into_iter().collect(),
         bridges: BRIDGE_PREFIX.to_owned(),
+        closed: BTreeSet::new(),
     }
 }
 
@@ -492,6 +532,9 @@ fn make_pod(pod: &PodId, link: &PodLink, observed: &Observed, rebuilt: bool, ste
     };
     if !observed.guarded.contains(&link.link) {
         steps.push(guard);
+    }
+    if !seen.isolated {
+        steps.push(Step::Isolate { pod: pod.clone(), link: link.link.clone() });
     }
     if seen.gso != link.gso {
         steps.push(Step::Resize { pod: pod.clone(), link: link.link.clone(), gso: link.gso });

@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::plan::{NodeRoute, Step};
 use super::shape::minor;
-use super::{Forward, Nat};
+use super::{Closed, Forward, Nat};
 
 impl fmt::Display for NodeRoute {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -42,6 +42,7 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
+            Self::Isolate { pod, link } => write!(f, "isolate   {link} of {pod}"),
             Self::Resize { pod, link, gso } => {
                 write!(f, "resize    {link} of {pod} gso {}/{}", gso.max_bytes, gso.max_segments)
             }
@@ -83,6 +84,10 @@ fn write_nat(f: &mut fmt::Formatter<'_>, nat: &Nat) -> fmt::Result {
     }
     for (network, prefix) in &nat.masquerade {
         write!(f, " masquerade {network}/{prefix}")?;
+    }
+    for Closed { v6, from } in &nat.closed {
+        let family = if *v6 { "IPv6" } else { "IPv4" };
+        write!(f, " close {family} from {}", from.as_deref().unwrap_or("everywhere"))?;
     }
     Ok(())
 }

@@ -33,6 +33,8 @@ impl Kernel {
     fn steps(&self) -> Vec<Step> {
         let input = Input {
             node: NODE,
+            key: NODE,
+            others: Forwards::default(),
             attachments: &self.attachments,
             generation: self.generation.as_ref(),
             uplink: self.uplink.as_ref(),
@@ -106,7 +108,8 @@ impl Kernel {
             }
             Step::MakeVeth { pod, link, .. } => {
                 assert!(seen.namespaces.contains(&pod) && seen.links.contains_key(&link.bridge));
-                let made = LinkSeen { up: false, master: Some(link.bridge), alias: Some(link.alias), gso: link.gso };
+                let (master, alias) = (Some(link.bridge), Some(link.alias));
+                let made = LinkSeen { up: false, master, alias, gso: link.gso, isolated: true };
                 assert!(seen.links.insert(link.link, made).is_none());
             }
             Step::Guard { link, .. } => {
@@ -117,6 +120,7 @@ impl Kernel {
                 assert!(seen.guarded.contains(&link.link), "nothing passes unguarded");
                 assert!(!seen.links[&link.link].up);
             }
+            Step::Isolate { link, .. } => seen.links.get_mut(&link).unwrap().isolated = true,
             Step::Resize { link, gso, .. } | Step::ResizeUplink { link, gso } => {
                 seen.links.get_mut(&link).unwrap().gso = gso;
             }

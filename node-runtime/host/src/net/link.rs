@@ -26,7 +26,10 @@ const IFLA_TXQLEN: u16 = 13;
 const IFLA_INFO_KIND: u16 = 1;
 const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
+const IFLA_INFO_SLAVE_KIND: u16 = 4;
+const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
+const IFLA_BRPORT_ISOLATED: u16 = 33;
 
 /// Bytes of `struct ifinfomsg`.
 const IFINFO: usize = 16;
@@ -49,6 +52,8 @@ pub struct Link {
     pub mtu: u32,
     /// The index of the bridge that it is a port of.
     pub master: Option<u32>,
+    /// Whether it hears no other isolated port of its bridge, but the bridge itself.
+    pub isolated: bool,
     /// The hardware address.
     pub address: Vec<u8>,
     pub alias: Option<String>,
@@ -70,6 +75,8 @@ pub struct LinkChange {
     pub master: Option<u32>,
     pub gso: Option<Gso>,
     pub address: Option<[u8; 6]>,
+    /// Of the port of a bridge, which it must be already.
+    pub isolated: Option<bool>,
 }
 
 fn ifinfo(index: u32, flags: u32, change: u32) -> [u8; IFINFO] {
@@ -97,7 +104,12 @@ fn parse(payload: &[u8]) -> Link {
             IFLA_MTU => link.mtu = read_u32(value, 0),
             IFLA_QDISC => link.qdisc = read_text(value),
             IFLA_MASTER => link.master = Some(read_u32(value, 0)),
-            IFLA_LINKINFO => link.kind = Attributes(value).find(IFLA_INFO_KIND).map(read_text),
+            IFLA_LINKINFO => {
+                link.kind = Attributes(value).find(IFLA_INFO_KIND).map(read_text);
+                let port = Attributes(value).find(IFLA_INFO_SLAVE_DATA);
+                let isolated = port.and_then(|port| Attributes(port).find(IFLA_BRPORT_ISOLATED));
+                link.isolated = isolated.is_some_and(|isolated| isolated.first() == Some(&1));
+            }
             IFLA_IFALIAS => link.alias = Some(read_text(value)),
             IFLA_GSO_MAX_SEGS => link.gso.max_segments = read_u32(value, 0),
             IFLA_GSO_MAX_SIZE => link.gso.max_bytes = read_u32(value, 0),
@@ -179,6 +191,13 @@ impl Netlink {
         }
         if let Some(address) = &change.address {
             message.bytes(IFLA_ADDRESS, address);
+        }
+        if let Some(isolated) = change.isolated {
+            message.nested(IFLA_LINKINFO, |info| {
+                info.text(IFLA_INFO_SLAVE_KIND, "bridge").nested(IFLA_INFO_SLAVE_DATA, |port| {
+                    port.u8(IFLA_BRPORT_ISOLATED, u8::from(isolated));
+                });
+            });
         }
         self.request(message, &format!("setting interface {index}: {change:?}"))
     }

@@ -1,17 +1,18 @@
 //! Address translation by nftables, in one table of the node's own that is replaced as a whole, all at once. Connections that are
 //! known to conntrack go on. Nothing of other tables is read or touched.
 //!
-//! The table (family inet) has three chains of type nat and one of type filter:
+//! The table (family inet) has three chains of type nat and two of type filter:
 //! * `prerouting`, `output`: what comes for a published port of one of the node's own addresses goes to a pod
 //! * `postrouting`: what leaves a network for elsewhere, but for pods, gets the node's address; so does what the node sends over
 //!   127.0.0.0/8 to a published port, which couldn't be answered otherwise
 //! * `guard`: pods can't reach the node's 127.0.0.0/8, for which the above opens the way
+//! * `forward`: that the node forwards for its pods doesn't make it a router for others
 //!
 //! Source: linux/netfilter/nf_tables.h, nft(8).
 
 use std::net::IpAddr;
 
-use pullpiri_node_core::network::{Forward, Nat};
+use pullpiri_node_core::network::{Closed, Forward, Nat};
 
 use super::route::octets;
 use super::socket::{Family, Netlink};
@@ -33,10 +34,12 @@ const NFPROTO_INET: u8 = 1;
 const NFPROTO_IPV4: u8 = 2;
 const NFPROTO_IPV6: u8 = 10;
 const HOOK_PREROUTING: u32 = 0;
+const HOOK_FORWARD: u32 = 2;
 const HOOK_OUTPUT: u32 = 3;
 const HOOK_POSTROUTING: u32 = 4;
-/// Priorities as nft names them: raw, dstnat and srcnat.
+/// Priorities as nft names them: raw, filter, dstnat and srcnat.
 const PRIORITY_RAW: i32 = -300;
+const PRIORITY_FILTER: i32 = 0;
 const PRIORITY_DSTNAT: i32 = -100;
 const PRIORITY_SRCNAT: i32 = 100;
 
@@ -44,6 +47,8 @@ const TABLE: u16 = 1;
 const DATA_VALUE: u16 = 1;
 const DATA_VERDICT: u16 = 2;
 const VERDICT_DROP: u32 = 0;
+const CMP_EQ: u32 = 0;
+const CMP_NEQ: u32 = 1;
 const LIST_ELEMENT: u16 = 1;
 const REG_VERDICT: u32 = 0;
 const REG_1: u32 = 1;
@@ -96,6 +101,7 @@ fn fill(batch: &mut Vec<Message>, table: &str, nat: &Nat) {
         ("prerouting", "nat", HOOK_PREROUTING, PRIORITY_DSTNAT),
         ("output", "nat", HOOK_OUTPUT, PRIORITY_DSTNAT),
         ("postrouting", "nat", HOOK_POSTROUTING, PRIORITY_SRCNAT),
+        ("forward", "filter", HOOK_FORWARD, PRIORITY_FILTER),
     ];
     for (name, kind, hook, priority) in chains {
         batch.push(chain(table, name, kind, hook, priority));
@@ -123,6 +129,17 @@ fn fill(batch: &mut Vec<Message>, table: &str, nat: &Nat) {
         e.is_family(false).interface(META_IIFNAME, &nat.bridges).in_network(false, [127, 0, 0, 0].into(), 8, false);
         e.drop();
     }));
+    for Closed { v6, from } in &nat.closed {
+        batch.push(rule(table, "forward", |e| {
+            e.is_family(*v6);
+            match from {
+                // With its end, so that no longer name is meant.
+                Some(name) => e.interface(META_IIFNAME, &format!("{name}\0")),
+                None => e.other_interface(META_IIFNAME, &nat.bridges),
+            };
+            e.other_interface(META_OIFNAME, &nat.bridges).add("counter", |_| {}).drop();
+        }));
+    }
     for forward in &nat.forwards {
         for chain in ["prerouting", "output"] {
             batch.push(rule(table, chain, |e| e.forward(forward)));
@@ -195,8 +212,12 @@ impl Expressions<'_> {
     }
 
     fn equals(&mut self, value: &[u8]) -> &mut Self {
+        self.compare(CMP_EQ, value)
+    }
+
+    fn compare(&mut self, how: u32, value: &[u8]) -> &mut Self {
         self.add("cmp", |e| {
-            e.be32(1, REG_1).be32(2, 0).nested(3, |data| {
+            e.be32(1, REG_1).be32(2, how).nested(3, |data| {
                 data.bytes(DATA_VALUE, value);
             });
         })
@@ -217,6 +238,11 @@ impl Expressions<'_> {
     /// The interface's name begins so.
     fn interface(&mut self, key: u32, prefix: &str) -> &mut Self {
         self.meta(key).equals(prefix.as_bytes())
+    }
+
+    /// … doesn't begin so.
+    fn other_interface(&mut self, key: u32, prefix: &str) -> &mut Self {
+        self.meta(key).compare(CMP_NEQ, prefix.as_bytes())
     }
 
     fn in_network(&mut self, source: bool, network: IpAddr, prefix: u8, v6: bool) -> &mut Self {

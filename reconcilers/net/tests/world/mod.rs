@@ -8,8 +8,8 @@ use proptest::prelude::*;
 use pullpiri_crds::instance::{InstanceNetwork, Template};
 use pullpiri_crds::model::ModelSpec;
 use pullpiri_crds::network::{
-    AllowRule, Egress, LabelSelector, NetworkSpec, Peer, PublishedPort, Qos, QosClass, QosSelector, RuleProtocol,
-    Subnet, Target, Verdict,
+    AllowRule, Egress, NetworkSpec, Peer, PublishedPort, Qos, QosClass, QosSelector, RuleProtocol, Subnet, Target,
+    Verdict,
 };
 use pullpiri_crds::node::{NodeNetwork, NodeRuntimeSpec, NodeRuntimeStatus};
 use pullpiri_crds::quantity::Quantity;
@@ -98,14 +98,16 @@ pub fn instance(
     instance
 }
 
+/// With an address of IPv6 beside the one of IPv4.
 pub fn node(name: &str, address: &str, link_bps: Option<i64>) -> NodeRuntime {
+    let last = address.rsplit('.').next().unwrap_or_default();
     let mut node = NodeRuntime::new(name, NodeRuntimeSpec::default());
     node.status = Some(NodeRuntimeStatus {
         network: Some(NodeNetwork {
             backend: "tcx+htb".to_owned(),
             uplink: Some("eth0".to_owned()),
             link_bps,
-            addresses: vec![address.to_owned()],
+            addresses: vec![address.to_owned(), format!("fd09::{last}")],
             generation: None,
         }),
         ..NodeRuntimeStatus::default()
@@ -216,7 +218,7 @@ fn spec(index: usize) -> impl Strategy<Value = NetworkSpec> {
                     host_port,
                     target_port: Some(7001),
                     protocol: udp.then_some(pullpiri_crds::model::Protocol::Udp),
-                    to: LabelSelector { match_labels: labels(&[("role", "a")]) },
+                    to: Target { model: None, match_labels: labels(&[("role", "a")]) },
                 })
                 .collect(),
             ..NetworkSpec::default()
