@@ -34,9 +34,12 @@ impl Kernel {
         this
     }
 
-    /// Reads what threads are to be seen against. Where no CPU could be set apart, one may be now: what spoke against it may have gone.
+    /// Reads what threads are to be seen against. Where no CPU could be set apart, one may be now: what spoke against it may have gone. Not with version
+    /// 2, where finding out takes a CPU from everything else for a moment.
     pub fn look_around(&mut self) {
-        if let (Some(cgroups), Err(_)) = (&self.cgroups, &self.apart) {
+        if let (Some(cgroups), Err(_)) = (&self.cgroups, &self.apart)
+            && cgroups.layout() != Layout::Unified
+        {
             self.apart = ApartCpus::find(cgroups);
         }
         self.set_apart = self.apart.as_ref().ok().and_then(|apart| apart.set_apart().ok()).unwrap_or_default();
