@@ -44,6 +44,8 @@ mod metrics;
 pub mod namespaces;
 pub mod objects;
 pub mod openapi;
+mod policies;
+mod quota;
 pub mod registry;
 mod rest;
 pub mod reviews;

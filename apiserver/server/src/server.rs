@@ -30,12 +30,16 @@ use crate::clock::{Clock, SystemClock};
 use crate::http::{ApiService, Limits};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
+use crate::policies::Policies;
+use crate::policies::admission::PolicyAdmission;
+use crate::quota::Quotas;
+use crate::quota::admission::QuotaAdmission;
 use crate::registry::{Origin, Registry, Resource};
 use crate::rest::watch::EventCache;
 use crate::rest::{Rest, internal, metadata};
 use crate::status::Status;
 use crate::tokens::{DEFAULT_ISSUER, KeyError, TokenKey, Tokens};
-use crate::{builtin, crd, expiry, gc, namespaces};
+use crate::{builtin, crd, expiry, gc, namespaces, policies, quota};
 
 /// The digest of what [`ApiServer::install`] last applied: an unchanged manifest costs one read.
 const DIGEST_ANNOTATION: &str = "pullpiri.io/installed-digest";
@@ -147,6 +151,15 @@ impl ApiServer {
             }
         };
         plugins.extend(config.admission);
+        let quotas = Arc::new(Quotas::default());
+        let store = Arc::clone(&config.store);
+        let policies = Arc::new(Policies::default());
+        plugins.push(Arc::new(PolicyAdmission {
+            policies: Arc::clone(&policies),
+            store: Arc::clone(&store),
+            registry: Arc::clone(&registry),
+        }));
+        plugins.push(Arc::new(QuotaAdmission { quotas: Arc::clone(&quotas), store: Arc::clone(&store) }));
         let token_key = config.token_key.map_or_else(TokenKey::generate, Ok)?;
         let tokens = Tokens::new(token_key, config.issuer, Arc::clone(&config.store), Arc::clone(&config.clock));
         let volatile = MemoryStore::with(MemoryOptions { retention: VOLATILE_RETENTION, ..MemoryOptions::default() });
@@ -162,6 +175,7 @@ impl ApiServer {
         });
         let objects = internal::objects(&rest);
         crd::load(&objects).await.map_err(ServerError::Load)?;
+        policies::controller::load(&objects, &policies).await.map_err(ServerError::Load)?;
         namespaces::ensure_defaults(&objects).await.map_err(ServerError::Namespaces)?;
         let mut tasks = JoinSet::new();
         if let Some(access) = access {
@@ -173,6 +187,8 @@ impl ApiServer {
         tasks.spawn(crd::run(objects.clone()));
         tasks.spawn(gc::run(objects.clone()));
         tasks.spawn(expiry::run(objects.clone()));
+        tasks.spawn(policies::controller::run(objects.clone(), policies));
+        tasks.spawn(quota::controller::run(objects.clone(), store, quotas));
         tasks.spawn(namespaces::run(objects.clone(), config.root_ca));
         let (shutdown, stopping) = watch::channel(false);
         let service = ApiService::new(Arc::clone(&rest), Arc::new(tokens), config.limits.clone(), metrics, stopping);

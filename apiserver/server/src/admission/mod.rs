@@ -12,7 +12,9 @@ use futures::future::BoxFuture;
 use serde_json::Value;
 
 use crate::auth::UserInfo;
+use crate::quota::Charge;
 use crate::registry::Resource;
+use crate::rest::Warnings;
 use crate::status::Status;
 
 pub(crate) use escalation::Escalation;
@@ -37,6 +39,8 @@ pub struct Attributes<'a> {
     pub name: &'a str,
     pub user: &'a UserInfo,
     pub dry_run: bool,
+    /// Where a plugin puts what it has to say of a write that it lets in; `None` for the server's own writes.
+    pub(crate) warnings: Option<&'a Warnings>,
 }
 
 /// One plugin.
@@ -49,6 +53,10 @@ pub trait Admission: fmt::Debug + Send + Sync + 'static {
         old: Option<&'a Value>,
     ) -> BoxFuture<'a, Result<(), Status>>;
 
+    /// A creation that nothing refuses is about to be stored (quotas). What is returned is held until it is.
+    fn charge<'a>(&'a self, _attributes: &'a Attributes<'a>) -> BoxFuture<'a, Result<Option<Charge>, Status>> {
+        std::future::ready(Ok(None)).boxed()
+    }
 }
 
 /// Plugins in order; the first refusal counts.
@@ -72,5 +80,13 @@ impl Chain {
             plugin.admit(attributes, object.as_deref_mut(), old).await?;
         }
         Ok(())
+    }
+
+    pub(crate) async fn charge(&self, attributes: &Attributes<'_>) -> Result<Vec<Charge>, Status> {
+        let mut charges = Vec::new();
+        for plugin in &self.plugins {
+            charges.extend(plugin.charge(attributes).await?);
+        }
+        Ok(charges)
     }
 }

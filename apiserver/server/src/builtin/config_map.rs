@@ -14,6 +14,10 @@ pub(super) const MAX_BYTES: usize = 1024 * 1024;
 pub struct ConfigMapStrategy;
 
 impl Strategy for ConfigMapStrategy {
+    fn normalize(&self, object: &mut Value) {
+        drop_nulls(object);
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         drop_nulls(object);
     }
@@ -43,7 +47,8 @@ impl Strategy for ConfigMapStrategy {
             total += decoded_length(value);
         }
         if total > MAX_BYTES {
-            errors.push(too_long(""));
+            // As Go prints a path without a name.
+            errors.push(too_long("[]"));
         }
         errors
     }
@@ -113,7 +118,7 @@ mod tests {
     fn size_is_limited() {
         let big = "x".repeat(MAX_BYTES);
         assert!(paths(&json!({"data": {"a": big}}), None).is_empty());
-        assert_eq!(paths(&json!({"data": {"a": big, "b": "y"}}), None), [""]);
+        assert_eq!(paths(&json!({"data": {"a": big, "b": "y"}}), None), ["[]"]);
     }
 
     #[test]

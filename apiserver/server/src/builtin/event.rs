@@ -9,6 +9,7 @@
 //! | reportingComponent | reportingController |
 
 use pullpiri_apply::error::{FieldError, FieldErrorKind};
+use pullpiri_apply::metadata::name::qualified_name;
 use serde_json::{Map, Value, json};
 
 use super::{drop_nulls, text};
@@ -92,8 +93,12 @@ fn check(event: &Value, controller_field: &str) -> Vec<FieldError> {
     if involved.is_empty() && !matches!(namespace, "default" | "kube-system") {
         errors.push(mismatch());
     }
-    if text(event, &["reportingComponent"]).is_empty() {
+    let controller = text(event, &["reportingComponent"]);
+    if controller.is_empty() {
         errors.push(required(controller_field));
+    } else {
+        let complaints = qualified_name(controller).into_iter();
+        errors.extend(complaints.map(|why| FieldError::invalid(controller_field, controller, why)));
     }
     for (field, most) in [
         ("reportingInstance", INSTANCE),
@@ -139,6 +144,10 @@ fn is_set(event: &Value, field: &str) -> bool {
 pub struct CoreEventStrategy;
 
 impl Strategy for CoreEventStrategy {
+    fn normalize(&self, object: &mut Value) {
+        drop_nulls(object);
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         drop_nulls(object);
     }
@@ -183,6 +192,10 @@ impl Strategy for CoreEventStrategy {
 pub struct EventStrategy;
 
 impl Strategy for EventStrategy {
+    fn normalize(&self, object: &mut Value) {
+        drop_nulls(object);
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         drop_nulls(object);
     }

@@ -4,11 +4,14 @@
 //! Start-up makes only the entries. Their schemas are built when somebody asks ([`schema`]), and what a kind does beyond the
 //! generic rules is its strategy, one module each. Names, short names, categories and behaviour are kube-apiserver's (1.37).
 
+pub mod admission_policy;
 pub mod config_map;
 pub mod event;
 pub mod lease;
 pub mod namespace;
+pub mod quantity;
 pub mod rbac;
+pub mod resource_quota;
 pub mod schema;
 pub mod secret;
 
@@ -39,7 +42,9 @@ struct Kind {
 /// Every built-in resource.
 #[must_use]
 pub fn resources() -> Vec<Resource> {
-    let kinds = [objects().as_slice(), roles().as_slice(), reviews().as_slice()].concat();
+    let kinds =
+        [objects().as_slice(), &[POD_TEMPLATE], admission().as_slice(), roles().as_slice(), reviews().as_slice()]
+            .concat();
     kinds.into_iter().map(resource).collect()
 }
 
@@ -160,6 +165,84 @@ fn objects() -> [Kind; 8] {
     ]
 }
 
+/// PodTemplate: kept for whoever makes Pods of it, which nothing here does.
+const POD_TEMPLATE: Kind = Kind {
+    group: "",
+    kind: "PodTemplate",
+    plural: "podtemplates",
+    singular: "podtemplate",
+    short_names: &[],
+    categories: &[],
+    scope: Scope::Namespaced,
+    has_status: false,
+    counts_generation: true,
+    upsert: UpsertOnUpdate::Refuse,
+    root: Root::PodTemplate,
+    strategy: &PodTemplateStrategy,
+};
+
+#[derive(Debug)]
+struct PodTemplateStrategy;
+
+impl Strategy for PodTemplateStrategy {
+    fn normalize(&self, object: &mut Value) {
+        drop_nulls(object);
+    }
+
+    fn returns_deleted(&self) -> bool {
+        true
+    }
+}
+
+/// Kinds that say what may be written.
+fn admission() -> [Kind; 3] {
+    const POLICIES: &str = "admissionregistration.k8s.io";
+    [
+        Kind {
+            group: "",
+            kind: "ResourceQuota",
+            plural: "resourcequotas",
+            singular: "resourcequota",
+            short_names: &["quota"],
+            categories: &[],
+            scope: Scope::Namespaced,
+            has_status: true,
+            counts_generation: false,
+            upsert: UpsertOnUpdate::Refuse,
+            root: Root::ResourceQuota,
+            strategy: &resource_quota::ResourceQuotaStrategy,
+        },
+        Kind {
+            group: POLICIES,
+            kind: "ValidatingAdmissionPolicy",
+            plural: "validatingadmissionpolicies",
+            singular: "validatingadmissionpolicy",
+            short_names: &[],
+            categories: &["api-extensions"],
+            scope: Scope::Cluster,
+            has_status: true,
+            counts_generation: true,
+            upsert: UpsertOnUpdate::Refuse,
+            root: Root::ValidatingAdmissionPolicy,
+            strategy: &admission_policy::PolicyStrategy,
+        },
+        Kind {
+            group: POLICIES,
+            kind: "ValidatingAdmissionPolicyBinding",
+            plural: "validatingadmissionpolicybindings",
+            singular: "validatingadmissionpolicybinding",
+            short_names: &[],
+            categories: &["api-extensions"],
+            scope: Scope::Cluster,
+            has_status: false,
+            counts_generation: true,
+            upsert: UpsertOnUpdate::Refuse,
+            root: Root::ValidatingAdmissionPolicyBinding,
+            strategy: &admission_policy::BindingStrategy,
+        },
+    ]
+}
+
 fn roles() -> [Kind; 4] {
     use rbac::{BindingStrategy, RoleStrategy};
     let of = |kind, plural, singular, scope, root, strategy: &'static dyn Strategy| Kind {
@@ -178,7 +261,14 @@ fn roles() -> [Kind; 4] {
     };
     let (cluster, local) = (Scope::Cluster, Scope::Namespaced);
     [
-        of("ClusterRole", "clusterroles", "clusterrole", cluster, Root::ClusterRole, &RoleStrategy { namespaced: false }),
+        of(
+            "ClusterRole",
+            "clusterroles",
+            "clusterrole",
+            cluster,
+            Root::ClusterRole,
+            &RoleStrategy { namespaced: false },
+        ),
         of("Role", "roles", "role", local, Root::Role, &RoleStrategy { namespaced: true }),
         of(
             "ClusterRoleBinding",
@@ -433,6 +523,10 @@ mod tests {
                 "events.k8s.io/v1/events",
                 "coordination.k8s.io/v1/leases",
                 "apiextensions.k8s.io/v1/customresourcedefinitions",
+                "v1/podtemplates",
+                "v1/resourcequotas",
+                "admissionregistration.k8s.io/v1/validatingadmissionpolicies",
+                "admissionregistration.k8s.io/v1/validatingadmissionpolicybindings",
                 "rbac.authorization.k8s.io/v1/clusterroles",
                 "rbac.authorization.k8s.io/v1/roles",
                 "rbac.authorization.k8s.io/v1/clusterrolebindings",

@@ -73,13 +73,21 @@ impl Strategy for NamespaceStrategy {
                  '[a-z0-9]([-a-z0-9]*[a-z0-9])?')",
             ));
         }
-        for (index, finalizer) in finalizers(object).iter().enumerate() {
+        let (deleting, phase) =
+            (object.pointer("/metadata/deletionTimestamp").is_some(), text(object, &["status", "phase"]));
+        let wanted = if deleting { "Terminating" } else { "Active" };
+        if !phase.is_empty() && phase != wanted {
+            let state = if deleting { "not empty" } else { "empty" };
+            let why = format!("may only be '{wanted}' if `deletionTimestamp` is {state}");
+            errors.push(FieldError::new(FieldErrorKind::Invalid, "status.Phase", Some(json!(phase)), why));
+        }
+        for finalizer in &finalizers(object) {
             let Some(finalizer) = finalizer.as_str() else { continue };
             let standard = matches!(finalizer, "kubernetes" | "orphan" | "foregroundDeletion");
             if !standard && !finalizer.contains('/') {
                 errors.push(FieldError::new(
                     FieldErrorKind::Invalid,
-                    format!("spec.finalizers[{index}]"),
+                    "spec.finalizers",
                     Some(json!(finalizer)),
                     "name is neither a standard finalizer name nor is it fully qualified",
                 ));
@@ -155,6 +163,6 @@ mod tests {
         let errors = NamespaceStrategy
             .validate(&json!({"metadata": {"name": "a"}, "spec": {"finalizers": ["kubernetes", "a.b/c", "x"]}}), None);
         assert_eq!(errors.len(), 1);
-        assert_eq!(errors[0].path, "spec.finalizers[2]");
+        assert_eq!(errors[0].path, "spec.finalizers");
     }
 }

@@ -11,7 +11,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use k8s_openapi::api::{authentication, authorization, autoscaling, coordination, core, events, rbac};
+use k8s_openapi::api::{
+    admissionregistration, authentication, authorization, autoscaling, coordination, core, events, rbac,
+};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1 as apiextensions;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1 as meta;
 use schemars::SchemaGenerator;
@@ -28,6 +30,10 @@ pub enum Root {
     CoreEvent,
     Event,
     Lease,
+    PodTemplate,
+    ResourceQuota,
+    ValidatingAdmissionPolicy,
+    ValidatingAdmissionPolicyBinding,
     CustomResourceDefinition,
     ClusterRole,
     Role,
@@ -76,6 +82,22 @@ impl Root {
             Self::Lease => {
                 generator.subschema_for::<coordination::v1::Lease>();
                 "io.k8s.api.coordination.v1.Lease"
+            }
+            Self::PodTemplate => {
+                generator.subschema_for::<core::v1::PodTemplate>();
+                "io.k8s.api.core.v1.PodTemplate"
+            }
+            Self::ResourceQuota => {
+                generator.subschema_for::<core::v1::ResourceQuota>();
+                "io.k8s.api.core.v1.ResourceQuota"
+            }
+            Self::ValidatingAdmissionPolicy => {
+                generator.subschema_for::<admissionregistration::v1::ValidatingAdmissionPolicy>();
+                "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicy"
+            }
+            Self::ValidatingAdmissionPolicyBinding => {
+                generator.subschema_for::<admissionregistration::v1::ValidatingAdmissionPolicyBinding>();
+                "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBinding"
             }
             Self::CustomResourceDefinition => {
                 generator.subschema_for::<apiextensions::CustomResourceDefinition>();
@@ -141,6 +163,12 @@ impl Root {
             Self::CoreEvent => ("", "Event"),
             Self::Event => ("events.k8s.io", "Event"),
             Self::Lease => ("coordination.k8s.io", "Lease"),
+            Self::PodTemplate => ("", "PodTemplate"),
+            Self::ResourceQuota => ("", "ResourceQuota"),
+            Self::ValidatingAdmissionPolicy => ("admissionregistration.k8s.io", "ValidatingAdmissionPolicy"),
+            Self::ValidatingAdmissionPolicyBinding => {
+                ("admissionregistration.k8s.io", "ValidatingAdmissionPolicyBinding")
+            }
             Self::CustomResourceDefinition => ("apiextensions.k8s.io", "CustomResourceDefinition"),
             Self::ClusterRole => ("rbac.authorization.k8s.io", "ClusterRole"),
             Self::Role => ("rbac.authorization.k8s.io", "Role"),
@@ -168,6 +196,10 @@ impl Root {
             Self::CoreEvent,
             Self::Event,
             Self::Lease,
+            Self::PodTemplate,
+            Self::ResourceQuota,
+            Self::ValidatingAdmissionPolicy,
+            Self::ValidatingAdmissionPolicyBinding,
             Self::CustomResourceDefinition,
             Self::ClusterRole,
             Self::Role,
@@ -271,6 +303,110 @@ const LISTS: &[List] = &[
         "conversionReviewVersions",
         "atomic",
     ),
+    list("io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicySpec", "validations", "atomic"),
+    list("io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicySpec", "auditAnnotations", "atomic"),
+    List {
+        definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicySpec",
+        property: "matchConditions",
+        kind: "map",
+        map_key: Some("name"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicySpec",
+        property: "variables",
+        kind: "map",
+        map_key: Some("name"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyStatus",
+        property: "conditions",
+        kind: "map",
+        map_key: Some("type"),
+        merges: false,
+    },
+    list("io.k8s.api.admissionregistration.v1.TypeChecking", "expressionWarnings", "atomic"),
+    list("io.k8s.api.admissionregistration.v1.MatchResources", "resourceRules", "atomic"),
+    list("io.k8s.api.admissionregistration.v1.MatchResources", "excludeResourceRules", "atomic"),
+    list("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations", "apiGroups", "atomic"),
+    list("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations", "apiVersions", "atomic"),
+    list("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations", "operations", "atomic"),
+    list("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations", "resourceNames", "atomic"),
+    list("io.k8s.api.admissionregistration.v1.NamedRuleWithOperations", "resources", "atomic"),
+    List {
+        definition: "io.k8s.api.admissionregistration.v1.ValidatingAdmissionPolicyBindingSpec",
+        property: "validationActions",
+        kind: "set",
+        map_key: None,
+        merges: false,
+    },
+    List {
+        definition: "io.k8s.api.core.v1.PodSpec",
+        property: "containers",
+        kind: "map",
+        map_key: Some("name"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.core.v1.PodSpec",
+        property: "initContainers",
+        kind: "map",
+        map_key: Some("name"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.core.v1.PodSpec",
+        property: "ephemeralContainers",
+        kind: "map",
+        map_key: Some("name"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.core.v1.PodSpec",
+        property: "volumes",
+        kind: "map",
+        map_key: Some("name"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.core.v1.PodSpec",
+        property: "imagePullSecrets",
+        kind: "map",
+        map_key: Some("name"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.core.v1.PodSpec",
+        property: "hostAliases",
+        kind: "map",
+        map_key: Some("ip"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.core.v1.Container",
+        property: "env",
+        kind: "map",
+        map_key: Some("name"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.core.v1.Container",
+        property: "volumeMounts",
+        kind: "map",
+        map_key: Some("mountPath"),
+        merges: true,
+    },
+    List {
+        definition: "io.k8s.api.core.v1.Container",
+        property: "volumeDevices",
+        kind: "map",
+        map_key: Some("devicePath"),
+        merges: true,
+    },
+    list("io.k8s.api.core.v1.ResourceQuotaSpec", "scopes", "atomic"),
+    list("io.k8s.api.core.v1.ScopeSelector", "matchExpressions", "atomic"),
+    list("io.k8s.api.core.v1.ScopedResourceSelectorRequirement", "values", "atomic"),
     list("io.k8s.apimachinery.pkg.apis.meta.v1.APIResource", "categories", "atomic"),
     list("io.k8s.apimachinery.pkg.apis.meta.v1.APIResource", "shortNames", "atomic"),
     list("io.k8s.apimachinery.pkg.apis.meta.v1.APIResourceList", "resources", "atomic"),
@@ -323,6 +459,10 @@ const LISTS: &[List] = &[
 
 /// Definitions with `x-kubernetes-map-type: atomic`.
 const ATOMIC: &[&str] = &[
+    "io.k8s.api.admissionregistration.v1.MatchResources",
+    "io.k8s.api.admissionregistration.v1.NamedRuleWithOperations",
+    "io.k8s.api.admissionregistration.v1.ParamKind",
+    "io.k8s.api.admissionregistration.v1.ParamRef",
     "io.k8s.api.core.v1.LocalObjectReference",
     "io.k8s.api.core.v1.ObjectReference",
     "io.k8s.api.core.v1.ScopeSelector",
@@ -519,6 +659,10 @@ mod tests {
             Root::CoreEvent,
             Root::Event,
             Root::Lease,
+            Root::PodTemplate,
+            Root::ResourceQuota,
+            Root::ValidatingAdmissionPolicy,
+            Root::ValidatingAdmissionPolicyBinding,
             Root::CustomResourceDefinition,
             Root::ClusterRole,
             Root::Role,

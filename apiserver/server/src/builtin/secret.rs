@@ -85,6 +85,10 @@ impl Strategy for SecretStrategy {
     fn normalize(&self, object: &mut Value) {
         drop_nulls(object);
         encode(object);
+        // A default, which whoever writes the object owns.
+        if text(object, &["type"]).is_empty() {
+            set(object, &["type"], json!(OPAQUE));
+        }
     }
 
     fn prepare_for_create(&self, object: &mut Value) {
@@ -98,9 +102,10 @@ impl Strategy for SecretStrategy {
     fn prepare_for_update(&self, object: &mut Value, old: &Value) {
         drop_nulls(object);
         encode(object);
-        if text(object, &["type"]).is_empty() {
-            let kind = text(old, &["type"]);
-            set(object, &["type"], json!(if kind.is_empty() { OPAQUE } else { kind }));
+        // Absent is the type that it has: the server has filled in the default, not the client.
+        let kind = text(old, &["type"]);
+        if !kind.is_empty() && matches!(text(object, &["type"]), "" | OPAQUE) {
+            set(object, &["type"], json!(kind));
         }
     }
 

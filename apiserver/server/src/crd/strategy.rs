@@ -45,6 +45,12 @@ fn default_spec(object: &mut Value) {
 }
 
 impl Strategy for CrdStrategy {
+    /// Defaults are owned by whoever writes the object.
+    fn normalize(&self, object: &mut Value) {
+        drop_typed_nulls(object);
+        default_spec(object);
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         drop_typed_nulls(object);
         set(

@@ -261,6 +261,8 @@ impl<'a> Call<'a> {
             Verb::Update => self.update(&body).await,
             Verb::Patch => self.patch(&body).await,
             Verb::Delete => self.delete(&body).await,
+            // All namespaces at once is nobody's wish.
+            Verb::DeleteCollection if self.resource.strategy.has_finalize() => Err(method_not_allowed()),
             Verb::DeleteCollection => self.delete_collection(&body).await,
         }
     }

@@ -75,9 +75,9 @@ impl Asked {
         self.verb == Verb::Watch && matches!(self.route, Route::Resource(_))
     }
 
-    /// What anyone may ask. `/healthz`, which `/livez` and `/readyz` replace, isn't part of it.
+    /// What anyone may ask.
     fn is_open(&self) -> bool {
-        matches!(self.route, Route::Health { endpoint: "livez" | "readyz", .. } | Route::Version)
+        matches!(self.route, Route::Health { .. } | Route::Version)
     }
 
     fn pretty(&self) -> bool {
@@ -184,10 +184,10 @@ impl Inner {
         B::Error: Into<BoxError>,
     {
         let user = self.admit(&asked).await?;
+        let timeout = self.timeout(&asked)?;
         if asked.is_open() {
             return self.open(&asked).await;
         }
-        let timeout = self.timeout(&asked)?;
         let permit = if asked.is_watch() { None } else { Some(self.in_flight.enter(&asked.head.method)?) };
         let work = async {
             let bytes = read_body(body, &asked.head, self.limits.max_body_bytes).await?;

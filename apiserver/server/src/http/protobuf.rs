@@ -6,6 +6,8 @@
 //! A table of field numbers (facts of `k8s.io/api` and `k8s.io/apimachinery`, `generated.proto`, Kubernetes 1.37) drives one decoder; unknown
 //! fields are skipped, as protobuf has it. Fields that Go writes even when empty become absent, as its JSON encoder has it.
 
+mod tables;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
@@ -14,8 +16,8 @@ use serde_json::{Map, Value};
 
 /// `k8s` and a zero byte.
 const MAGIC: &[u8] = b"k8s\0";
-/// The deepest message below is 4 down; a body that nests deeper is no object of ours.
-const MAX_DEPTH: usize = 16;
+/// Schemas nest; the JSON decoder's limit is 128 brackets, two to a level.
+const MAX_DEPTH: usize = 64;
 
 /// What a field holds, and thereby how it is written in JSON.
 enum Field {
@@ -27,21 +29,40 @@ enum Field {
     Number,
     /// Present even when zero: a pointer in Go.
     OptionalNumber,
-    /// A pointer in Go, always.
+    /// Present even when false: a pointer in Go, or a field that is always written.
     Boolean,
+    /// Absent when false.
+    Flag,
+    /// Present even when zero: a pointer in Go.
+    Float,
+    /// Base64 in JSON.
+    Binary,
+    /// Known, and dropped as the JSON decoder would refuse it.
+    Ignored,
     /// Whole seconds.
     Time,
     /// Microseconds.
     MicroTime,
     /// JSON in a message of its own (`FieldsV1`).
     RawJson,
+    RawJsons,
     Texts,
     TextMap,
     BytesMap,
     /// Lists of texts by key, each list a message of its own (`ExtraValue`).
     TextsMap,
+    /// Amounts by name, each a text in a message of its own (`Quantity`).
+    QuantityMap,
+    MessageMap(&'static Message),
+    /// Absent when empty.
     Message(&'static Message),
+    /// Present even when empty: a pointer in Go.
+    Pointer(&'static Message),
     Messages(&'static Message),
+    /// Its fields are those of the message that it stands in.
+    Inline(&'static Message),
+    /// What the last of these fields holds, without a name (`JSONSchemaPropsOrBool`).
+    OneOf(&'static Message),
 }
 
 /// The fields of a message by number.
@@ -171,7 +192,8 @@ const LEASE_SPEC: &Message = &[
     (7, "preferredHolder", Field::OptionalText),
 ];
 const LEASE: &Message = &[(1, "metadata", Field::Message(OBJECT_META)), (2, "spec", Field::Message(LEASE_SPEC))];
-const LABEL_REQUIREMENT: &Message = &[(1, "key", Field::Text), (2, "operator", Field::Text), (3, "values", Field::Texts)];
+const LABEL_REQUIREMENT: &Message =
+    &[(1, "key", Field::Text), (2, "operator", Field::Text), (3, "values", Field::Texts)];
 const LABEL_SELECTOR: &Message =
     &[(1, "matchLabels", Field::TextMap), (2, "matchExpressions", Field::Messages(LABEL_REQUIREMENT))];
 const POLICY_RULE: &Message = &[
@@ -254,15 +276,18 @@ fn message_of(api_version: &str, kind: &str) -> Option<&'static Message> {
         ("v1", "ConfigMap") => CONFIG_MAP,
         ("v1", "Secret") => SECRET,
         ("v1", "ServiceAccount") => SERVICE_ACCOUNT,
+        ("v1", "ResourceQuota") => tables::RESOURCE_QUOTA,
         ("v1", "Event") => CORE_EVENT,
         ("events.k8s.io/v1", "Event") => EVENT,
         ("coordination.k8s.io/v1", "Lease") => LEASE,
+        ("apiextensions.k8s.io/v1", "CustomResourceDefinition") => tables::CUSTOM_RESOURCE_DEFINITION,
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicy") => tables::POLICY,
+        ("admissionregistration.k8s.io/v1", "ValidatingAdmissionPolicyBinding") => tables::POLICY_BINDING,
         ("rbac.authorization.k8s.io/v1", "ClusterRole" | "Role") => ROLE,
         ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding" | "RoleBinding") => ROLE_BINDING,
-        (
-            "authorization.k8s.io/v1",
-            "SubjectAccessReview" | "LocalSubjectAccessReview" | "SelfSubjectAccessReview",
-        ) => ACCESS_REVIEW,
+        ("authorization.k8s.io/v1", "SubjectAccessReview" | "LocalSubjectAccessReview" | "SelfSubjectAccessReview") => {
+            ACCESS_REVIEW
+        }
         ("authorization.k8s.io/v1", "SelfSubjectRulesReview") => RULES_REVIEW,
         ("authentication.k8s.io/v1", "SelfSubjectReview") => SELF_REVIEW,
         ("authentication.k8s.io/v1", "TokenReview") => TOKEN_REVIEW,
@@ -327,15 +352,23 @@ fn add(object: &mut Map<String, Value>, name: &str, field: &Field, wire: Wire<'_
         Field::Boolean => Some(Value::Bool(wire.number()? != 0)),
         Field::Time => time(wire.bytes()?, 0)?,
         Field::MicroTime => time(wire.bytes()?, 6)?,
-        Field::RawJson => {
-            let mut reader = Reader(wire.bytes()?);
-            let mut parsed = None;
-            while let Some((number, wire)) = reader.field()? {
-                if number == 1 {
-                    parsed = Some(serde_json::from_slice(wire.bytes()?).map_err(|error| error.to_string())?);
-                }
-            }
-            parsed
+        Field::Flag => (wire.number()? != 0).then_some(Value::Bool(true)),
+        Field::Float => Some(float(wire.double()?)?),
+        Field::Binary => Some(Value::String(STANDARD.encode(wire.bytes()?))),
+        Field::Ignored => None,
+        Field::RawJson => raw_json(wire.bytes()?)?,
+        Field::RawJsons => {
+            append(object, name, raw_json(wire.bytes()?)?.unwrap_or(Value::Null));
+            None
+        }
+        Field::Pointer(message) => Some(Value::Object(self::object(wire.bytes()?, message, depth + 1)?)),
+        Field::Inline(message) => {
+            object.append(&mut self::object(wire.bytes()?, message, depth + 1)?);
+            None
+        }
+        Field::OneOf(message) => {
+            let mut held = self::object(wire.bytes()?, message, depth + 1)?;
+            held.remove("")
         }
         Field::Message(message) => {
             let below = self::object(wire.bytes()?, message, depth + 1)?;
@@ -349,11 +382,13 @@ fn add(object: &mut Map<String, Value>, name: &str, field: &Field, wire: Wire<'_
             append(object, name, Value::Object(self::object(wire.bytes()?, message, depth + 1)?));
             None
         }
-        Field::TextMap | Field::BytesMap | Field::TextsMap => {
+        Field::TextMap | Field::BytesMap | Field::TextsMap | Field::QuantityMap | Field::MessageMap(_) => {
             let (key, bytes) = map_entry(wire.bytes()?)?;
             let value: Value = match field {
                 Field::TextMap => text(bytes)?.into(),
                 Field::BytesMap => STANDARD.encode(bytes).into(),
+                Field::QuantityMap => items(bytes)?.pop().unwrap_or_else(|| "0".to_owned()).into(),
+                Field::MessageMap(message) => Value::Object(self::object(bytes, message, depth + 1)?),
                 _ => items(bytes)?.into(),
             };
             let map = object.entry(name).or_insert_with(|| Value::Object(Map::new()));
@@ -386,6 +421,31 @@ fn map_entry(bytes: &[u8]) -> Result<(String, &[u8]), String> {
         }
     }
     Ok((key, value))
+}
+
+/// The JSON in a message of its own.
+fn raw_json(bytes: &[u8]) -> Result<Option<Value>, String> {
+    let mut reader = Reader(bytes);
+    let mut parsed = None;
+    while let Some((number, wire)) = reader.field()? {
+        if number == 1 {
+            parsed = Some(serde_json::from_slice(wire.bytes()?).map_err(|error| error.to_string())?);
+        }
+    }
+    Ok(parsed)
+}
+
+/// A number as Go's JSON encoder writes it: without a fraction where there is none.
+fn float(value: f64) -> Result<Value, String> {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let whole =
+        (value.fract() == 0.0 && value.abs() < EXACT).then(|| format!("{value:.0}").parse::<i64>().ok()).flatten();
+    match whole {
+        Some(whole) => Ok(whole.into()),
+        None => {
+            serde_json::Number::from_f64(value).map(Value::Number).ok_or_else(|| format!("{value} is no JSON number"))
+        }
+    }
 }
 
 /// The texts of an `ExtraValue`.
@@ -427,7 +487,9 @@ fn text(bytes: &[u8]) -> Result<String, String> {
 enum Wire<'a> {
     Varint(u64),
     Bytes(&'a [u8]),
-    /// Fixed-size numbers, which no known field uses.
+    /// Eight bytes.
+    Double(f64),
+    /// Four bytes, which no known field uses.
     Other,
 }
 
@@ -435,7 +497,7 @@ impl<'a> Wire<'a> {
     fn bytes(self) -> Result<&'a [u8], String> {
         match self {
             Self::Bytes(bytes) => Ok(bytes),
-            Self::Varint(_) | Self::Other => Err("expected bytes, given a number".to_owned()),
+            Self::Varint(_) | Self::Double(_) | Self::Other => Err("expected bytes, given a number".to_owned()),
         }
     }
 
@@ -447,7 +509,16 @@ impl<'a> Wire<'a> {
     fn number(self) -> Result<i64, String> {
         match self {
             Self::Varint(number) => Ok(number.cast_signed()),
-            Self::Bytes(_) | Self::Other => Err("expected a number, given bytes".to_owned()),
+            Self::Bytes(_) | Self::Double(_) | Self::Other => Err("expected a number, given bytes".to_owned()),
+        }
+    }
+
+    fn double(self) -> Result<f64, String> {
+        match self {
+            Self::Double(number) => Ok(number),
+            Self::Varint(_) | Self::Bytes(_) | Self::Other => {
+                Err("expected eight bytes, given something else".to_owned())
+            }
         }
     }
 }
@@ -463,10 +534,7 @@ impl<'a> Reader<'a> {
         let tag = self.varint()?;
         let wire = match tag & 7 {
             0 => Wire::Varint(self.varint()?),
-            1 => {
-                self.take(8)?;
-                Wire::Other
-            }
+            1 => Wire::Double(f64::from_le_bytes(self.take(8)?.try_into().unwrap_or_default())),
             2 => {
                 let length = usize::try_from(self.varint()?).map_err(|_| "protobuf: a length beyond the body")?;
                 Wire::Bytes(self.take(length)?)
@@ -514,6 +582,34 @@ mod tests {
     fn body(api_version: &str, kind: &str, raw: &[u8]) -> Vec<u8> {
         let type_meta = [bytes(1, api_version.as_bytes()), bytes(2, kind.as_bytes())].concat();
         [MAGIC.to_vec(), bytes(1, &type_meta), bytes(2, raw)].concat()
+    }
+
+    #[test]
+    fn schemas_nest_and_say_what_is_there() {
+        let property = [bytes(5, b"integer"), vec![0x49], 3.0_f64.to_le_bytes().to_vec(), vec![0x50, 0]].concat();
+        let entry = [bytes(1, b"n"), bytes(2, &property)].concat();
+        // properties is field 29, additionalProperties 30: their tags take two bytes.
+        let long = |number: u64, content: &[u8]| {
+            let tag = number << 3 | 2;
+            let mut field = vec![u8::try_from(tag & 0x7f).unwrap() | 0x80, u8::try_from(tag >> 7).unwrap()];
+            field.push(u8::try_from(content.len()).unwrap());
+            field.extend_from_slice(content);
+            field
+        };
+        let schema = [bytes(5, b"object"), long(29, &entry), long(30, &[0x08, 0])].concat();
+        let version =
+            [bytes(1, b"v1"), vec![0x10, 1, 0x18, 0], bytes(4, &bytes(1, &schema)), bytes(5, &bytes(1, &[]))].concat();
+        let raw = bytes(2, &bytes(7, &version));
+        let decoded = decode(&body("apiextensions.k8s.io/v1", "CustomResourceDefinition", &raw)).unwrap();
+        assert_eq!(
+            decoded["spec"]["versions"][0],
+            json!({
+                "name": "v1", "served": true, "storage": false, "subresources": {"status": {}},
+                "schema": {"openAPIV3Schema": {
+                    "type": "object", "additionalProperties": false, "properties": {"n": {"type": "integer", "maximum": 3}},
+                }},
+            })
+        );
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde_json::{Map, Value, json};
 use super::body::{self, Body, BodyError};
 use super::negotiate::{Accepted, Format, IncludeObject, Shape};
 use crate::clock::Clock;
-use crate::registry::Resource;
+use crate::registry::{Origin, Resource};
 use crate::rest::Rest;
 use crate::rest::object::Object;
 use crate::rest::read::Listing;
@@ -252,8 +252,17 @@ impl Items {
             }
             self.any = true;
             match self.form.accepted.shape {
+                // As Go writes lists of its own types; custom resources say what they are everywhere.
+                Shape::Object if self.resource.origin == Origin::BuiltIn => object.write_untyped(out)?,
                 Shape::Object => object.write_json(out)?,
-                Shape::Partial(version) => out.extend(to_vec(&partial(object, version)?)?),
+                // Clients that compare a listed object with one that they got see neither's kind.
+                Shape::Partial(version) => {
+                    let mut partial = partial(object, version)?;
+                    if let Some(fields) = partial.as_object_mut() {
+                        fields.retain(|name, _| name == "metadata");
+                    }
+                    out.extend(to_vec(&partial)?);
+                }
                 Shape::Table(version) => out.extend(to_vec(&row(&self.resource, object, self.form, version)?)?),
             }
         }

@@ -12,7 +12,7 @@ use crate::builtin::schema::{Root, definitions};
 use crate::registry::{Origin, Resource};
 
 pub(super) const META: &str = "io.k8s.apimachinery.pkg.apis.meta.v1";
-const API_VERSION: &str = "The group and version that say how to read this object. More info: \
+const API_VERSION: &str = "APIVersion defines the group and version that say how to read this object. More info: \
                            https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#resources";
 const KIND: &str = "What this object is, in CamelCase; it can't change. More info: \
                     https://git.k8s.io/community/contributors/devel/sig-architecture/api-conventions.md#types-kinds";

@@ -43,6 +43,7 @@ fn the_index_leads_to_documents_that_never_change() {
         names,
         [
             "api/v1",
+            "apis/admissionregistration.k8s.io/v1",
             "apis/apiextensions.k8s.io/v1",
             "apis/authentication.k8s.io/v1",
             "apis/authorization.k8s.io/v1",

@@ -31,6 +31,7 @@ impl Write<'_> {
             name,
             user: self.user,
             dry_run: self.options.dry_run,
+            warnings: Some(self.warnings),
         }
     }
 
@@ -117,6 +118,9 @@ pub(crate) fn summary(body: &[u8]) -> String {
 
 /// The object says what it is; a built-in kind may leave it out.
 pub(crate) fn check_type(resource: &Resource, value: &mut Value) -> Result<(), Status> {
+    if resource.origin == Origin::BuiltIn && value.is_null() {
+        *value = Value::Object(serde_json::Map::new());
+    }
     let Some(fields) = value.as_object_mut() else {
         return Err(Status::bad_request(format!(
             "the object provided is unrecognized (must be of type {}): expected a JSON object",
@@ -246,6 +250,7 @@ impl Rest {
         }
         model::validate(write, &object, None)?;
         resource.strategy.warnings(&object).into_iter().for_each(|warning| write.warnings.push(warning));
+        let _charges = self.admission.charge(&write.admission(Operation::Create, name)).await?;
         self.put(write, &key::of(resource, write.namespace, name), Expect::Absent, object).await.map_err(|error| {
             match error {
                 PutError::Mismatch(found) => Refused::Exists(found),

@@ -1,5 +1,7 @@
 //! Request bodies to JSON values, with the duplicate fields that `fieldValidation` asks about.
 
+mod duplicates;
+
 use pullpiri_apply::schema::strict;
 use serde_json::Value;
 
@@ -45,7 +47,11 @@ pub(crate) fn decode(body: &[u8], format: Format) -> Result<Decoded, String> {
     let document =
         serde_saphyr::with_deserializer_from_str_with_options(text, yaml_options(), |reader| strict::read(reader))
             .map_err(|error| yaml_error(&error))?;
-    let problems = document.duplicates.iter().map(|path| strict::duplicate_field(path)).collect();
+    let mut problems: Vec<String> = document.duplicates.iter().map(|path| strict::duplicate_field(path)).collect();
+    if !problems.is_empty() {
+        // As kube-apiserver has it of YAML: by line.
+        problems = duplicates::by_line(text, yaml_options()).map_or(problems, |told| vec![told]);
+    }
     Ok(Decoded { value: document.value, problems })
 }
 
@@ -96,7 +102,10 @@ mod tests {
         let twice = decode(b"spec:\n  size: 7\n  size: 8\n", Format::Yaml).unwrap();
         assert_eq!(
             (twice.value, twice.problems),
-            (json!({"spec": {"size": 8}}), vec!["duplicate field \"spec.size\"".to_owned()])
+            (
+                json!({"spec": {"size": 8}}),
+                vec!["yaml: unmarshal errors:\n  line 3: key \"size\" already set in map".to_owned()]
+            )
         );
         assert!(decode(b"{\"a\":", Format::Json).is_err());
         assert!(decode(b"{} {}", Format::Json).is_err());

@@ -116,7 +116,24 @@ pub(crate) fn validate(write: &Write<'_>, object: &Value, old: Option<&Value>) -
         }
         return Ok(());
     }
-    Err(Status::invalid(&resource.group, &resource.kind, super::metadata::text(object, "name"), &errors))
+    // Another view's errors are told as those of the kind that is stored.
+    let group = resource.strategy.view_of().map_or(resource.group.as_str(), |(group, _)| group);
+    Err(Status::invalid(group, &resource.kind, super::metadata::text(object, "name"), &errors))
+}
+
+/// Finalizers of built-in kinds are the server's own or name their owner.
+fn foreign_finalizers(object: &Value) -> Vec<FieldError> {
+    const STANDARD: [&str; 3] = ["kubernetes", "orphan", "foregroundDeletion"];
+    let finalizers = object.pointer("/metadata/finalizers").and_then(Value::as_array);
+    let named = finalizers.into_iter().flatten().enumerate();
+    named
+        .filter_map(|(index, finalizer)| Some((index, finalizer.as_str()?)))
+        .filter(|(_, finalizer)| !finalizer.contains('/') && !STANDARD.contains(finalizer))
+        .map(|(index, finalizer)| {
+            let why = "name is neither a standard finalizer name nor is it fully qualified";
+            FieldError::invalid(format!("metadata.finalizers[{index}]"), finalizer, why)
+        })
+        .collect()
 }
 
 fn problems(
@@ -138,6 +155,9 @@ fn problems(
             errors
         }
     };
+    if resource.origin == Origin::BuiltIn && resource.group != "apiextensions.k8s.io" {
+        errors.extend(foreign_finalizers(object));
+    }
     errors.extend(resource.strategy.validate(object, old));
     errors.extend(super::scale::check(resource, object));
     if schema.schema().has_rules && errors.iter().any(blocks_rules) {

@@ -21,6 +21,13 @@ pub(crate) struct Object {
     parsed: OnceLock<Value>,
 }
 
+/// Whether an object says what it is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Typed {
+    Yes,
+    No,
+}
+
 /// Where the parts of the stored form lie.
 struct Layout<'a> {
     api_version: &'a str,
@@ -88,14 +95,27 @@ impl Object {
 
     /// Appends the object's JSON, with resourceVersion.
     pub(crate) fn write_json(&self, out: &mut Vec<u8>) -> Result<(), Status> {
+        self.write(out, Typed::Yes)
+    }
+
+    /// As [`Self::write_json`], without apiVersion and kind.
+    pub(crate) fn write_untyped(&self, out: &mut Vec<u8>) -> Result<(), Status> {
+        self.write(out, Typed::No)
+    }
+
+    fn write(&self, out: &mut Vec<u8>, typed: Typed) -> Result<(), Status> {
         out.reserve(self.raw.len() + 48);
         match layout(&self.raw) {
             Some(layout) => {
-                out.extend_from_slice(b"{\"apiVersion\":\"");
-                out.extend_from_slice(layout.api_version.as_bytes());
-                out.extend_from_slice(b"\",\"kind\":\"");
-                out.extend_from_slice(layout.kind.as_bytes());
-                out.extend_from_slice(b"\",\"metadata\":{");
+                out.push(b'{');
+                if typed == Typed::Yes {
+                    out.extend_from_slice(b"\"apiVersion\":\"");
+                    out.extend_from_slice(layout.api_version.as_bytes());
+                    out.extend_from_slice(b"\",\"kind\":\"");
+                    out.extend_from_slice(layout.kind.as_bytes());
+                    out.extend_from_slice(b"\",");
+                }
+                out.extend_from_slice(b"\"metadata\":{");
                 if self.revision != 0 {
                     out.extend_from_slice(b"\"resourceVersion\":\"");
                     out.extend_from_slice(self.revision.to_string().as_bytes());
@@ -105,8 +125,14 @@ impl Object {
                 Ok(())
             }
             // Not in our form (restored by hand, say): the long way.
-            None => serde_json::to_writer(out, &self.to_value()?)
-                .map_err(|error| Status::internal(format_args!("unable to encode an object: {error}"))),
+            None => serde_json::to_writer(out, &{
+                let mut value = self.to_value()?;
+                if let Some(fields) = value.as_object_mut().filter(|_| typed == Typed::No) {
+                    fields.retain(|name, _| name != "apiVersion" && name != "kind");
+                }
+                value
+            })
+            .map_err(|error| Status::internal(format_args!("unable to encode an object: {error}"))),
         }
     }
 }

@@ -330,6 +330,7 @@ fn check_uid(write: &Write<'_>, name: &str, key: &str, current: &Current, wanted
     if uid.is_empty() || uid == actual {
         return Ok(());
     }
+    let key = key.strip_prefix("core/").unwrap_or(key);
     let why = format!(
         "StorageError: invalid object, Code: 4, Key: /registry/{key}, ResourceVersion: 0, AdditionalErrorMsg: Precondition \
          failed: UID in precondition: {uid}, UID in object meta: {actual}"

@@ -34,6 +34,12 @@ pub(super) fn columns(resource: &Resource) -> Option<Value> {
             aged(),
         ]),
         "ServiceAccount" => definitions(&[name(), aged()]),
+        "ResourceQuota" => definitions(&[
+            name(),
+            Definition("Request", "string", "What may be requested, and how much of it is.", 0),
+            Definition("Limit", "string", "What may be the limits, and how much of it is.", 0),
+            aged(),
+        ]),
         "Lease" => definitions(&[name(), Definition("Holder", "string", "Who holds the lease.", 0), aged()]),
         "Event" => definitions(&[
             Definition("Last Seen", "string", "When it was last recorded.", 0),
@@ -54,6 +60,16 @@ pub(super) fn columns(resource: &Resource) -> Option<Value> {
             Definition("Users", "string", "To which users.", 1),
             Definition("Groups", "string", "To which groups.", 1),
             Definition("ServiceAccounts", "string", "To which service accounts.", 1),
+        ]),
+        "CustomResourceDefinition" => definitions(&[
+            name(),
+            Definition("Scope", "string", "Cluster/Namespaced", 0),
+            Definition("Versions", "string", "Served versions", 0),
+            Definition("Created At", "date", AGE, 0),
+            Definition("Group", "string", "API group", 1),
+            Definition("Kind", "string", "CustomResource kind", 1),
+            Definition("ShortNames", "string", "Short names", 1),
+            Definition("Established", "boolean", "Established status", 1),
         ]),
         _ => definitions(&[name(), Definition("Created At", "date", AGE, 0)]),
     })
@@ -86,6 +102,10 @@ pub(super) fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Opti
         "ConfigMap" => vec![name, json!(count(object, &["data", "binaryData"])), age],
         "Secret" => vec![name, json!(text(object, &["type"])), json!(count(object, &["data"])), age],
         "ServiceAccount" => vec![name, age],
+        "ResourceQuota" => {
+            let [requests, limits] = quota(object);
+            vec![name, json!(requests), json!(limits), age]
+        }
         "Lease" => vec![name, json!(text(object, &["spec", "holderIdentity"])), age],
         "Event" if resource.strategy.view_of().is_some() => {
             let mut core = object.clone();
@@ -98,7 +118,52 @@ pub(super) fn cells(resource: &Resource, object: &Value, now: Timestamp) -> Opti
             let [users, groups, accounts] = ["User", "Group", "ServiceAccount"].map(|kind| subjects(object, kind));
             vec![name, json!(role), age, json!(users), json!(groups), json!(accounts)]
         }
+        "CustomResourceDefinition" => definition(object, name, json!(created)),
         _ => vec![name, json!(created)],
+    })
+}
+
+fn definition(object: &Value, name: Value, created: Value) -> Vec<Value> {
+    let list = |path: &str| object.pointer(path).and_then(Value::as_array).into_iter().flatten();
+    let versions: Vec<String> = list("/spec/versions")
+        .filter(|version| version["served"] == true)
+        .map(|version| {
+            let stored = if version["storage"] == true { "(storage)" } else { "" };
+            format!("{}{stored}", text(version, &["name"]))
+        })
+        .collect();
+    let short: Vec<&str> = list("/status/acceptedNames/shortNames").filter_map(Value::as_str).collect();
+    let established =
+        list("/status/conditions").any(|condition| condition["type"] == "Established" && condition["status"] == "True");
+    let spec = |path: &[&str]| json!(text(&object["spec"], path));
+    vec![
+        name,
+        spec(&["scope"]),
+        json!(versions.join(",")),
+        created,
+        spec(&["group"]),
+        spec(&["names", "kind"]),
+        json!(short.join(",")),
+        json!(established),
+    ]
+}
+
+/// `NAME: USED/HARD` of what isn't, and what is, a limit of Pods.
+fn quota(object: &Value) -> [String; 2] {
+    let hard = object.pointer("/spec/hard").and_then(Value::as_object);
+    let (limits, requests): (Vec<_>, Vec<_>) =
+        hard.into_iter().flatten().partition(|(name, _)| name.starts_with("limits"));
+    [requests, limits].map(|of| {
+        let mut entries: Vec<String> = of
+            .into_iter()
+            .map(|(name, hard)| {
+                let used = text(object, &["status", "used", name]);
+                let used = if used.is_empty() { "0" } else { used };
+                format!("{name}: {used}/{}", hard.as_str().unwrap_or_default())
+            })
+            .collect();
+        entries.sort();
+        entries.join(", ")
     })
 }
 

@@ -156,8 +156,27 @@ mod tests {
         );
 
         let crds = builtin("apiextensions.k8s.io", "customresourcedefinitions");
-        assert_eq!(headers(&crds), ["Name", "Created At"]);
-        assert_eq!(row(&crds, json!({"metadata": meta})), json!(["n", "2026-01-01T00:10:00Z"]));
+        assert_eq!(
+            headers(&crds),
+            ["Name", "Scope", "Versions", "Created At", "Group*", "Kind*", "ShortNames*", "Established*"]
+        );
+        let crd = json!({
+            "metadata": meta,
+            "spec": {"group": "g", "scope": "Cluster", "names": {"kind": "K"}, "versions": [
+                {"name": "v1", "served": true, "storage": true}, {"name": "v2", "served": true}, {"name": "v3", "served": false},
+            ]},
+            "status": {"acceptedNames": {"shortNames": ["k", "ks"]}, "conditions": [{"type": "Established", "status": "True"}]},
+        });
+        assert_eq!(
+            row(&crds, crd),
+            json!(["n", "Cluster", "v1(storage),v2", "2026-01-01T00:10:00Z", "g", "K", "k,ks", true])
+        );
+        let quotas = builtin("", "resourcequotas");
+        assert_eq!(headers(&quotas), ["Name", "Request", "Limit", "Age"]);
+        let quota = json!({
+            "metadata": meta, "spec": {"hard": {"secrets": "3", "limits.cpu": "2"}}, "status": {"used": {"secrets": "1"}},
+        });
+        assert_eq!(row(&quotas, quota), json!(["n", "secrets: 1/3", "limits.cpu: 0/2", "30s"]));
     }
 
     #[test]

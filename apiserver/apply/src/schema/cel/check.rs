@@ -30,7 +30,9 @@ enum Ty<'s> {
     List(Box<Ty<'s>>),
     Map(Box<Ty<'s>>),
     Object(&'s Schema, Place),
-    /// The metadata of a resource.
+    /// A resource with all of its metadata.
+    Whole(&'s Schema),
+    /// The metadata of a resource, as rules of a schema see it.
     Names,
     Optional(Box<Ty<'s>>),
 }
@@ -78,7 +80,7 @@ impl<'s> Ty<'s> {
             Self::Type => "type".to_owned(),
             Self::List(of) => format!("list({})", of.name()),
             Self::Map(of) => format!("map(string, {})", of.name()),
-            Self::Object(..) | Self::Names => "object".to_owned(),
+            Self::Object(..) | Self::Whole(_) | Self::Names => "object".to_owned(),
             Self::Optional(of) => format!("optional_type({})", of.name()),
         }
     }
@@ -106,6 +108,8 @@ impl<'s> Ty<'s> {
             Self::Map(of) => Ok((**of).clone()),
             Self::Optional(of) => Ok(Self::Optional(Box::new(of.field(name)?))),
             Self::Names if matches!(name, "name" | "generateName") => Ok(Self::String),
+            Self::Whole(_) if name == "metadata" => Ok(Self::Dyn),
+            Self::Whole(schema) => Self::Object(schema, Place::Resource).field(name),
             Self::Object(_, Place::Resource) if name == "metadata" => Ok(Self::Names),
             Self::Object(_, Place::Resource) if matches!(name, "apiVersion" | "kind") => Ok(Self::String),
             Self::Object(schema, _) => {
@@ -152,6 +156,21 @@ pub(super) fn check(
         (Wanted::Bool, _) => Err("cel expression must evaluate to a bool".to_owned()),
         (Wanted::String, _) => Err("messageExpression must evaluate to a string".to_owned()),
     }
+}
+
+/// Checks the types of an expression that stands alone. Of its variables only the objects' may be known.
+pub(super) fn check_free(
+    expression: &IdedExpr,
+    source: &str,
+    variables: &[&str],
+    object: Option<&Schema>,
+) -> Result<(), String> {
+    let type_of = |name: &str| match object {
+        Some(schema) if matches!(name, "object" | "oldObject") => Ty::Whole(schema),
+        _ => Ty::Dyn,
+    };
+    let scope = variables.iter().map(|name| ((*name).to_owned(), type_of(name))).collect();
+    Checker { source, scope }.infer(expression).map(drop)
 }
 
 struct Checker<'e, 's> {
@@ -234,7 +253,7 @@ impl<'s> Checker<'_, 's> {
     fn comprehension(&mut self, comprehension: &ComprehensionExpr) -> Result<Ty<'s>, String> {
         let element = match self.infer(&comprehension.iter_range)? {
             Ty::List(of) => *of,
-            Ty::Map(_) | Ty::Object(..) => Ty::String,
+            Ty::Map(_) | Ty::Object(..) | Ty::Whole(_) => Ty::String,
             _ => Ty::Dyn,
         };
         let start = self.infer(&comprehension.accu_init)?;
@@ -300,7 +319,8 @@ impl<'s> Checker<'_, 's> {
         match (name, types) {
             ("_==_" | "_!=_", [a, b]) => {
                 let null = matches!(a, Ty::Null) || matches!(b, Ty::Null);
-                let nullable = |ty: &Ty<'_>| matches!(ty, Ty::Object(..) | Ty::Names | Ty::Dyn | Ty::Null);
+                let nullable =
+                    |ty: &Ty<'_>| matches!(ty, Ty::Object(..) | Ty::Whole(_) | Ty::Names | Ty::Dyn | Ty::Null);
                 if a.fits(b) || (null && nullable(a) && nullable(b)) { Ok(Ty::Bool) } else { refuse() }
             }
             ("_<_" | "_<=_" | "_>_" | "_>=_", [a, b]) => {

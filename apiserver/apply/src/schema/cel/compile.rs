@@ -49,6 +49,13 @@ pub(super) fn compile(rule: &Rule, schema: &Schema, place: Place) -> Compiled {
     Compiled { program, message, uses_old_self, field_path }
 }
 
+/// Compiles an expression that is no rule, with a check of its types.
+pub(super) fn compile_alone(source: &str, check: &dyn Fn(&IdedExpr) -> Result<(), String>) -> Result<IdedExpr, String> {
+    let expression = compile_expression(source)?;
+    check(&expression)?;
+    Ok(index_optionally(expression))
+}
+
 fn compile_expression(source: &str) -> Result<IdedExpr, String> {
     let expression = Parser::new().enable_optional_syntax(true).parse(source).map_err(|error| {
         // cel-go has a space before the bar.

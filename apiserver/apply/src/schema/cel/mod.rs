@@ -8,6 +8,7 @@ mod access;
 mod check;
 mod compile;
 mod escape;
+pub mod expression;
 mod field_path;
 mod functions;
 mod macros;

@@ -1,0 +1,406 @@
+//! ValidatingAdmissionPolicy and its binding: defaults and rules of Kubernetes 1.37 (`pkg/apis/admissionregistration`). What they do to
+//! writes is `admission::policy`'s.
+
+use pullpiri_apply::error::FieldError;
+use pullpiri_apply::metadata::name::qualified_name;
+use pullpiri_apply::schema::cel::expression;
+use serde_json::{Value, json};
+
+use super::{drop_nulls, set, text};
+use crate::registry::Strategy;
+
+/// What an expression of a policy may name. There is no `authorizer` here, so that one that asks for it is refused.
+pub(crate) const VARIABLES: [&str; 6] = ["object", "oldObject", "request", "params", "namespaceObject", "variables"];
+/// Match conditions come before the variables.
+const CONDITION_VARIABLES: [&str; 5] = ["object", "oldObject", "request", "params", "namespaceObject"];
+const OPERATIONS: [&str; 5] = ["*", "CREATE", "UPDATE", "DELETE", "CONNECT"];
+const ACTIONS: [&str; 3] = ["Deny", "Warn", "Audit"];
+const REASONS: [&str; 4] = ["Unauthorized", "Forbidden", "Invalid", "RequestEntityTooLarge"];
+const MOST_MATCH_CONDITIONS: u64 = 64;
+const MOST_AUDIT_ANNOTATIONS: u64 = 20;
+
+#[derive(Debug)]
+pub struct PolicyStrategy;
+
+impl Strategy for PolicyStrategy {
+    fn normalize(&self, object: &mut Value) {
+        drop_nulls(object);
+        if object.get("spec").is_some_and(Value::is_object) {
+            default_to(object, &["spec", "failurePolicy"], json!("Fail"));
+            if let Some(resources) = object.pointer_mut("/spec/matchConstraints") {
+                default_match(resources);
+            }
+        }
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, _old: &Value) {
+        drop_nulls(object);
+    }
+
+    fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        // What was accepted once stays accepted: the rules may have become stricter.
+        if old.is_some_and(|old| old.get("spec") == object.get("spec")) {
+            return Vec::new();
+        }
+        let mut errors = Vec::new();
+        let spec = object.get("spec").unwrap_or(&Value::Null);
+        errors.extend(one_of(spec, "spec", "failurePolicy", &["Fail", "Ignore"]));
+        if let Some(kind) = spec.get("paramKind") {
+            errors.extend(check_param_kind(kind));
+        }
+        match spec.get("matchConstraints") {
+            None => errors.push(FieldError::required("spec.matchConstraints", "")),
+            Some(resources) => {
+                errors.extend(check_match(resources, "spec.matchConstraints"));
+                if items(resources, "resourceRules").is_empty() {
+                    errors.push(FieldError::required("spec.matchConstraints.resourceRules", ""));
+                }
+            }
+        }
+        errors.extend(check_conditions(spec));
+        let (validations, annotations) = (items(spec, "validations"), items(spec, "auditAnnotations"));
+        if validations.is_empty() && annotations.is_empty() {
+            let why = "validations or auditAnnotations must contain at least one item";
+            errors.push(FieldError::required("spec.validations", why));
+            errors.push(FieldError::required("spec.auditAnnotations", why));
+        }
+        for (index, variable) in items(spec, "variables").iter().enumerate() {
+            errors.extend(check_variable(variable, &format!("spec.variables[{index}]")));
+        }
+        for (index, validation) in validations.iter().enumerate() {
+            errors.extend(check_validation(validation, &format!("spec.validations[{index}]")));
+        }
+        errors.extend(check_annotations(annotations));
+        errors
+    }
+}
+
+#[derive(Debug)]
+pub struct BindingStrategy;
+
+impl Strategy for BindingStrategy {
+    fn normalize(&self, object: &mut Value) {
+        drop_nulls(object);
+        if let Some(resources) = object.pointer_mut("/spec/matchResources") {
+            default_match(resources);
+        }
+    }
+
+    fn prepare_for_update(&self, object: &mut Value, _old: &Value) {
+        drop_nulls(object);
+    }
+
+    fn validate(&self, object: &Value, old: Option<&Value>) -> Vec<FieldError> {
+        if old.is_some_and(|old| old.get("spec") == object.get("spec")) {
+            return Vec::new();
+        }
+        let mut errors = Vec::new();
+        let spec = object.get("spec").unwrap_or(&Value::Null);
+        if text(spec, &["policyName"]).is_empty() {
+            errors.push(FieldError::required("spec.policyName", ""));
+        }
+        if let Some(reference) = spec.get("paramRef") {
+            errors.extend(check_param_ref(reference));
+        }
+        if let Some(resources) = spec.get("matchResources") {
+            errors.extend(check_match(resources, "spec.matchResources"));
+        }
+        let actions = items(spec, "validationActions");
+        if actions.is_empty() {
+            errors.push(FieldError::required("spec.validationActions", "at least one validation action is required"));
+        }
+        for (index, action) in actions.iter().enumerate() {
+            let at = format!("spec.validationActions[{index}]");
+            if !ACTIONS.iter().any(|known| action == known) {
+                errors.push(FieldError::not_supported(at, action.clone(), &ACTIONS));
+            } else if actions[..index].contains(action) {
+                errors.push(FieldError::duplicate(at, action.clone()));
+            }
+        }
+        if ["Deny", "Warn"].iter().all(|action| actions.iter().any(|given| given == action)) {
+            errors.push(FieldError::invalid(
+                "spec.validationActions",
+                Value::Array(actions.to_vec()),
+                "must not contain both Deny and Warn (repeating the same validation failure information in the API response \
+                 and headers serves no purpose)",
+            ));
+        }
+        errors
+    }
+}
+
+fn items<'a>(object: &'a Value, list: &str) -> &'a [Value] {
+    object.get(list).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
+}
+
+fn default_to(object: &mut Value, path: &[&str], value: Value) {
+    let present = path.iter().try_fold(&*object, |at, key| at.get(key));
+    if present.is_none() {
+        set(object, path, value);
+    }
+}
+
+fn default_match(resources: &mut Value) {
+    default_to(resources, &["matchPolicy"], json!("Equivalent"));
+    default_to(resources, &["namespaceSelector"], json!({}));
+    default_to(resources, &["objectSelector"], json!({}));
+    for list in ["resourceRules", "excludeResourceRules"] {
+        for rule in resources.get_mut(list).and_then(Value::as_array_mut).into_iter().flatten() {
+            default_to(rule, &["scope"], json!("*"));
+        }
+    }
+}
+
+/// The field, where it is given, is one of these.
+fn one_of(object: &Value, path: &str, field: &str, known: &[&str]) -> Option<FieldError> {
+    let given = object.get(field)?;
+    let fits = known.iter().any(|known| given == known);
+    (!fits).then(|| FieldError::not_supported(format!("{path}.{field}"), given.clone(), known))
+}
+
+fn check_param_kind(kind: &Value) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let version = text(kind, &["apiVersion"]);
+    if version.is_empty() {
+        errors.push(FieldError::required("spec.paramKind.apiVersion", ""));
+    } else if version.matches('/').count() > 1 {
+        errors.push(FieldError::invalid(
+            "spec.paramKind.apiVersion",
+            version,
+            format!("unexpected GroupVersion string: {version}"),
+        ));
+    }
+    if text(kind, &["kind"]).is_empty() {
+        errors.push(FieldError::required("spec.paramKind.kind", ""));
+    }
+    errors
+}
+
+fn check_param_ref(reference: &Value) -> Vec<FieldError> {
+    let at = "spec.paramRef";
+    let mut errors = Vec::new();
+    let (name, selector) = (text(reference, &["name"]), reference.get("selector"));
+    if name.is_empty() && selector.is_none() {
+        errors.push(FieldError::required(at, "one of name or selector must be specified"));
+    } else if !name.is_empty() && selector.is_some() {
+        errors.push(FieldError::forbidden(format!("{at}.name"), "name and selector are mutually exclusive"));
+    }
+    match reference.get("parameterNotFoundAction") {
+        None => errors.push(FieldError::required(format!("{at}.parameterNotFoundAction"), "")),
+        Some(_) => errors.extend(one_of(reference, at, "parameterNotFoundAction", &["Deny", "Allow"])),
+    }
+    errors
+}
+
+fn check_match(resources: &Value, path: &str) -> Vec<FieldError> {
+    let mut errors: Vec<FieldError> =
+        one_of(resources, path, "matchPolicy", &["Equivalent", "Exact"]).into_iter().collect();
+    for list in ["resourceRules", "excludeResourceRules"] {
+        for (index, rule) in items(resources, list).iter().enumerate() {
+            errors.extend(check_rule(rule, &format!("{path}.{list}[{index}]")));
+        }
+    }
+    errors
+}
+
+fn check_rule(rule: &Value, path: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    for list in ["operations", "apiGroups", "apiVersions", "resources"] {
+        let given = items(rule, list);
+        let at = format!("{path}.{list}");
+        if given.is_empty() {
+            errors.push(FieldError::required(&at, ""));
+        }
+        if given.len() > 1 && given.iter().any(|item| item == "*") {
+            let why = "if '*' is present, must not specify other ";
+            errors.push(FieldError::invalid(&at, Value::Array(given.to_vec()), format!("{why}{list}")));
+        }
+    }
+    for (index, operation) in items(rule, "operations").iter().enumerate() {
+        if !OPERATIONS.iter().any(|known| operation == known) {
+            errors.push(FieldError::not_supported(
+                format!("{path}.operations[{index}]"),
+                operation.clone(),
+                &OPERATIONS,
+            ));
+        }
+    }
+    errors.extend(one_of(rule, path, "scope", &["*", "Cluster", "Namespaced"]));
+    errors
+}
+
+fn check_expression(object: &Value, path: &str, field: &str, variables: &[&str]) -> Option<FieldError> {
+    let source = text(object, &[field]);
+    let at = format!("{path}.{field}");
+    if source.trim().is_empty() {
+        return Some(FieldError::required(at, format!("{field} is not specified")));
+    }
+    expression::compile(source, variables).err().map(|why| FieldError::invalid(at, source, why))
+}
+
+fn check_conditions(spec: &Value) -> Vec<FieldError> {
+    let conditions = items(spec, "matchConditions");
+    let mut errors = Vec::new();
+    let count = u64::try_from(conditions.len()).unwrap_or(u64::MAX);
+    if count > MOST_MATCH_CONDITIONS {
+        errors.push(FieldError::too_many("spec.matchConditions", count, MOST_MATCH_CONDITIONS));
+    }
+    for (index, condition) in conditions.iter().enumerate() {
+        let at = format!("spec.matchConditions[{index}]");
+        let name = text(condition, &["name"]);
+        if name.is_empty() {
+            errors.push(FieldError::required(format!("{at}.name"), ""));
+        }
+        for complaint in if name.is_empty() { Vec::new() } else { qualified_name(name) } {
+            errors.push(FieldError::invalid(format!("{at}.name"), name, complaint));
+        }
+        if conditions[..index].iter().any(|other| text(other, &["name"]) == name) {
+            errors.push(FieldError::duplicate(format!("{at}.name"), name));
+        }
+        errors.extend(check_expression(condition, &at, "expression", &CONDITION_VARIABLES));
+    }
+    errors
+}
+
+fn check_variable(variable: &Value, at: &str) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let name = text(variable, &["name"]);
+    let mut letters = name.chars();
+    let is_identifier = letters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
+        && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
+    if name.is_empty() {
+        errors.push(FieldError::required(format!("{at}.name"), "name is not specified"));
+    } else if !is_identifier {
+        errors.push(FieldError::invalid(format!("{at}.name"), name, "name is not a valid CEL identifier"));
+    }
+    errors.extend(check_expression(variable, at, "expression", &VARIABLES));
+    errors
+}
+
+fn check_validation(validation: &Value, at: &str) -> Vec<FieldError> {
+    let mut errors: Vec<FieldError> = check_expression(validation, at, "expression", &VARIABLES).into_iter().collect();
+    if validation.get("messageExpression").is_some() {
+        errors.extend(check_expression(validation, at, "messageExpression", &VARIABLES));
+    }
+    let message = text(validation, &["message"]);
+    if validation.get("message").is_some() && message.trim().is_empty() {
+        errors.push(FieldError::invalid(format!("{at}.message"), message, "message must be non-empty if specified"));
+    } else if message.contains('\n') {
+        errors.push(FieldError::invalid(format!("{at}.message"), message, "message must not contain line breaks"));
+    } else if message.is_empty() && text(validation, &["expression"]).contains('\n') {
+        let why = "message must be specified if expression contains line breaks";
+        errors.push(FieldError::required(format!("{at}.message"), why));
+    }
+    errors.extend(one_of(validation, at, "reason", &REASONS));
+    errors
+}
+
+fn check_annotations(annotations: &[Value]) -> Vec<FieldError> {
+    let mut errors = Vec::new();
+    let count = u64::try_from(annotations.len()).unwrap_or(u64::MAX);
+    if count > MOST_AUDIT_ANNOTATIONS {
+        errors.push(FieldError::too_many("spec.auditAnnotations", count, MOST_AUDIT_ANNOTATIONS));
+    }
+    for (index, annotation) in annotations.iter().enumerate() {
+        let at = format!("spec.auditAnnotations[{index}]");
+        let key = text(annotation, &["key"]);
+        if key.is_empty() {
+            errors.push(FieldError::required(format!("{at}.key"), ""));
+        } else {
+            errors
+                .extend(qualified_name(key).into_iter().map(|why| FieldError::invalid(format!("{at}.key"), key, why)));
+        }
+        if annotations[..index].iter().any(|other| text(other, &["key"]) == key) {
+            errors.push(FieldError::duplicate(format!("{at}.key"), key));
+        }
+        errors.extend(check_expression(annotation, &at, "valueExpression", &VARIABLES));
+    }
+    errors
+}
+
+/// The empty policy, for tests and documentation of what is needed.
+#[cfg(test)]
+pub(crate) fn minimal() -> Value {
+    let rule = json!({"apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"], "resources": ["configmaps"]});
+    let mut policy = serde_json::Map::new();
+    policy.insert("metadata".to_owned(), json!({"name": "p"}));
+    policy.insert(
+        "spec".to_owned(),
+        json!({"matchConstraints": {"resourceRules": [rule]}, "validations": [{"expression": "true"}]}),
+    );
+    Value::Object(policy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(strategy: &dyn Strategy, mut object: Value) -> Vec<String> {
+        strategy.normalize(&mut object);
+        strategy.validate(&object, None).into_iter().map(|error| error.path).collect()
+    }
+
+    #[test]
+    fn defaults_are_filled_in() {
+        let mut policy = minimal();
+        PolicyStrategy.normalize(&mut policy);
+        assert_eq!(policy["spec"]["failurePolicy"], "Fail");
+        let constraints = &policy["spec"]["matchConstraints"];
+        assert_eq!(constraints["matchPolicy"], "Equivalent");
+        assert_eq!(constraints["resourceRules"][0]["scope"], "*");
+        assert_eq!(constraints["namespaceSelector"], json!({}));
+    }
+
+    #[test]
+    fn policies_are_checked() {
+        assert!(paths(&PolicyStrategy, minimal()).is_empty());
+        let with = |path: &[&str], value: Value| {
+            let mut policy = minimal();
+            set(&mut policy, path, value);
+            paths(&PolicyStrategy, policy)
+        };
+        assert_eq!(with(&["spec", "failurePolicy"], json!("Maybe")), ["spec.failurePolicy"]);
+        assert_eq!(with(&["spec", "validations"], json!([])), ["spec.validations", "spec.auditAnnotations"]);
+        assert_eq!(
+            with(&["spec", "validations"], json!([{"expression": "object. =="}])),
+            ["spec.validations[0].expression"]
+        );
+        assert_eq!(
+            with(&["spec", "validations"], json!([{"expression": "nobody.x"}])),
+            ["spec.validations[0].expression"]
+        );
+        assert_eq!(with(&["spec", "validations"], json!([{"expression": "true\n"}])), ["spec.validations[0].message"]);
+        assert_eq!(
+            with(&["spec", "variables"], json!([{"name": "1a", "expression": "1"}])),
+            ["spec.variables[0].name"]
+        );
+        assert_eq!(with(&["spec", "paramKind"], json!({"kind": "X"})), ["spec.paramKind.apiVersion"]);
+        let rules = json!({"resourceRules": [{"apiGroups": ["*", "a"], "apiVersions": ["v1"], "operations": ["MAKE"], "resources": ["x"]}]});
+        assert_eq!(
+            with(&["spec", "matchConstraints"], rules),
+            [
+                "spec.matchConstraints.resourceRules[0].apiGroups",
+                "spec.matchConstraints.resourceRules[0].operations[0]"
+            ]
+        );
+    }
+
+    #[test]
+    fn bindings_are_checked() {
+        let binding = |spec: Value| paths(&BindingStrategy, json!({"metadata": {"name": "b"}, "spec": spec}));
+        assert!(binding(json!({"policyName": "p", "validationActions": ["Deny"]})).is_empty());
+        assert_eq!(binding(json!({})), ["spec.policyName", "spec.validationActions"]);
+        assert_eq!(
+            binding(json!({"policyName": "p", "validationActions": ["Deny", "Warn"]})),
+            ["spec.validationActions"]
+        );
+        assert_eq!(
+            binding(json!({"policyName": "p", "validationActions": ["Deny", "Deny", "X"]})),
+            ["spec.validationActions[1]", "spec.validationActions[2]"]
+        );
+        assert_eq!(
+            binding(json!({"policyName": "p", "validationActions": ["Deny"], "paramRef": {}})),
+            ["spec.paramRef", "spec.paramRef.parameterNotFoundAction"]
+        );
+    }
+}
