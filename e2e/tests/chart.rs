@@ -205,6 +205,44 @@ fn nothing_is_granted_by_the_handful() {
     }
 }
 
+/// What a test has taken away verb by verb (crds/src/access.rs), and what only a Kubernetes with the chart asks for.
+#[test]
+fn the_controllers_may_do_what_they_need() {
+    let needed = |rules: &[Value]| {
+        let mut all = BTreeSet::new();
+        for rule in rules {
+            let list = |name: &str| {
+                rule[name].as_array().unwrap().iter().map(|v| v.as_str().unwrap().to_owned()).collect::<Vec<_>>()
+            };
+            for group in list("apiGroups") {
+                for resource in list("resources") {
+                    all.extend(list("verbs").into_iter().map(|verb| format!("{group}/{resource} {verb}")));
+                }
+            }
+        }
+        all
+    };
+    for signals in [true, false] {
+        let Some(text) = rendered(&["--set", &format!("controllers.signals.enabled={signals}")]) else { return };
+        let all = documents(&text);
+        let role = |kind_wanted: &str, suffix: &str| {
+            let mut found = all
+                .iter()
+                .filter(|(v, _)| kind(v) == kind_wanted && v["metadata"]["name"].as_str().unwrap().ends_with(suffix));
+            needed(found.next().unwrap().0["rules"].as_array().unwrap())
+        };
+        let mut expected = needed(&pullpiri_crds::access::controllers_rules());
+        expected.extend(["packages", "scenarios"].map(|owner| format!("pullpiri.io/{owner}/finalizers update")));
+        if signals {
+            // They are in this process.
+            expected.retain(|one| !one.starts_with("signals.pullpiri.io/"));
+            expected.extend(["get", "patch"].map(|verb| format!("apiregistration.k8s.io/apiservices {verb}")));
+        }
+        assert_eq!(role("ClusterRole", "-controllers"), expected);
+        assert_eq!(role("Role", "-heartbeats"), needed(&pullpiri_crds::access::controllers_lease_rules()));
+    }
+}
+
 #[test]
 fn rules_and_dashboard_ask_for_metrics_that_exist() {
     let files = root().join("charts/pullpiri/files");
