@@ -30,3 +30,7 @@ crds: ## regenerate crds/yaml from the types
 
 fmt: ## format everything
 	@cargo fmt --all
+
+.PHONY: e2e-k8s
+e2e-k8s: ## the chart on a real Kubernetes, from helm install to nothing left
+	@hack/e2e-k8s.sh
