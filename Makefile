@@ -2,10 +2,10 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help run test bench image soak fuzz crds fmt
+.PHONY: help run test bench image conformance soak fuzz crds fmt
 
 help: ## list the targets
-	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## play a published vehicle scenario on two nodes, live, until Ctrl-C
 	@hack/run.sh
@@ -18,6 +18,11 @@ bench: ## measure what docs/promises.md promises; writes target/bench.json
 
 image: ## the image of all roles as an OCI archive, target/image/pullpiri.oci.tar
 	@hack/image.sh
+
+conformance: ## Kubernetes' own specs against the API server; writes docs/conformance.md
+	@cargo build --quiet --package pullpiri
+	@e2e/conformance/run.sh
+	@[ ! -e target/conformance/run.json ] || python3 e2e/conformance/report.py docs target/conformance/run.json
 
 soak: ## the crash and power-cut suites, long
 	@hack/soak.sh

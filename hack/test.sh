@@ -5,6 +5,14 @@ cd "$(dirname "$0")/.."
 . hack/tools.sh
 began=${SECONDS}
 export CARGO_TERM_COLOR=never
+mkdir -p target
+
+# The real Kubernetes is built beside, of what the compilers leave idle: minutes the first time, nothing later.
+kube_build=
+if command -v go > /dev/null 2>&1; then
+    hack/kube/build.sh kube-apiserver ginkgo e2e.test > target/kube-build.log 2>&1 &
+    kube_build=$!
+fi
 
 step "format"
 cargo fmt --all --check
@@ -30,6 +38,11 @@ cargo build --quiet --workspace
 export PULLPIRI_BIN=${CARGO_TARGET_DIR:-${ROOT}/target}/debug/pullpiri
 cargo test --quiet --workspace --no-run
 
+if [ -n "${kube_build}" ]; then
+    step "building the real Kubernetes (log: target/kube-build.log)"
+    wait "${kube_build}" || { tail -n 20 target/kube-build.log; fail "the real Kubernetes isn't built"; }
+fi
+
 step "tests (log: target/test.log)"
 log=target/test.log
 status=0
@@ -38,6 +51,8 @@ awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      /Running|Doc-tests/ { target = $0 }
      /^test .* FAILED$/ { print "  FAILED " $2 " (" target ")" }
      END { printf "%d %d %d\n", passed, failed, ignored > "target/test.counts" }' "${log}"
+step "conformance (log: target/conformance/run.log)"
+e2e/conformance/run.sh | tee -a "${log}" || status=1
 skipped=$(grep -cE '^\s*skipped: ' "${log}" || true)
 read -r passed failed ignored < target/test.counts
 

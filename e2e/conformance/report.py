@@ -126,7 +126,7 @@ def main():
     if command == "groups":
         print(quoted(SIG) + "(" + "|".join(quoted(group) for group in groups) + ")( |$)")
     elif command == "passing":
-        print("|".join("^" + quoted(SIG + spec) + "$" for verdict, _, spec in specs if verdict == "pass"))
+        print("|".join(quoted(SIG + spec) + "$" for verdict, _, spec in specs if verdict == "pass"))
     else:
         {"check": check, "judge": judge, "docs": docs}[command](*arguments)
 

@@ -105,6 +105,14 @@ pub struct Answer {
     pub body: Bytes,
 }
 
+/// An answer with its headers, read whole.
+#[derive(Debug, Clone)]
+pub struct Exchange {
+    pub status: StatusCode,
+    pub headers: http::HeaderMap,
+    pub body: Bytes,
+}
+
 impl Answer {
     /// The body as JSON; null if it isn't.
     #[must_use]
@@ -139,6 +147,30 @@ impl Connection {
         let status = answer.status();
         let body = answer.into_body().collect().await.map_err(|error| failed(error.to_string()))?.to_bytes();
         Ok(Answer { status, body })
+    }
+
+    /// Sends a request with these headers and reads the whole answer.
+    ///
+    /// # Errors
+    /// If the connection breaks. An HTTP error is an answer.
+    pub async fn exchange(
+        &mut self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Bytes,
+    ) -> Result<Exchange, E2eError> {
+        let failed = |message: String| E2eError::failed(format!("{method} {path}"), message);
+        self.sender.ready().await.map_err(|error| failed(error.to_string()))?;
+        let mut request = Request::builder().method(method.clone()).uri(path).header("host", &self.host);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::new(body)).map_err(|error| failed(error.to_string()))?;
+        let answer = self.sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
+        let (parts, body) = answer.into_parts();
+        let body = body.collect().await.map_err(|error| failed(error.to_string()))?.to_bytes();
+        Ok(Exchange { status: parts.status, headers: parts.headers, body })
     }
 
     /// GET.

@@ -3,6 +3,7 @@
 //!
 //! Nothing here reaches beyond loopback. Everything that is started ends with the value that stands for it.
 
+pub mod differential;
 pub mod endpoint;
 pub mod pair;
 pub mod podman;
