@@ -66,7 +66,11 @@ impl Side<'_> {
         let headers =
             if step.body.is_none() && step.text.is_none() && step.big.is_none() { &headers[1..] } else { &headers };
         let mut connection = self.endpoint.connect().await?;
-        let answer = connection.exchange(method, &self.fill(path), headers, self.body(step)).await?;
+        let path = self.fill(path);
+        let exchange = connection.exchange(method, &path, headers, self.body(step));
+        let answer = tokio::time::timeout(LIMIT, exchange)
+            .await
+            .map_err(|_| E2eError::failed(request, "no end of the answer"))??;
         let header = |name: &str| -> Vec<String> {
             answer
                 .headers
