@@ -56,6 +56,7 @@ pub(crate) async fn watch(
             Some(Ok(event)) => match event {
                 watcher::Event::Init => Told::Init,
                 watcher::Event::InitDone => {
+                    metrics.connected.set(1);
                     if away {
                         info!("in contact with the API server again");
                         away = false;

@@ -37,16 +37,17 @@ where
 
     /// Never ends; an error is followed by another try, later each time.
     pub async fn next(&mut self) -> Option<watcher::Result<Event<K>>> {
-        let event = self.events.next().await;
-        if let Some(Err(error)) = &event
-            && self.is_streamed
-            && cannot_stream(error)
-        {
-            debug!(%error, "lists aren't streamed by this API server");
-            self.is_streamed = false;
-            self.events = start(&self.api, self.config.clone());
+        loop {
+            let event = self.events.next().await;
+            match &event {
+                Some(Err(error)) if self.is_streamed && cannot_stream(error) => {
+                    debug!(%error, "lists aren't streamed by this API server");
+                    self.is_streamed = false;
+                    self.events = start(&self.api, self.config.clone());
+                }
+                _ => return event,
+            }
         }
-        event
     }
 }
 
