@@ -134,6 +134,8 @@ prepare() {
         PULLPIRI_IMAGE=${ROOT}/target/image/pullpiri.oci.tar
     fi
     BIN=${PULLPIRI_BIN:-${CARGO_TARGET_DIR:-${ROOT}/target}/$(rustc -vV | sed -n 's/^host: //p')/release/pullpiri}
+    # The chart's controllers are two, of which one leads.
+    "${BIN}" controllers --help | grep -q -e --leader-elect || skip "this pullpiri has no leader election, which the chart's controllers need"
     DEMO=${PULLPIRI_DEMO_SERVICE:-$(static_binary demo-service)}
 }
 
