@@ -2,10 +2,13 @@
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
 
-.PHONY: help run test bench image conformance soak fuzz crds fmt
+.PHONY: help build run test bench image conformance soak fuzz crds fmt
 
 help: ## list the targets
 	@awk -F':.*## ' '/^[a-z]+:.*## / {printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+build: ## the release binary, target/release/pullpiri
+	@. hack/tools.sh && build_product
 
 run: ## play a published vehicle scenario on two nodes, live, until Ctrl-C
 	@hack/run.sh

@@ -6,7 +6,8 @@ cd "$(dirname "$0")/.."
 need_apt gcc:gcc podman:podman runc:runc catatonit:catatonit iptables:iptables /usr/lib/cni/bridge:containernetworking-plugins \
     clang:clang llvm-strip:llvm /usr/include/bpf/bpf_helpers.h:libbpf-dev ip:iproute2 nft:nftables iperf3:iperf3 perf:linux-perf
 step "building (release)"
-cargo build --quiet --release --package pullpiri --package pullpiri-e2e
+build_product
+cargo build --quiet --release --package pullpiri-e2e
 cargo build --quiet --release --package pullpiri-store --example powercut
 cargo build --quiet --release --package pullpiri-rt --package pullpiri-net --examples
 PULLPIRI_REQUIRE_BPF=1 cargo build --quiet --release --package pullpiri-ebpf --package pullpiri-agent --examples

@@ -14,7 +14,7 @@ mkdir -p "${out}"
 step "building the static binary"
 # Position-independent, as a program that talks to networks should be. The C library is inside; names of hosts are resolved by the kubelet's
 # environment (an address), so no plug-in of it is looked for.
-RUSTFLAGS="-C target-feature=+crt-static" build_package --release --target "${target}" --package pullpiri
+RUSTFLAGS="-C target-feature=+crt-static ${INLINE}" build_package --release --target "${target}" --package pullpiri
 binary=${CARGO_TARGET_DIR:-${ROOT}/target}/${target}/release/pullpiri
 if ldd "${binary}" 2>&1 | grep -q "=>"; then
     fail "${binary} needs shared libraries"

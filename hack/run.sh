@@ -72,7 +72,7 @@ build() {
     BIN=${PULLPIRI_BIN:-}
     if [ -z "${BIN}" ]; then
         step "building pullpiri (release); the first time takes minutes"
-        build_package --release --package pullpiri
+        build_product
         BIN=${CARGO_TARGET_DIR:-${ROOT}/target}/release/pullpiri
     fi
     step "building the demo service (static)"

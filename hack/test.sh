@@ -56,12 +56,6 @@ e2e/conformance/run.sh | tee -a "${log}" || status=1
 skipped=$(grep -cE '^\s*skipped: ' "${log}" || true)
 read -r passed failed ignored < target/test.counts
 
-step "a real Kubernetes by Helm (log: target/e2e-k8s.log)"
-if ! hack/e2e-k8s.sh > target/e2e-k8s.log 2>&1; then
-    status=1
-    tail -n 60 target/e2e-k8s.log
-fi
-grep -hE '^skipped: ' target/e2e-k8s.log >> target/skipped-checks || true
 [ -s target/skipped-checks ] || rm -f target/skipped-checks
 
 if [ "${status}" -ne 0 ]; then
