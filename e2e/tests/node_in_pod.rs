@@ -231,10 +231,17 @@ async fn workloads_outlive_the_pod_that_started_them() {
     // Adopted: what the new one stops is what the old one started.
     let answer = connection.request(Method::DELETE, INSTANCE, "application/json", bytes::Bytes::new()).await.unwrap();
     assert!(answer.status.is_success());
-    wait_for("the workload to be stopped", LIMIT, || async {
+    wait_for("the workload and its supervisor to be gone", LIMIT, || async {
         let is_there = Path::new(&format!("/proc/{pid}")).exists();
-        let log = fs::read_to_string(folder.join("pod.log")).unwrap_or_default();
-        if is_there { Err(format!("process {pid} is there; {log}")) } else { Ok(()) }
+        let log = || fs::read_to_string(folder.join("pod.log")).unwrap_or_default();
+        if is_there {
+            return Err(format!("process {pid} is there; {}", log()));
+        }
+        // The agent removes a pod's folder once its supervisor has ended.
+        match fs::read_dir(data.join("pods")).map_err(|e| e.to_string())?.count() {
+            0 => Ok(()),
+            pods => Err(format!("{pods} pods are there; {}", log())),
+        }
     })
     .await
     .unwrap();
