@@ -90,13 +90,7 @@ impl Collector {
                     (work, result)
                 });
             }
-            let due = self.queue.next_due();
-            let timer = async {
-                match due {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let due = self.queue.due();
             tokio::select! {
                 item = changes.next() => match item {
                     Some(ChangeItem::Change(change)) => {
@@ -118,7 +112,7 @@ impl Collector {
                         std::mem::take(&mut self.unresolved).into_iter().for_each(|work| self.queue.add(work));
                     }
                 }
-                () = timer => {}
+                () = due => {}
             }
         }
     }

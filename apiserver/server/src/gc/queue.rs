@@ -83,6 +83,17 @@ impl<T: Clone + Eq + Hash> Queue<T> {
         self.later.first_key_value().map(|(at, _)| *at)
     }
 
+    /// Resolves then; never if nothing falls due. Doesn't borrow the queue.
+    pub fn due(&self) -> impl Future<Output = ()> + Send + use<T> {
+        let at = self.next_due();
+        async move {
+            match at {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        }
+    }
+
     #[must_use]
     pub fn running(&self) -> usize {
         self.running.len()

@@ -115,13 +115,7 @@ impl Controller {
                     (name, outcome)
                 });
             }
-            let due = self.queue.next_due();
-            let timer = async {
-                match due {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let due = self.queue.due();
             tokio::select! {
                 item = changes.next() => match item {
                     Some(ChangeItem::Change(change)) => self.apply(&change),
@@ -129,7 +123,7 @@ impl Controller {
                     None => return Err(Status::service_unavailable("the store is closed")),
                 },
                 Some((name, outcome)) = running.next() => self.finish(name, outcome),
-                () = timer => {}
+                () = due => {}
             }
         }
     }

@@ -74,13 +74,7 @@ impl Controller {
                     }
                 }
             }
-            let due = queue.next_due();
-            let timer = async {
-                match due {
-                    Some(at) => tokio::time::sleep_until(at.into()).await,
-                    None => std::future::pending().await,
-                }
-            };
+            let due = queue.due();
             tokio::select! {
                 item = changes.next() => match item {
                     Some(ChangeItem::Change(change)) => self.apply(&mut queue, &change),
@@ -92,7 +86,7 @@ impl Controller {
                 }
                 // A kind that a quota names may be served now.
                 Ok(()) = kinds.changed() => self.quotas.namespaces().into_iter().for_each(|namespace| queue.add(namespace)),
-                () = timer => {}
+                () = due => {}
             }
         }
     }

@@ -1,11 +1,13 @@
 //! Limits, mounts, users and capabilities.
 
-use crate::support::container;
-use crate::{Context, pid_of};
-use pullpiri_node_adapters::RuntimeError;
-use pullpiri_node_core::runtime::{Limits, Mount, MountSource, NetworkMode, Security};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
+
+use pullpiri_node_adapters::RuntimeError;
+use pullpiri_node_core::runtime::{Limits, Mount, MountSource, NetworkMode, Security};
+
+use crate::support::container;
+use crate::{Context, pid_of};
 
 /// A cgroup file of a process: for version 1 by controller, for version 2 by its other name.
 fn cgroup_value(pid: u32, controller: &str, v1: &str, v2: &str) -> String {

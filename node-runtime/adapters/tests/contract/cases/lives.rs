@@ -1,12 +1,14 @@
 //! Adapters, agents and sandboxes that end before their pods; what stays of removed pods.
 
-use crate::oci::{Oci, foreign_files, is_alive, start_agent};
-use crate::support::container;
-use crate::{Backend, Context, DEADLINE, Narrow, exit_of, pid_of};
+use std::time::Duration;
+
 use futures::StreamExt;
 use pullpiri_node_adapters::{LogRetention, RuntimeEvent};
 use pullpiri_node_core::runtime::{ContainerStateObserved, NetworkMode, PodId};
-use std::time::Duration;
+
+use crate::oci::{Oci, foreign_files, is_alive, start_agent};
+use crate::support::container;
+use crate::{Backend, Context, DEADLINE, Narrow, exit_of, pid_of};
 
 pub async fn many_pods_at_once(c: &Context) {
     let pods: Vec<_> = (0..8)

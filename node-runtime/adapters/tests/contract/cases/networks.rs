@@ -1,8 +1,9 @@
 //! Networks of pods.
 
+use pullpiri_node_core::runtime::{ContainerStateObserved, NetworkMode, Port};
+
 use crate::support::container;
 use crate::{Context, DEADLINE, pid_of};
-use pullpiri_node_core::runtime::{ContainerStateObserved, NetworkMode, Port};
 
 pub async fn containers_share_a_network_of_their_own(c: &Context) {
     let port = "7321";

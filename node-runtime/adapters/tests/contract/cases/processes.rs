@@ -1,12 +1,14 @@
 //! What runs, how it ends, and who notices.
 
-use crate::oci::is_alive;
-use crate::support::{IMAGE, container};
-use crate::{Context, DEADLINE, exit_of, pid_of};
+use std::time::Duration;
+
 use futures::StreamExt;
 use pullpiri_node_adapters::RuntimeEvent;
 use pullpiri_node_core::runtime::{ContainerStateObserved, NetworkMode};
-use std::time::Duration;
+
+use crate::oci::is_alive;
+use crate::support::{IMAGE, container};
+use crate::{Context, DEADLINE, exit_of, pid_of};
 
 pub async fn runs_logs_and_reports_the_exit(c: &Context) {
     let pod = c.run("a", &["say", "one", "complain", "two", "part", "no newline", "exit", "3"]).await;

@@ -1,11 +1,13 @@
 //! What is refused leaves nothing behind.
 
+use std::time::Duration;
+
+use pullpiri_node_adapters::RuntimeError;
+use pullpiri_node_core::runtime::NetworkMode;
+
 use super::confinement::bind;
 use crate::support::{IMAGE, container};
 use crate::{Context, exit_of};
-use pullpiri_node_adapters::RuntimeError;
-use pullpiri_node_core::runtime::NetworkMode;
-use std::time::Duration;
 
 pub async fn every_operation_may_be_repeated(c: &Context) {
     let pod = c.run("a", &["forever"]).await;

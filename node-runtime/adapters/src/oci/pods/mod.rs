@@ -1,5 +1,7 @@
 //! The pods of this node: run, adopted, watched and removed.
 
+mod adopt;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
@@ -7,7 +9,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::future::BoxFuture;
 use pullpiri_crds::model::Adapter;
 use pullpiri_node_core::runtime::{
     ContainerObserved, ContainerSpec, NetworkMode, PodId, PodObserved, PodSpec, RuntimeInfo,
@@ -18,10 +19,10 @@ use pullpiri_node_host::socket::SeqPacket;
 use pullpiri_node_host::{clock, files, limits, mount};
 use tokio::sync::broadcast;
 
-use super::link::{Link, LinkError, Opened, Reader};
+use super::link::{Link, LinkError, Reader};
 use super::prepare::{Node, Prepared, check_pod, failed, published, refused};
 use super::store::{self, LOCK_FILE, StoredPod};
-use super::wire::{Birth, SOCKET_NAME, What};
+use super::wire::{Birth, What};
 use super::zygote::Zygote;
 use super::{ADAPTER, OciOptions, REMEDY};
 use crate::images::{ImageError, ImageStore};
@@ -457,131 +458,6 @@ impl Pods {
             ImageError::Missing(image) => RuntimeError::ImageMissing { image, remedy: REMEDY },
             e => failed(id, "noting the image's use", e.to_string()),
         })
-    }
-
-    /// Takes over what is in the data directory.
-    async fn adopt_all(&self) -> io::Result<()> {
-        for entry in fs::read_dir(&self.inner.pods_dir)? {
-            let entry = entry?;
-            let (dir, name) = (entry.path(), entry.file_name());
-            let Some(id) = name.to_str().filter(|n| store::is_plain_name(n)).map(|n| PodId(n.to_owned())) else {
-                continue;
-            };
-            let stored = StoredPod::read(&dir)?.filter(|s| s.boot_id == self.inner.boot_id && s.id == id);
-            let Some(stored) = stored else {
-                // From before a reboot, or never completed: nothing of it runs.
-                tracing::info!(pod = %id, "removing what is left of a pod");
-                self.inner.clear(&dir, &id)?;
-                continue;
-            };
-            let pod = Arc::new(Pod { stored, dir, state: Mutex::default(), burial: Mutex::default() });
-            self.inner.node.logs.claim(&id);
-            match self.reconnect(&pod).await? {
-                Some(opened) => drop(self.attend(&pod, opened)),
-                None => {
-                    self.known().insert(id, Arc::clone(&pod));
-                    self.bury(pod).await;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// A connection to a pod's supervisor, or `None` if it has none and never will.
-    async fn reconnect(&self, pod: &Pod) -> io::Result<Option<Opened>> {
-        let deadline = tokio::time::Instant::now() + BIRTH_DEADLINE;
-        loop {
-            if let Ok(connection) = SeqPacket::connect(&pod.dir, SOCKET_NAME) {
-                let mut opened = Link::open(connection)?;
-                // The kernel accepts for a process that is just dying.
-                match tokio::time::timeout_at(deadline, &mut opened.greeting).await {
-                    Ok(Ok(())) => return Ok(Some(opened)),
-                    Ok(Err(_)) => {}
-                    Err(_) => {
-                        tracing::warn!(pod = %pod.stored.id, "the pod's supervisor doesn't answer");
-                        return Ok(Some(opened));
-                    }
-                }
-            }
-            // Locked without listening: one is just being born, which nothing announces.
-            if files::try_lock(&pod.dir.join(LOCK_FILE)).map_err(|e| e.source)?.is_some() {
-                return Ok(None);
-            }
-            if tokio::time::Instant::now() > deadline {
-                // One such pod must not keep the node from its others.
-                tracing::error!(pod = %pod.stored.id, "the pod's supervisor lives but doesn't listen");
-                return Ok(None);
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    /// Makes a connected pod known, passes on what its supervisor tells, and cleans up after it when it ends.
-    fn attend(&self, pod: &Arc<Pod>, opened: Opened) -> Arc<Link> {
-        let Opened { link, reader, mut changes, greeting: _ } = opened;
-        {
-            let mut state = pod.state();
-            state.link = Some(Arc::clone(&link));
-            state.reader = Some(reader);
-            state.dead = false;
-        }
-        let id = pod.stored.id.clone();
-        self.known().insert(id.clone(), Arc::clone(pod));
-        // The task must not keep the runtime alive: dropping that is how an agent lets go of its pods.
-        let inner = Arc::downgrade(&self.inner);
-        tokio::spawn(async move {
-            while let Some(container) = changes.recv().await {
-                let Some(inner) = inner.upgrade() else { return };
-                // Nobody may be listening.
-                let _ = inner.events.send(RuntimeEvent::Container { pod: id.clone(), container });
-            }
-            if let Some(inner) = inner.upgrade() {
-                (Self { inner }).mourn(&id).await;
-            }
-        });
-        link
-    }
-
-    /// A connection has closed: kills and records what a dead supervisor left behind, unless its end was asked for. One that lives and
-    /// had cut us off, because we didn't read, is connected to again.
-    fn mourn<'a>(&'a self, id: &'a PodId) -> BoxFuture<'a, ()> {
-        Box::pin(async move {
-            let Some(pod) = self.get(id) else { return };
-            if pod.state().removing {
-                return;
-            }
-            match self.reconnect(&pod).await {
-                Ok(Some(opened)) => {
-                    self.attend(&pod, opened);
-                    let _ = self.inner.events.send(RuntimeEvent::Resync);
-                    return;
-                }
-                Ok(None) => {}
-                Err(e) => tracing::error!(pod = %id, error = %e, "reaching the pod's supervisor"),
-            }
-            tracing::warn!(pod = %id, "the pod's supervisor is gone; its containers are killed");
-            for container in self.bury(pod).await {
-                let _ = self.inner.events.send(RuntimeEvent::Container { pod: id.clone(), container });
-            }
-            let _ = self.inner.events.send(RuntimeEvent::Sandbox { pod: id.clone() });
-        })
-    }
-
-    /// Kills the containers of a pod whose supervisor is dead, and returns those whose ends nobody had seen.
-    async fn bury(&self, pod: Arc<Pod>) -> Vec<ContainerObserved> {
-        let (this, id) = (self.clone(), pod.stored.id.clone());
-        let buried = tokio::task::spawn_blocking(move || {
-            let changed = this.inner.bury(&pod);
-            pod.state().dead = true;
-            changed
-        });
-        match buried.await.map_err(io::Error::other).flatten() {
-            Ok(changed) => changed,
-            Err(e) => {
-                tracing::error!(pod = %id, error = %e, "cleaning up after a dead supervisor");
-                Vec::new()
-            }
-        }
     }
 
     fn get(&self, id: &PodId) -> Option<Arc<Pod>> {
