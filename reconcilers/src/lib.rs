@@ -11,6 +11,7 @@
 pub mod claims;
 pub mod conditions;
 pub mod hash;
+pub mod lease;
 pub mod naming;
 pub mod network;
 pub mod node;

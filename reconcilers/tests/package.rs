@@ -440,6 +440,23 @@ fn a_newer_leader_is_given_way_to() {
 }
 
 #[test]
+fn a_new_leader_puts_its_epoch_on_what_it_keeps() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    snapshot.epoch = 2;
+    let plan = decide(&snapshot, at(5));
+    assert_eq!(plan.actions.len(), 2, "{plan}");
+    assert!(
+        plan.actions.iter().all(
+            |a| matches!(a, package::Action::ApplyInstance { instance, why: "epoch" } if instance.spec.epoch == 2)
+        )
+    );
+    settle(&mut snapshot, 5);
+    assert!(decide(&snapshot, at(6)).is_empty());
+}
+
+#[test]
 fn a_deleted_package_is_left_to_garbage_collection() {
     let mut snapshot = bms();
     let mut leaving = running((*snapshot.package).clone());

@@ -339,6 +339,9 @@ impl<'a> Work<'a> {
             slot.message = None;
         } else if changed {
             self.additions.push(Action::ApplyInstance { instance: Box::new(wanted), why: "settings" });
+        } else if instance.spec.epoch < self.snapshot.epoch {
+            // From now on nothing that an earlier leader may still send is taken.
+            self.additions.push(Action::ApplyInstance { instance: Box::new(wanted), why: "epoch" });
         } else if !ownership::carries(&instance.metadata, &wanted.metadata) {
             self.additions.push(Action::ApplyInstance { instance: Box::new(wanted), why: "labels and owner" });
         }
