@@ -12,7 +12,8 @@
 //! * `admission`: what happens to an object before it is stored (validation, defaulting, webhooks' room);
 //! * `discovery`, `openapi`, `table`: what the server says of its resources;
 //! * `gc`, `namespaces`, `crd`: the server's own controllers (owner references, namespace deletion, CRD life cycle);
-//! * `tls`: certificates and kubeconfigs.
+//! * `tls`: certificates and kubeconfigs;
+//! * `extension`: virtual kinds as an aggregated API of another API server.
 //!
 //! What the server calls in the modules that describe it and that keep it in order:
 //! ```text
@@ -38,6 +39,7 @@ pub mod crd;
 pub mod discovery;
 mod expiry;
 mod exposition;
+pub mod extension;
 pub mod gc;
 pub mod http;
 mod metrics;

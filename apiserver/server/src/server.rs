@@ -4,6 +4,7 @@
 //! made when somebody first needs them.
 
 mod listen;
+mod virtual_only;
 
 use std::fmt;
 use std::net::SocketAddr;

@@ -10,7 +10,7 @@ mod health;
 mod limits;
 pub(crate) mod negotiate;
 pub(crate) mod protobuf;
-mod respond;
+pub(crate) mod respond;
 pub(crate) mod route;
 
 use std::convert::Infallible;

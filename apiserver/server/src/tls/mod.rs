@@ -29,6 +29,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::tokens::{KeyError, TokenKey};
 pub use kubeconfig::kubeconfig;
+pub(crate) use names::covers;
 pub use names::{ServerNames, names_for};
 
 /// Vehicles live long and have nobody to renew a CA.
@@ -215,6 +216,24 @@ impl Pki {
         config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         Ok(Arc::new(config))
     }
+}
+
+/// A CA, and one certificate of it for either side of a connection. The CA's key is thrown away: it never signs another.
+///
+/// # Errors
+/// A name that is none, or no randomness.
+pub(crate) fn paired(common_name: &str, names: &ServerNames, now: Timestamp) -> Result<(String, Identity), PkiError> {
+    let failed = |error: rcgen::Error| PkiError::Create { subject: common_name.to_owned(), reason: error.to_string() };
+    let ca = create_ca(now)?;
+    let issuer =
+        Issuer::from_ca_cert_pem(&ca.certificate, KeyPair::from_pem(&ca.key).map_err(failed)?).map_err(failed)?;
+    let mut params = leaf(common_name, now)?;
+    params.subject_alt_names =
+        names.to_sans().map_err(|reason| PkiError::Create { subject: common_name.to_owned(), reason })?;
+    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    let key = KeyPair::generate().map_err(failed)?;
+    let certificate = params.signed_by(&key, &issuer).map_err(failed)?;
+    Ok((ca.certificate, Identity { certificate: certificate.pem(), key: key.serialize_pem() }))
 }
 
 fn create_ca(now: Timestamp) -> Result<Identity, PkiError> {

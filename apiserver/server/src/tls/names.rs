@@ -92,7 +92,7 @@ fn if_inet6(text: &str) -> Vec<Ipv6Addr> {
 }
 
 /// Whether a certificate carries every one of these names, was issued by this CA and hasn't expired.
-pub(super) fn covers(certificate: &str, names: &ServerNames, ca: &str, now: Timestamp) -> bool {
+pub(crate) fn covers(certificate: &str, names: &ServerNames, ca: &str, now: Timestamp) -> bool {
     let der = |pem: &str| CertificateDer::from_pem_slice(pem.as_bytes());
     let (Ok(der), Ok(ca)) = (der(certificate), der(ca)) else { return false };
     let (Ok((_, certificate)), Ok((_, ca))) = (X509Certificate::from_der(&der), X509Certificate::from_der(&ca)) else {
