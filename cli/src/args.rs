@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pullpiri_node_core::quantity;
@@ -165,16 +166,54 @@ pub(crate) struct Apiserver {
 }
 
 #[derive(Args, Debug)]
-#[command(
-    after_help = "Example:\n  pullpiri controllers --kubeconfig /etc/pullpiri/controllers.yaml --metrics-listen 127.0.0.1:9091"
-)]
+#[command(after_help = "\
+Several may run: the one that holds the Lease acts, the others take over when it ends. Ready, alive and metrics are at /readyz, /healthz and
+/metrics of --metrics-listen.
+
+Examples:
+  pullpiri controllers --kubeconfig /etc/pullpiri/controllers.yaml --metrics-listen 127.0.0.1:9091
+  pullpiri controllers --leader-elect=false             the only ones that there are")]
 pub(crate) struct Controllers {
     /// Default: $KUBECONFIG, ~/.kube/config or the pod's service account
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
-    /// Serve Prometheus metrics over plain HTTP on this address
+    /// Serve Prometheus metrics and health over plain HTTP on this address
     #[arg(long, value_name = "ADDR")]
     pub(crate) metrics_listen: Option<SocketAddr>,
+    /// Serve signals.pullpiri.io over TLS on this address, as an aggregated API behind an APIService (default: the API server has it itself)
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) signals_listen: Option<SocketAddr>,
+    /// Where the other replicas reach --signals-listen (default: its address, or $POD_IP if that is unspecified)
+    #[arg(long, value_name = "HOST:PORT", requires = "signals_listen")]
+    pub(crate) signals_advertise: Option<String>,
+    #[command(flatten)]
+    pub(crate) election: LeaderElection,
+}
+
+/// The names, meanings and defaults are kube-controller-manager's.
+#[derive(Args, Debug)]
+pub(crate) struct LeaderElection {
+    /// Act only while holding a Lease
+    #[arg(
+        long, value_name = "BOOL", default_value_t = true, default_missing_value = "true", num_args = 0..=1,
+        require_equals = true, action = clap::ArgAction::Set
+    )]
+    pub(crate) leader_elect: bool,
+    /// How long others wait for a holder that isn't heard of
+    #[arg(long, value_name = "DURATION", default_value = "15s", value_parser = duration)]
+    pub(crate) leader_elect_lease_duration: Duration,
+    /// How long the holder acts without a renewal that is confirmed; less than the lease
+    #[arg(long, value_name = "DURATION", default_value = "10s", value_parser = duration)]
+    pub(crate) leader_elect_renew_deadline: Duration,
+    /// Between attempts to take or renew the Lease
+    #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
+    pub(crate) leader_elect_retry_period: Duration,
+    /// The Lease's namespace (default: the pod's, else kube-system)
+    #[arg(long, value_name = "NS")]
+    pub(crate) leader_elect_namespace: Option<String>,
+    /// The Lease's name
+    #[arg(long, value_name = "NAME", default_value = "pullpiri-controllers")]
+    pub(crate) leader_elect_name: String,
 }
 
 #[derive(Args, Debug)]
@@ -466,5 +505,57 @@ fn rate(text: &str) -> Result<u64, String> {
         Ok(0) => Err("expected more than 0 bits per second, as 100M".to_owned()),
         Ok(bps) => Ok(bps),
         Err(error) => Err(error.to_string()),
+    }
+}
+
+/// As Go writes durations, as far as anybody does: `15s`, `1m30s`, `500ms`.
+fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?}: expected a duration as 15s, 1m30s or 500ms");
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
+        let (number, after) = rest.split_at(digits);
+        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let letters = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
+        let (unit, after) = after.split_at(letters);
+        let part = match unit {
+            "ms" => Some(Duration::from_millis(number)),
+            "s" => Some(Duration::from_secs(number)),
+            "m" => number.checked_mul(60).map(Duration::from_secs),
+            "h" => number.checked_mul(3600).map(Duration::from_secs),
+            _ => None,
+        };
+        total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
+        rest = after;
+    }
+    if total.is_zero() { Err(wrong()) } else { Ok(total) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_read() {
+        for (text, ms) in [("15s", 15_000), ("500ms", 500), ("1m30s", 90_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
+        }
+        for wrong in ["", "0s", "15", "s", "15 s", "-1s", "1d", "99999999999999999999s", "18446744073709551615h"] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn leader_election_is_on_unless_told() {
+        let elects = |arguments: &[&str]| {
+            let all = ["pullpiri", "controllers"].iter().chain(arguments);
+            match Cli::parse_from(all).command {
+                Command::Controllers(controllers) => controllers.election.leader_elect,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert!(elects(&[]) && elects(&["--leader-elect"]) && elects(&["--leader-elect=true"]));
+        assert!(!elects(&["--leader-elect=false"]));
     }
 }

@@ -9,6 +9,17 @@ use crate::fail::Failure;
 
 /// From the given kubeconfig, else from $KUBECONFIG, ~/.kube/config or the pod's service account.
 pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Failure> {
+    with(config(kubeconfig).await?)
+}
+
+/// As [`connect`], for who repeats what failed himself: every request is sent once.
+pub(crate) async fn connect_once(kubeconfig: Option<&Path>) -> Result<Client, Failure> {
+    let mut config = config(kubeconfig).await?;
+    config.default_retry = false;
+    with(config)
+}
+
+async fn config(kubeconfig: Option<&Path>) -> Result<Config, Failure> {
     let config = match kubeconfig {
         Some(path) => {
             let what = format!("reading {}", path.display());
@@ -20,7 +31,7 @@ pub(crate) async fn connect(kubeconfig: Option<&Path>) -> Result<Client, Failure
             .await
             .map_err(|error| Failure::from_error("finding a kubeconfig; give one with --kubeconfig", &error))?,
     };
-    with(config)
+    Ok(config)
 }
 
 pub(crate) fn with(config: Config) -> Result<Client, Failure> {

@@ -5,7 +5,7 @@ use tracing_subscriber::EnvFilter;
 use crate::args::LogFormat;
 
 /// Without RUST_LOG: our own info, others' warnings; a connection that fails is told once by whoever retries it.
-const DEFAULT_FILTER: &str = "warn,kube_client::client::builder=off,pullpiri=info,pullpiri_apiserver=info,pullpiri_store=info,pullpiri_controllers=info,pullpiri_agent=info,pullpiri_node_adapters=info,pullpiri_node_host=info";
+const DEFAULT_FILTER: &str = "warn,kube_client=error,kube_client::client::builder=off,pullpiri=info,pullpiri_apiserver=info,pullpiri_store=info,pullpiri_controllers=info,pullpiri_agent=info,pullpiri_node_adapters=info,pullpiri_node_host=info";
 
 pub(crate) fn start(format: LogFormat) {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(DEFAULT_FILTER));

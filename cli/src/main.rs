@@ -1,5 +1,6 @@
 //! `pullpiri`: the one binary, all roles.
 
+mod aggregated;
 mod apiserver;
 mod args;
 mod client;

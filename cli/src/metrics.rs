@@ -23,18 +23,23 @@ use crate::fail::Failure;
 pub(crate) struct Sources {
     registry: Registry,
     server: Option<pullpiri_apiserver::ApiServer>,
-    ready: Box<dyn Fn() -> bool + Send + Sync>,
+    ready: Box<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
 
 impl Sources {
     pub(crate) fn new(registry: Registry, server: Option<pullpiri_apiserver::ApiServer>) -> Self {
-        Self { registry, server, ready: Box::new(|| true) }
+        Self { registry, server, ready: Box::new(|| Ok(())) }
     }
 
-    /// What `/readyz` says; without this it is always ready.
-    pub(crate) fn ready_when(mut self, ready: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+    /// What `/readyz` says, and why not; without this it is always ready.
+    pub(crate) fn ready_if(mut self, ready: impl Fn() -> Result<(), String> + Send + Sync + 'static) -> Self {
         self.ready = Box::new(ready);
         self
+    }
+
+    /// As [`Sources::ready_if`], of what gives no reason.
+    pub(crate) fn ready_when(self, ready: impl Fn() -> bool + Send + Sync + 'static) -> Self {
+        self.ready_if(move || if ready() { Ok(()) } else { Err("not ready".to_owned()) })
     }
 
     fn text(&self) -> Result<String, std::fmt::Error> {
@@ -97,8 +102,10 @@ fn answer(sources: &Sources, request: &Request<Incoming>) -> Response<Full<Bytes
             Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, error.to_string()),
         },
         (&Method::GET, "/healthz") => (StatusCode::OK, "ok\n".to_owned()),
-        (&Method::GET, "/readyz") if (sources.ready)() => (StatusCode::OK, "ok\n".to_owned()),
-        (&Method::GET, "/readyz") => (StatusCode::SERVICE_UNAVAILABLE, "not ready\n".to_owned()),
+        (&Method::GET, "/readyz") => match (sources.ready)() {
+            Ok(()) => (StatusCode::OK, "ok\n".to_owned()),
+            Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")),
+        },
         (&Method::GET, _) => (StatusCode::NOT_FOUND, "metrics are at /metrics\n".to_owned()),
         _ => (StatusCode::METHOD_NOT_ALLOWED, "only GET\n".to_owned()),
     };

@@ -1,6 +1,10 @@
 //! What can go wrong between a decision and its execution.
 
+use std::time::Duration;
+
 use thiserror::Error;
+
+use crate::lead::{asked_to_wait, is_gate_closed};
 
 /// What is to be done about an error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +17,8 @@ pub enum Class {
     Permanent,
     /// The object is gone: nothing to do.
     Gone,
+    /// Another process leads, or nobody knows: nothing may be written.
+    Deposed,
 }
 
 /// A write that failed.
@@ -49,8 +55,31 @@ impl Error {
                 400..=499 => Class::Permanent,
                 _ => Class::Transient,
             },
+            Self::Write { cause, .. } if is_gate_closed(cause) => Class::Deposed,
             Self::Write { .. } => Class::Transient,
             Self::Encode { .. } | Self::Superseded { .. } => Class::Permanent,
+        }
+    }
+
+    /// How long the API server asked to wait before the next attempt, if it did.
+    #[must_use]
+    pub fn asked_to_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Write { cause, .. } => asked_to_wait(cause),
+            Self::Encode { .. } | Self::Superseded { .. } => None,
+        }
+    }
+
+    /// What the API server said, if it was that we mustn't do this at all.
+    #[must_use]
+    pub fn forbidden(&self) -> Option<&str> {
+        match self {
+            Self::Write { cause: kube::Error::Api(status), .. }
+                if status.code == 403 && status.message.contains("cannot") =>
+            {
+                Some(&status.message)
+            }
+            Self::Write { .. } | Self::Encode { .. } | Self::Superseded { .. } => None,
         }
     }
 

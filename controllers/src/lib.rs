@@ -15,13 +15,16 @@
 //! * One object is reconciled by one task at a time; failures come back with a jittered, growing delay of their own.
 //! * Nothing is written that is written already, and there is no periodic resync.
 //!
-//! Leader election isn't here yet; its room is [`Config::epoch`], which every write to a ModelInstance carries.
+//! Where several processes could act, [`lead`] says which of them does: it runs [`Controllers`] for the length of a term, with a client whose
+//! writes end with it. Every write to a ModelInstance carries the term's number as its epoch.
 
 mod cache;
 mod control;
 mod error;
 mod events;
 mod execute;
+pub mod health;
+pub mod lead;
 mod metrics;
 mod queue;
 mod sharing;
@@ -36,24 +39,31 @@ use tokio_util::sync::CancellationToken;
 pub use error::{Class, Error};
 pub use metrics::Metrics;
 
+use crate::health::Health;
+use crate::lead::Reign;
 use crate::signal::{ApiSignals, Hub, SignalSink, SignalSource};
 use crate::world::World;
 
 /// How the controllers run.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// Follows the transitions of the controllers' Lease; a node refuses an epoch below one that it has seen.
+    /// At least that is the epoch of what is written; a node refuses one below one that it has seen. Without a `reign`, it becomes that of the
+    /// newest instance there is.
     pub epoch: i64,
+    /// Our holding of the controllers' Lease, where there is one: its transitions are the epoch.
+    pub reign: Option<Reign>,
     /// Who we are, in Events.
     pub identity: String,
     pub metrics: Metrics,
+    /// Where is told what doesn't work.
+    pub health: Health,
 }
 
 impl Config {
     /// The configuration of the one and only controller process.
     #[must_use]
     pub fn new(identity: impl Into<String>, metrics: Metrics) -> Self {
-        Self { epoch: 1, identity: identity.into(), metrics }
+        Self { epoch: 1, reign: None, identity: identity.into(), metrics, health: Health::default() }
     }
 }
 
@@ -79,6 +89,12 @@ impl Controllers {
         let _stops_all_when_dropped = shutdown.clone().drop_guard();
         let (events, published) = events::channel(client.clone(), &config);
         let (sink, samples) = SignalSink::channel(config.metrics.clone());
+        config.health.clear();
+        let told = async {
+            if let Some(reign) = &config.reign {
+                reign.tell(config.health.clone(), shutdown.clone()).await;
+            }
+        };
         let world = Arc::new(World::new(client, &config, events));
         tokio::join!(
             Box::pin(watch::run(&world, &shutdown)),
@@ -86,6 +102,7 @@ impl Controllers {
             Hub::run(Arc::clone(&world), samples, shutdown.clone()),
             Box::pin(signals.run(sink, shutdown.clone())),
             Box::pin(published.run(shutdown.clone())),
+            Box::pin(told),
         );
     }
 }

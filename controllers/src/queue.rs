@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
+use pullpiri_reconcilers::lease::Timing;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
@@ -102,13 +103,16 @@ impl Queue {
         self.settle(&inner);
     }
 
-    /// The work on a key failed: it comes back. Returns how often in a row it has failed and after which delay it comes back.
-    pub fn failed(&self, key: &Key) -> (u32, Duration) {
+    /// The work on a key failed: it comes back, not before `asked` has passed if the API server asked for that. Returns how often in a row it has
+    /// failed and after which delay it comes back.
+    pub fn failed(&self, key: &Key, asked: Option<Duration>) -> (u32, Duration) {
         let mut inner = self.lock();
         let failures = inner.failures.entry(key.clone()).or_default();
         *failures = failures.saturating_add(1);
         let count = *failures;
-        let delay = delay(count, self.random.hash_one((key, count)));
+        let entropy = self.random.hash_one((key, count));
+        let asked = asked.map(|asked| Timing::jittered(asked, entropy)).unwrap_or_default();
+        let delay = delay(count, entropy).max(asked);
         inner.finish(key);
         inner.schedule(key.clone(), Instant::now() + delay);
         self.settle(&inner);
@@ -225,12 +229,15 @@ mod tests {
         queue.add(key("a"));
         for expected in 1..=3 {
             assert_eq!(queue.next().await, key("a"));
-            assert_eq!(queue.failed(&key("a")).0, expected);
+            assert_eq!(queue.failed(&key("a"), None).0, expected);
         }
+        queue.next().await;
+        let (_, delay) = queue.failed(&key("a"), Some(Duration::from_secs(9)));
+        assert!(delay >= Duration::from_secs(9) && delay <= Duration::from_secs(11), "{delay:?}");
         queue.next().await;
         queue.done(&key("a"));
         queue.add(key("a"));
         queue.next().await;
-        assert_eq!(queue.failed(&key("a")).0, 1);
+        assert_eq!(queue.failed(&key("a"), None).0, 1);
     }
 }

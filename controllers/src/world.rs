@@ -1,7 +1,7 @@
 //! Everything that is known, and who has to look when it changes.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use jiff::Timestamp;
@@ -20,6 +20,8 @@ use crate::Config;
 use crate::cache::{Cache, Change, Key};
 use crate::control::network::{self, Pace};
 use crate::events::Events;
+use crate::health::Health;
+use crate::lead::Reign;
 use crate::metrics::{ByController, Metrics, Name};
 use crate::queue::Queue;
 use crate::sharing::Sharing;
@@ -37,8 +39,10 @@ struct Standing {
 /// The state of the shell.
 pub(crate) struct World {
     pub client: Client,
-    pub epoch: i64,
+    epoch: AtomicI64,
+    pub reign: Option<Reign>,
     pub metrics: Metrics,
+    pub health: Health,
     pub events: Events,
     pub hub: Hub,
 
@@ -121,7 +125,9 @@ impl World {
         let queue = |controller| Queue::new(metrics.depth.get_or_create(&ByController { controller }).clone());
         Self {
             client,
-            epoch: config.epoch,
+            epoch: AtomicI64::new(config.reign.as_ref().map_or(config.epoch, Reign::epoch)),
+            reign: config.reign.clone(),
+            health: config.health.clone(),
             events,
             hub: Hub::new(metrics.clone()),
             scenarios: Cache::new(|s| vec![term("target", s.metadata.namespace.as_deref(), &s.spec.target)]),
@@ -162,6 +168,21 @@ impl World {
             && self.instances.synced()
             && self.nodes.synced()
             && self.leases.synced()
+    }
+
+    /// What every write to a ModelInstance carries.
+    pub fn epoch(&self) -> i64 {
+        self.epoch.load(Ordering::SeqCst)
+    }
+
+    /// The epoch is this from now on, if it is higher.
+    pub fn raise_epoch(&self, to: i64) {
+        self.epoch.fetch_max(to, Ordering::SeqCst);
+    }
+
+    /// The highest epoch of all instances.
+    pub fn newest_epoch(&self) -> Option<i64> {
+        self.instances.all().iter().map(|instance| instance.spec.epoch).max()
     }
 
     /// Follows the conditions of all scenarios from now on. Not before every kind was listed: what a condition starts from is on record in the

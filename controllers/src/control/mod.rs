@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use crate::cache::Key;
+use crate::lead::RaiseError;
 use crate::metrics::{Name, Outcome};
 use crate::queue::Queue;
 use crate::world::World;
@@ -23,6 +24,10 @@ use crate::{Class, Error};
 const CONCURRENCY: usize = 16;
 /// How often to look whether every cache is filled. Only at the start.
 const SYNC_POLL: Duration = Duration::from_millis(2);
+/// Between attempts to raise the epoch.
+const RAISE_PAUSE: Duration = Duration::from_millis(500);
+/// What is under way at the end has so long to finish, so that whoever comes next finds whole work.
+const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// What a reconciliation came to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,13 +39,18 @@ enum Done {
 /// Runs every controller until `shutdown`.
 pub(crate) async fn run(world: &Arc<World>, shutdown: &CancellationToken) {
     // Once, at the start; a wake-up per cache would be more machinery than this is worth.
+    world.health.pending(Some("listing what there is"));
     while !world.synced() {
         tokio::select! {
             () = shutdown.cancelled() => return,
             () = tokio::time::sleep(SYNC_POLL) => {}
         }
     }
+    if !settle_epoch(world, shutdown).await {
+        return;
+    }
     world.follow_scenarios();
+    world.health.pending(None);
     tracing::info!(
         scenarios = world.scenarios.keys().len(),
         packages = world.packages.keys().len(),
@@ -55,6 +65,38 @@ pub(crate) async fn run(world: &Arc<World>, shutdown: &CancellationToken) {
     );
 }
 
+/// Makes sure that nobody acted under our epoch, or a higher one, before us. False: told to stop, or not leading any more.
+async fn settle_epoch(world: &World, shutdown: &CancellationToken) -> bool {
+    let Some(newest) = world.newest_epoch() else { return true };
+    let Some(reign) = &world.reign else {
+        // Nobody else is at work, so the newest is our own from before.
+        world.raise_epoch(newest);
+        return true;
+    };
+    while newest >= world.epoch() {
+        let to = newest.saturating_add(1);
+        match reign.raise(to).await {
+            Ok(()) => {
+                tracing::warn!(
+                    from = world.epoch(),
+                    to,
+                    "the lease was made anew; its transitions go on from what instances carry"
+                );
+                world.raise_epoch(to);
+            }
+            Err(RaiseError::NotOurs) => return false,
+            Err(error @ RaiseError::Failed { .. }) => {
+                tracing::warn!(%error, "trying again until it works");
+                tokio::select! {
+                    () = shutdown.cancelled() => return false,
+                    () = tokio::time::sleep(RAISE_PAUSE) => {}
+                }
+            }
+        }
+    }
+    true
+}
+
 async fn work<F>(world: &World, name: Name, queue: &Queue, shutdown: &CancellationToken, reconcile: impl Fn(Key) -> F)
 where
     F: Future<Output = Result<Done, Error>>,
@@ -63,7 +105,7 @@ where
     loop {
         tokio::select! {
             biased;
-            () = shutdown.cancelled() => return,
+            () = shutdown.cancelled() => break,
             Some(()) = under_way.next(), if !under_way.is_empty() => {}
             key = queue.next(), if under_way.len() < CONCURRENCY => {
                 let span = tracing::debug_span!("reconcile", controller = name.as_str(), object = %key);
@@ -73,11 +115,14 @@ where
                     let result = work.await;
                     let seconds = start.elapsed().as_secs_f64();
                     world.metrics.reconciled(name, outcome(&result), seconds);
+                    tell(world, name, &result);
                     settle(name, queue, &key, result);
                 }.instrument(span));
             }
         }
     }
+    // What isn't finished by then is left: the next one finds out.
+    let _unfinished = tokio::time::timeout(LAST_WORDS, async { while under_way.next().await.is_some() {} }).await;
 }
 
 fn outcome(result: &Result<Done, Error>) -> Outcome {
@@ -85,6 +130,19 @@ fn outcome(result: &Result<Done, Error>) -> Outcome {
         Ok(Done::Unchanged) => Outcome::unchanged,
         Ok(Done::Changed) => Outcome::changed,
         Err(_) => Outcome::failed,
+    }
+}
+
+/// A permission that is missing keeps more than one object waiting.
+fn tell(world: &World, name: Name, result: &Result<Done, Error>) {
+    match result {
+        Ok(Done::Changed) => world.health.works(name.as_str()),
+        Ok(Done::Unchanged) => {}
+        Err(error) => {
+            if let Some(said) = error.forbidden() {
+                world.health.fails(name.as_str(), format!("{said}; grant it to the controllers"));
+            }
+        }
     }
 }
 
@@ -96,10 +154,10 @@ fn settle(name: Name, queue: &Queue, key: &Key, result: Result<Done, Error>) {
         // The watch will tell; there is nothing to repeat.
         return queue.done(key);
     }
-    let (failures, delay) = queue.failed(key);
+    let (failures, delay) = queue.failed(key, error.asked_to_wait());
     let controller = name.as_str();
     // An error once; a conflict is no error, it is somebody else's work.
-    if failures == 1 && error.class() != Class::Conflict {
+    if failures == 1 && !matches!(error.class(), Class::Conflict | Class::Deposed) {
         tracing::warn!(controller, object = %key, error = error.chain(), "reconciling failed; trying again until it works");
     } else {
         tracing::debug!(controller, object = %key, error = error.chain(), failures, ?delay, "reconciling failed");

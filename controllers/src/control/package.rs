@@ -31,7 +31,7 @@ pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
         }
     }
     if let Some(theirs) = plan.superseded_by {
-        return Err(Error::Superseded { name: key.to_string(), theirs, ours: world.epoch });
+        return Err(Error::Superseded { name: key.to_string(), theirs, ours: world.epoch() });
     }
     let done = if plan.is_empty() { Done::Unchanged } else { Done::Changed };
     let (removals, additions): (Vec<_>, Vec<_>) =
@@ -152,7 +152,7 @@ fn observe(world: &World, key: &Key, now: Timestamp) -> Option<(Snapshot, bool)>
         nodes: world.node_views(now),
         instances: world.instances.under(&about),
         refused: world.refusals(key),
-        epoch: world.epoch,
+        epoch: world.epoch(),
         models,
         networks,
         package,
