@@ -5,9 +5,11 @@
 
 pub mod differential;
 pub mod endpoint;
+pub mod faults;
 pub mod pair;
 pub mod podman;
 pub mod process;
+pub mod real;
 pub mod workload;
 
 use std::future::Future;

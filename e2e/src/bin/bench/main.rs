@@ -8,6 +8,7 @@ mod examples;
 mod idle;
 mod latency;
 mod nodes;
+mod operator;
 mod realtime;
 mod startup;
 mod table;
@@ -64,6 +65,9 @@ async fn measure() -> Result<bool, E2eError> {
     }
     if bench.wants("latency") {
         latency::measure(&mut bench).await?;
+    }
+    if bench.wants("operator") {
+        operator::measure(&mut bench).await?;
     }
     if bench.wants("realtime") {
         realtime::measure(&mut bench).await?;

@@ -97,6 +97,14 @@ pub(crate) fn median(samples: &[f64]) -> f64 {
     }
 }
 
+/// The value that so many per cent of the samples don't exceed; NaN without samples, which no bar accepts.
+pub(crate) fn percentile(samples: &[f64], per_cent: usize) -> f64 {
+    let mut sorted = samples.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let at = (sorted.len() * per_cent).div_ceil(100).saturating_sub(1);
+    sorted.get(at).copied().unwrap_or(f64::NAN)
+}
+
 /// Counts and bytes as a measurement; exact below 2^53.
 #[expect(clippy::cast_precision_loss, reason = "measured values are shown with three digits")]
 pub(crate) fn to_f64(value: u64) -> f64 {
