@@ -10,6 +10,7 @@ use pullpiri_apiserver::extension::{self, Role, Settings, keep_certificate};
 use pullpiri_controllers::lead::{Gate, Standing};
 use pullpiri_controllers::signal::ApiSignals;
 use pullpiri_controllers::{Config, Controllers};
+use pullpiri_crds::access::CONTROLLERS_USER;
 use pullpiri_crds::signal;
 use serde_json::Value;
 use tokio::net::TcpListener;
@@ -22,8 +23,6 @@ use crate::fail::Failure;
 pub(crate) const ADDRESS: &str = "pullpiri.io/signals-address";
 /// The Secret with the certificate, beside the Lease.
 const SECRET: &str = "pullpiri-signals-tls";
-/// As whom the leader's own controllers read signals.
-const READER: &str = "system:pullpiri:controllers";
 
 /// Signals that are served by this process.
 #[derive(Clone)]
@@ -69,7 +68,7 @@ impl Aggregated {
         };
         let acts: extension::Acts = Arc::new(move || gate.is_open());
         self.leading.send_replace(Some(Role::Leading { server: server.clone(), acts }));
-        let source = ApiSignals::new(server.client(UserInfo::new(READER, [])));
+        let source = ApiSignals::new(server.client(UserInfo::new(CONTROLLERS_USER, [])));
         tokio::select! {
             () = Controllers::run_with(client.clone(), config, source, over) => {}
             () = keep_certificate(client, self.settings.clone()) => {}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use pullpiri_crds::names::CONTROLLERS_LEASE;
 use pullpiri_node_core::quantity;
 
 /// Orchestrates the services of a software-defined vehicle.
@@ -212,7 +213,7 @@ pub(crate) struct LeaderElection {
     #[arg(long, value_name = "NS")]
     pub(crate) leader_elect_namespace: Option<String>,
     /// The Lease's name
-    #[arg(long, value_name = "NAME", default_value = "pullpiri-controllers")]
+    #[arg(long, value_name = "NAME", default_value = CONTROLLERS_LEASE)]
     pub(crate) leader_elect_name: String,
 }
 

@@ -9,6 +9,7 @@ use prometheus_client::registry::Registry;
 use pullpiri_controllers::health::{Health, Unmet, check_version};
 use pullpiri_controllers::lead::{self, Election, Gate, Standing, guarded};
 use pullpiri_controllers::{Config, Controllers as Running, Metrics};
+use pullpiri_crds::names::CONTROLLERS_LEASE_NAMESPACE;
 use pullpiri_reconcilers::lease::Timing;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
@@ -24,8 +25,6 @@ use crate::shutdown;
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// Where a pod finds its namespace.
 const NAMESPACE_FILE: &str = "/var/run/secrets/kubernetes.io/serviceaccount/namespace";
-/// Where there is no pod: kube-controller-manager's, which exists on every Kubernetes.
-const NAMESPACE: &str = "kube-system";
 
 pub(crate) async fn run(arguments: &Controllers) -> Result<(), Failure> {
     let stop = shutdown::on_signals()?;
@@ -131,7 +130,7 @@ fn election(arguments: &Controllers) -> Result<Election, Failure> {
 }
 
 fn own_namespace() -> String {
-    first_line(Path::new(NAMESPACE_FILE)).unwrap_or_else(|| NAMESPACE.to_owned())
+    first_line(Path::new(NAMESPACE_FILE)).unwrap_or_else(|| CONTROLLERS_LEASE_NAMESPACE.to_owned())
 }
 
 /// The pod's or host's name, and what no other process ever had: an epoch must not be shared by two that followed each other.

@@ -4,7 +4,9 @@
 use serde_json::{Value, json};
 
 use crate::GROUP;
-use crate::names::{NODE_GROUP, NODE_LEASE_NAMESPACE, NODE_USER_PREFIX};
+use crate::names::{
+    CONTROLLERS_LEASE, CONTROLLERS_LEASE_NAMESPACE, NODE_GROUP, NODE_LEASE_NAMESPACE, NODE_USER_PREFIX,
+};
 
 /// The user that the controllers authenticate as.
 pub const CONTROLLERS_USER: &str = "system:pullpiri:controllers";
@@ -79,6 +81,15 @@ pub fn controllers_lease_rules() -> Vec<Value> {
     vec![rule("coordination.k8s.io", &["leases"], &WATCH)]
 }
 
+/// What several controllers do to find out which of them acts, in the namespace of their Lease.
+#[must_use]
+pub fn controllers_election_rules() -> Vec<Value> {
+    let mut own = rule("coordination.k8s.io", &["leases"], &["get", "list", "watch", "update", "patch"]);
+    own["resourceNames"] = json!([CONTROLLERS_LEASE]);
+    // What is made has no name yet when it is asked for.
+    vec![rule("coordination.k8s.io", &["leases"], &["create"]), own]
+}
+
 /// Roles and bindings: the controllers', and those that `view`, `edit` and `admin` gather.
 #[must_use]
 pub fn roles() -> Vec<Value> {
@@ -86,6 +97,11 @@ pub fn roles() -> Vec<Value> {
     let mut lease_binding = binding("Role", CONTROLLERS_USER);
     for object in [&mut leases, &mut lease_binding] {
         object["metadata"]["namespace"] = json!(NODE_LEASE_NAMESPACE);
+    }
+    let mut election = role("Role", CONTROLLERS_USER, &controllers_election_rules());
+    let mut election_binding = binding("Role", CONTROLLERS_USER);
+    for object in [&mut election, &mut election_binding] {
+        object["metadata"]["namespace"] = json!(CONTROLLERS_LEASE_NAMESPACE);
     }
     let gathered = |by: &str, rules: &[Value]| {
         let mut role = role("ClusterRole", &format!("system:pullpiri:aggregate-to-{by}"), rules);
@@ -100,6 +116,8 @@ pub fn roles() -> Vec<Value> {
         binding("ClusterRole", CONTROLLERS_USER),
         leases,
         lease_binding,
+        election,
+        election_binding,
         gathered("view", &[rule(GROUP, &shown, &READ), rule(SIGNALS, &["signals"], &READ)]),
         gathered("edit", &[rule(GROUP, &DECLARED, &WRITE), rule(SIGNALS, &["signals"], &WRITE)]),
     ]

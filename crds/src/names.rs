@@ -30,6 +30,9 @@ pub const NODE_USER_PREFIX: &str = "system:node:";
 pub const NODE_GROUP: &str = "system:nodes";
 /// The namespace of the nodes' heartbeat Leases; exists on every Kubernetes.
 pub const NODE_LEASE_NAMESPACE: &str = "kube-node-lease";
+/// The Lease that the controllers' leader holds, and where it is unless told otherwise; that exists on every Kubernetes, too.
+pub const CONTROLLERS_LEASE: &str = "pullpiri-controllers";
+pub const CONTROLLERS_LEASE_NAMESPACE: &str = "kube-system";
 
 /// The Lease that carries a node's heartbeat. Prefixed, since a kubelet on the same host may own the plain name.
 #[must_use]

@@ -45,7 +45,9 @@ fn named(cases: &'static [Case]) -> Vec<Case> {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn terms_on_the_embedded_server() {
-    run(&Plane::embedded().await, &named(TERMS)).await;
+    let plane = Plane::embedded().await;
+    run(&plane, &named(TERMS)).await;
+    terms::least_privilege(&plane).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

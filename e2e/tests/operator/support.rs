@@ -33,7 +33,7 @@ pub const NODE: &str = "operator-node";
 pub const LEASE: &str = "pullpiri-controllers";
 
 enum Server {
-    Embedded { _server: ApiServer },
+    Embedded { server: ApiServer },
     Real { kube: RealKube },
 }
 
@@ -47,12 +47,13 @@ pub struct Plane {
 impl Plane {
     pub async fn embedded() -> Self {
         let mut config = ServerConfig::new(Arc::new(MemoryStore::default()));
+        config.roles = pullpiri_crds::access::roles();
         config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition().unwrap()).unwrap()];
         let server = ApiServer::open(config).await.unwrap();
         let crds = pullpiri_crds::all().into_iter().map(|crd| serde_json::to_value(crd).unwrap()).collect();
         server.install(crds).await.unwrap();
         let admin = server.client(UserInfo::new("admin", ["system:masters".to_owned()]));
-        let plane = Self { server: Server::Embedded { _server: server }, admin };
+        let plane = Self { server: Server::Embedded { server }, admin };
         plane.node().await;
         plane
     }
@@ -69,6 +70,16 @@ impl Plane {
         plane.install().await;
         plane.node().await;
         Some(plane)
+    }
+
+    /// As the controllers' own user, of the embedded one: with its roles and no more.
+    pub fn controllers(&self) -> Option<Client> {
+        match &self.server {
+            Server::Embedded { server } => {
+                Some(server.client(UserInfo::new(pullpiri_crds::access::CONTROLLERS_USER, [])))
+            }
+            Server::Real { .. } => None,
+        }
     }
 
     /// The admin's, of a real one.

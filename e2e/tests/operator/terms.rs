@@ -6,7 +6,7 @@ use kube::ResourceExt;
 use pullpiri_controllers::lead::Standing;
 use pullpiri_e2e::wait_for;
 
-use crate::support::{Place, Replica, quick, timing};
+use crate::support::{Place, Plane, Replica, quick, timing};
 
 /// A lease that is given back is taken at once, and everything goes on under the next epoch.
 pub async fn handed_over(place: Place) {
@@ -115,4 +115,23 @@ pub async fn quiet(place: Place) {
     // Virtual signals aren't served by every API server: asking for them again is the one read that may come.
     assert!(a.proxy.reads() - reads <= 4, "{} reads", a.proxy.reads() - reads);
     tokio::time::timeout(Duration::from_secs(10), a.stop()).await.unwrap();
+}
+
+/// The controllers' own user, with its roles and no more, in the namespace where the Lease is by default: elected, working, given back, taken.
+pub async fn least_privilege(plane: &Plane) {
+    let namespace = pullpiri_crds::names::CONTROLLERS_LEASE_NAMESPACE.to_owned();
+    let place = Place { admin: plane.admin.clone(), namespace };
+    let restricted = Place { admin: plane.controllers().unwrap(), ..place.clone() };
+    let mut a = Replica::start(&restricted, "a", quick()).await;
+    a.until_leading().await;
+    place.package("p", &["m1", "m2"], "Running").await;
+    place.until_run(2, true).await;
+    let mut b = Replica::start(&restricted, "b", quick()).await;
+    b.standing.wait_for(|s| matches!(s, Standing::Following { .. })).await.unwrap();
+    a.stop().await;
+    b.until_leading().await;
+    place.until("every instance carries epoch 2", |all| all.iter().all(|i| i.spec.epoch == 2)).await;
+    let refused = b.proxy.written().into_iter().find(|w| w.status == 403);
+    assert!(refused.is_none(), "{refused:?}");
+    b.stop().await;
 }
