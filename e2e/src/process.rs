@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::{Signal, kill};
@@ -41,14 +42,25 @@ pub fn demo_service() -> Result<PathBuf, E2eError> {
         .ok_or_else(|| E2eError::failed("finding the demo service", "set PULLPIRI_DEMO_SERVICE; `make test` builds it"))
 }
 
-/// A loopback address that nothing listens on now.
+/// A loopback address that nothing listens on now, below the ports that the kernel gives to connections (ip(7),
+/// `ip_local_port_range`): until a server takes it, no connection of another test does.
 ///
 /// # Errors
-/// If the kernel has none.
+/// If there is none.
 pub fn free_address() -> Result<SocketAddr, E2eError> {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .map_err(|error| E2eError::failed("finding a free port", error))
+    const FIRST: u32 = 12_000;
+    const PORTS: u32 = 20_000;
+    static TURN: AtomicU32 = AtomicU32::new(0);
+    // Processes of tests that run at once begin at different places.
+    let start = std::process::id().wrapping_mul(97);
+    (0..PORTS)
+        .filter_map(|_| {
+            let turn = start.wrapping_add(TURN.fetch_add(1, Ordering::Relaxed));
+            let port = u16::try_from(FIRST + turn % PORTS).ok()?;
+            TcpListener::bind(("127.0.0.1", port)).and_then(|listener| listener.local_addr()).ok()
+        })
+        .next()
+        .ok_or_else(|| E2eError::failed("finding a free port", "none of 20,000"))
 }
 
 /// A running `pullpiri`. Dropping it sends SIGTERM, then SIGKILL after ten seconds.

@@ -16,6 +16,7 @@ mod proxy;
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
@@ -49,8 +50,14 @@ pub struct Cluster {
     scheme: &'static str,
 }
 
+/// Below the ports that the kernel gives to connections, so that none takes it before the member does.
 fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+    static TURN: AtomicU16 = AtomicU16::new(0);
+    let start = u16::try_from(std::process::id() % 9_000).unwrap();
+    (0..9_000)
+        .map(|_| 12_000 + (start + TURN.fetch_add(1, Ordering::Relaxed) % 9_000))
+        .find_map(|port| TcpListener::bind(("127.0.0.1", port)).and_then(|listener| listener.local_addr()).ok())
+        .expect("a free port")
 }
 
 /// Why there is no etcd here; said once for each test.
@@ -149,13 +156,22 @@ impl Cluster {
             {
                 return *index;
             }
-            assert!(
-                std::time::Instant::now() < deadline,
-                "no leader: {seen:?}, logs in {}",
-                self.folder.path().display()
-            );
+            assert!(std::time::Instant::now() < deadline, "no leader: {seen:?}{}", self.last_words());
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// The end of each member's log.
+    fn last_words(&self) -> String {
+        let mut said = String::new();
+        for member in &self.members {
+            let log = std::fs::read_to_string(self.folder.path().join(format!("{}.log", member.name)));
+            let log = log.unwrap_or_default();
+            let lines: Vec<&str> = log.lines().collect();
+            let end = lines[lines.len().saturating_sub(5)..].join("\n");
+            said.push_str(&format!("\n{} (port {}):\n{end}", member.name, member.clients.port()));
+        }
+        said
     }
 
     /// kill -9.
