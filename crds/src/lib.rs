@@ -25,6 +25,7 @@ pub mod network;
 pub mod node;
 pub mod package;
 pub mod policy;
+pub mod prefix;
 pub mod quantity;
 pub mod scenario;
 pub mod schedule;

@@ -19,9 +19,9 @@ use crate::ObjectName;
 use crate::declared::{Declared, Rule, Selector, Source};
 use crate::members::{self, Member};
 use crate::numbering;
-use crate::prefix::Family;
 use crate::review::{Problem, Review, review};
 use pullpiri_crds::condition::reason;
+use pullpiri_crds::prefix::Family;
 
 /// Minor numbers of an HTB's classes are 16 bits, of which the datapath carries 12.
 pub const MAX_CLASSES: usize = 4095;

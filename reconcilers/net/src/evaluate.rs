@@ -30,7 +30,7 @@ use pullpiri_crds::slice::{SliceEndpoint, SliceNetwork, SliceRule, SliceSelector
 
 use crate::compile::Compiled;
 use crate::declared::{ICMP, ICMPV6, TCP, UDP};
-use crate::prefix::Prefix;
+use pullpiri_crds::prefix::Prefix;
 
 /// A packet's headers, as far as they decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -11,7 +11,7 @@ use pullpiri_crds::network::{NetworkMode, NetworkSpec, Subnet};
 use thiserror::Error;
 
 use crate::FieldError;
-use crate::prefix::{Family, Prefix, number};
+use pullpiri_crds::prefix::{Family, Prefix, number};
 
 /// Prefix lengths of an IPv4 subnet: from the largest private network to the smallest with room for a model.
 const V4_LENGTHS: (u8, u8) = (8, 30);

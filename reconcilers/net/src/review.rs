@@ -18,8 +18,8 @@ use crate::compile::{Inputs, MAX_CLASSES};
 use crate::declared::{self, Declared, Source, name_of};
 use crate::ipam;
 use crate::members::{Member, runtime};
-use crate::prefix::{Family, Prefix};
 use crate::{FieldError, ObjectName};
+use pullpiri_crds::prefix::{Family, Prefix};
 
 /// Why something isn't as declared: a reason of `pullpiri_crds::condition` and a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]

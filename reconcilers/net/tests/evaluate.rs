@@ -12,9 +12,9 @@ use pullpiri_crds::model::Protocol;
 use pullpiri_crds::network::{
     Egress, NetworkSpec, Peer, PublishedPort, Qos, QosSelector, RuleProtocol, Target, Verdict as Internal,
 };
+use pullpiri_crds::prefix::Prefix;
 use pullpiri_crds::{ModelInstance, Network};
 use pullpiri_net::evaluate::{Allowed, Denied, class};
-use pullpiri_net::prefix::Prefix;
 use pullpiri_net::{Compiled, Packet, Verdict, compile, evaluate};
 use world::{World, from_model, labels, network, node, rule, subnet};
 

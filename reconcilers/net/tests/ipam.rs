@@ -131,9 +131,9 @@ proptest! {
         releases in proptest::collection::vec(any::<proptest::sample::Index>(), 0..40),
     ) {
         // Of 10.0.0.0/8 and fd00::/8: not of what is reserved.
-        let v4 = pullpiri_net::prefix::Prefix::of(IpAddr::V4((10 << 24 | v4.0 >> 8).into()), v4.1);
-        let v6 = pullpiri_net::prefix::Prefix::of(IpAddr::V6((0xfd << 120 | v6.0 >> 8).into()), v6.1);
-        let text = |wanted: bool, p: pullpiri_net::prefix::Prefix| wanted.then(|| p.to_string());
+        let v4 = pullpiri_crds::prefix::Prefix::of(IpAddr::V4((10 << 24 | v4.0 >> 8).into()), v4.1);
+        let v6 = pullpiri_crds::prefix::Prefix::of(IpAddr::V6((0xfd << 120 | v6.0 >> 8).into()), v6.1);
+        let text = |wanted: bool, p: pullpiri_crds::prefix::Prefix| wanted.then(|| p.to_string());
         let pool = Pool::new(&Subnet { v4: text(families & 1 != 0, v4), v6: text(families & 2 != 0, v6) }).unwrap();
         let mut used = BTreeSet::new();
         let mut held: Vec<Vec<IpAddr>> = Vec::new();

@@ -9,12 +9,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use pullpiri_crds::network::Verdict;
+use pullpiri_crds::prefix::Prefix;
 
 use super::layout::{
     ANY_DSCP, CIDR_IDENTITY, ClassValue, EGRESS, ENDPOINT, GATEWAY, INTERNAL, Identity, Key, LOCAL, MAX_PREFIXES,
     MAX_RANGES, Pair, PrefixBody, Range, SUBNET, Value, address_bytes, host_address,
 };
-use super::policy::{Compiled, Endpoint, Network, Place, Prefix, Rule, Selector, Source};
+use super::policy::{Compiled, Endpoint, Network, Place, Rule, Selector, Source};
 
 /// Protocols whose ports rules may name: TCP, UDP.
 const WITH_PORTS: [u8; 2] = [6, 17];
@@ -237,8 +238,8 @@ fn number_prefixes(
     for (prefix, number) in wanted.into_iter().zip(CIDR_IDENTITY..) {
         let identity = Identity { identity: number, ..Identity::default() };
         if prefix.is_single() {
-            let key = Key::address(address_bytes(prefix.address));
-            if tables.exact.contains_key(&key) || is_scoped(prefix.address) {
+            let key = Key::address(address_bytes(prefix.network()));
+            if tables.exact.contains_key(&key) || is_scoped(prefix.network()) {
                 continue;
             }
             tables.exact.insert(key, identity.into());
@@ -260,7 +261,7 @@ fn is_scoped(address: IpAddr) -> bool {
 
 fn prefix_entry(prefix: Prefix, identity: Identity) -> (u32, PrefixBody, Identity) {
     let mut body = PrefixBody::default();
-    match prefix.address {
+    match prefix.network() {
         IpAddr::V4(v4) => {
             body.family = 4;
             for (to, from) in body.address.iter_mut().zip(v4.octets()) {
@@ -272,7 +273,7 @@ fn prefix_entry(prefix: Prefix, identity: Identity) -> (u32, PrefixBody, Identit
             body.address = v6.octets();
         }
     }
-    (8 + u32::from(prefix.length), body, identity)
+    (8 + u32::from(prefix.length()), body, identity)
 }
 
 /// One rule's part in one pair.
@@ -304,8 +305,8 @@ fn compile_rules(
         }
     }
     for (prefix, identity) in outside {
-        for length in 0..=prefix.length {
-            for rule in by_prefix.get(&Prefix::new(prefix.address, length)).into_iter().flatten() {
+        for length in 0..=prefix.length() {
+            for rule in by_prefix.get(&Prefix::of(prefix.network(), length)).into_iter().flatten() {
                 let spans = spans(rule, counter(Counted::Rule(rule.name.clone())));
                 pairs.entry((identity.identity, rule.to)).or_default().extend(spans);
             }

@@ -2,10 +2,10 @@
 //!
 //! Units: ports and protocols are numbers of the wire; identities and ids mean something within one generation only. Names are what lasts.
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::str::FromStr;
+use std::net::IpAddr;
 
 use pullpiri_crds::network::Verdict;
+use pullpiri_crds::prefix::{Prefix, PrefixError};
 use pullpiri_crds::slice::{Incomplete, NetworkSliceSpec, whole};
 
 /// A slice that can't be understood. A generation is taken whole or not at all.
@@ -15,63 +15,12 @@ pub enum SliceError {
     Slices(#[from] Incomplete),
     #[error("reading network slices: {field} is {value}, {expected} was expected")]
     Field { field: String, value: String, expected: &'static str },
-}
-
-/// An address and how many of its bits matter; host bits are 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Prefix {
-    pub address: IpAddr,
-    pub length: u8,
-}
-
-impl Prefix {
-    /// Masks host bits; a length beyond the family's is the family's.
-    #[must_use]
-    pub fn new(address: IpAddr, length: u8) -> Self {
-        match address {
-            IpAddr::V4(v4) => {
-                let length = length.min(32);
-                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
-                Self { address: IpAddr::V4(Ipv4Addr::from(u32::from(v4) & mask)), length }
-            }
-            IpAddr::V6(v6) => {
-                let length = length.min(128);
-                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
-                Self { address: IpAddr::V6(Ipv6Addr::from(u128::from(v6) & mask)), length }
-            }
-        }
-    }
-
-    #[must_use]
-    pub fn contains(&self, address: IpAddr) -> bool {
-        self.address.is_ipv4() == address.is_ipv4() && Self::new(address, self.length) == *self
-    }
-
-    /// Whether every address of `other` is one of this.
-    #[must_use]
-    pub fn covers(&self, other: &Self) -> bool {
-        self.length <= other.length && self.contains(other.address)
-    }
-
-    /// All bits matter.
-    #[must_use]
-    pub fn is_single(&self) -> bool {
-        self.length == if self.address.is_ipv4() { 32 } else { 128 }
-    }
-}
-
-impl FromStr for Prefix {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        let (address, length) = text.split_once('/').ok_or(())?;
-        let address: IpAddr = address.parse().map_err(|_| ())?;
-        let length: u8 = length.parse().map_err(|_| ())?;
-        if length > if address.is_ipv4() { 32 } else { 128 } {
-            return Err(());
-        }
-        Ok(Self::new(address, length))
-    }
+    #[error("reading network slices: {field}: {source}")]
+    Prefix {
+        field: String,
+        #[source]
+        source: PrefixError,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -274,11 +223,7 @@ fn number<From: Copy + ToString, To: TryFrom<From>>(field: &str, value: From) ->
 }
 
 fn prefix(field: &str, text: &str) -> Result<Prefix, SliceError> {
-    text.parse().map_err(|()| SliceError::Field {
-        field: field.to_owned(),
-        value: text.to_owned(),
-        expected: "a prefix such as 10.20.0.0/24",
-    })
+    Prefix::parse(text).map_err(|source| SliceError::Prefix { field: field.to_owned(), source })
 }
 
 fn address(field: &str, text: &str) -> Result<IpAddr, SliceError> {
@@ -295,15 +240,35 @@ fn addresses(field: &str, texts: &[String]) -> Result<Vec<IpAddr>, SliceError> {
 
 #[cfg(test)]
 mod tests {
+    use pullpiri_crds::slice::SliceRule;
+
     use super::*;
 
     #[test]
-    fn prefixes_mask_and_cover() {
-        let wide: Prefix = "10.1.2.3/8".parse().unwrap();
-        let all: Prefix = "0.0.0.0/0".parse().unwrap();
-        assert_eq!(wide, "10.0.0.0/8".parse().unwrap());
-        assert!(all.covers(&wide) && !wide.covers(&all) && wide.contains("10.9.9.9".parse().unwrap()));
-        assert!(!"::/0".parse::<Prefix>().unwrap().covers(&wide));
-        assert!("10.0.0.0/33".parse::<Prefix>().is_err() && "10.0.0.0".parse::<Prefix>().is_err());
+    fn a_prefix_with_host_bits_is_refused_with_its_field() {
+        let rule = |cidr: &str| SliceRule {
+            id: 1,
+            name: "default/drive/maps".to_owned(),
+            from: 0,
+            cidr: Some(cidr.to_owned()),
+            to: 1,
+            protocol: 0,
+            first_port: 0,
+            last_port: 65535,
+        };
+        let read = |cidr: &str| {
+            let slice = NetworkSliceSpec { count: 1, rules: vec![rule(cidr)], ..NetworkSliceSpec::default() };
+            from_slices(&[slice])
+        };
+        let from = read("10.0.0.0/8").unwrap().rules[0].from;
+        assert_eq!(from, Source::Outside(Prefix::of("10.0.0.0".parse().unwrap(), 8)));
+        for (bad, said) in [
+            ("10.1.2.3/8", "the network is 10.0.0.0/8"),
+            ("10.0.0.0/33", "longer than the 32 bits"),
+            ("10.0.0.0", "is no network"),
+        ] {
+            let error = read(bad).unwrap_err().to_string();
+            assert!(error.contains("rules[0].cidr") && error.contains(bad) && error.contains(said), "{error}");
+        }
     }
 }

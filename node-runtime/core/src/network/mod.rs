@@ -246,13 +246,5 @@ pub fn assemble<'a>(slices: impl IntoIterator<Item = &'a NetworkSliceSpec>) -> O
     Some(Generation { number: parts.first()?.generation, parts: parts.into_iter().cloned().collect() })
 }
 
-/// An address and the length of its network's prefix, as `10.20.0.0/24`.
-pub(crate) fn parse_cidr(text: &str) -> Option<(IpAddr, u8)> {
-    let (address, prefix) = text.split_once('/')?;
-    let (address, prefix): (IpAddr, u8) = (address.parse().ok()?, prefix.parse().ok()?);
-    let most = if address.is_ipv4() { 32 } else { 128 };
-    (prefix <= most).then_some((address, prefix))
-}
-
 #[cfg(test)]
 mod tests;

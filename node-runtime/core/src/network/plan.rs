@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use pullpiri_crds::network::NetworkMode;
+use pullpiri_crds::prefix::Prefix;
 
 use super::shape::{Gso, HtbClass, LinkRate, Tree, tree};
 use super::{
-    Attachment, BRIDGE_PREFIX, Closed, Forward, Generation, Nat, alias_prefix, bridge, hardware_address, parse_cidr,
-    pod_link,
+    Attachment, BRIDGE_PREFIX, Closed, Forward, Generation, Nat, alias_prefix, bridge, hardware_address, pod_link,
 };
 use crate::resolve::fnv;
 use crate::runtime::PodId;
@@ -355,7 +355,8 @@ fn nat(input: &Input<'_>, local: &BTreeSet<IpAddr>) -> Nat {
         .flat_map(|part| &part.networks)
         .filter(|network| network.masquerade && network.mode == NetworkMode::Bridge && is_here(&network.name))
         .flat_map(|network| network.v4.iter().chain(&network.v6))
-        .filter_map(|text| parse_cidr(text))
+        .filter_map(|text| Prefix::parse(text).ok())
+        .map(|prefix| (prefix.network(), prefix.length()))
         .collect();
     masquerade.sort();
     masquerade.dedup();

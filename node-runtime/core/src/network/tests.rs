@@ -357,8 +357,4 @@ fn names_fit_and_differ() {
     assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), 4);
     assert_eq!(hardware_address("x")[0], 2);
     assert!((4096..70_000).contains(&metric("zone")));
-    assert_eq!(parse_cidr("10.0.0.0/8"), Some((ip("10.0.0.0"), 8)));
-    for bad in ["10.0.0.0", "10.0.0.0/33", "x/8", "fd00::/129"] {
-        assert_eq!(parse_cidr(bad), None, "{bad}");
-    }
 }

@@ -1,9 +1,13 @@
 //! Prefixes: the addresses that share their first bits (RFC 4632, RFC 4291 section 2.3).
 //!
 //! Addresses of both families are kept as numbers, so that everything else is arithmetic. An IPv4-mapped IPv6 address is an IPv6 address.
+//!
+//! A text with bits set past its length (`10.20.0.1/24`) is no prefix: RFC 4632 section 3.1 has them zero, and whoever writes one meant
+//! either the network or the address. So it is refused with the network named, everywhere alike, and never masked in silence.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::str::FromStr;
 
 use thiserror::Error;
 
@@ -109,13 +113,21 @@ impl Prefix {
         self.length
     }
 
+    /// The first address: all bits past the length are 0.
+    #[must_use]
+    pub fn network(&self) -> IpAddr {
+        self.address(self.base)
+    }
+
     /// The first address as a number.
-    pub(crate) const fn first(&self) -> u128 {
+    #[must_use]
+    pub const fn first(&self) -> u128 {
         self.base
     }
 
     /// The last address as a number.
-    pub(crate) fn last(&self) -> u128 {
+    #[must_use]
+    pub fn last(&self) -> u128 {
         self.base | host_mask(self.family, self.length)
     }
 
@@ -130,8 +142,21 @@ impl Prefix {
         self.family == other.family && self.first() <= other.last() && other.first() <= self.last()
     }
 
+    /// Whether every address of `other` is one of this.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        self.family == other.family && self.first() <= other.first() && other.last() <= self.last()
+    }
+
+    /// Whether it is one address alone.
+    #[must_use]
+    pub const fn is_single(&self) -> bool {
+        self.length == self.family.bits()
+    }
+
     /// The address of this family that a number stands for.
-    pub(crate) fn address(&self, number: u128) -> IpAddr {
+    #[must_use]
+    pub fn address(&self, number: u128) -> IpAddr {
         match self.family {
             // Numbers of this family never exceed 32 bits.
             Family::V4 => IpAddr::V4(Ipv4Addr::from(u32::try_from(number).unwrap_or(u32::MAX))),
@@ -142,12 +167,21 @@ impl Prefix {
 
 impl fmt::Display for Prefix {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.address(self.base), self.length)
+        write!(f, "{}/{}", self.network(), self.length)
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = PrefixError;
+
+    fn from_str(text: &str) -> Result<Self, PrefixError> {
+        Self::parse(text)
     }
 }
 
 /// An address as a number.
-pub(crate) fn number(address: IpAddr) -> u128 {
+#[must_use]
+pub fn number(address: IpAddr) -> u128 {
     match address {
         IpAddr::V4(address) => u128::from(u32::from(address)),
         IpAddr::V6(address) => u128::from(address),
@@ -162,6 +196,8 @@ fn host_mask(family: Family, length: u8) -> u128 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -182,6 +218,48 @@ mod tests {
         ] {
             let error = Prefix::parse(text).unwrap_err().to_string();
             assert!(error.contains(said) && error.contains(text), "{text}: {error}");
+        }
+    }
+
+    #[test]
+    fn whoever_covers_holds_every_address() {
+        let read = |text: &str| text.parse::<Prefix>().unwrap();
+        let (wide, narrow, one) = (read("10.0.0.0/8"), read("10.20.0.0/24"), read("10.20.0.7/32"));
+        assert!(wide.covers(&narrow) && wide.covers(&wide) && narrow.covers(&one) && !narrow.covers(&wide));
+        assert!(
+            one.is_single() && !narrow.is_single() && read("fd00::1/128").is_single() && !read("::/32").is_single()
+        );
+        assert!(!read("10.21.0.0/24").covers(&one) && narrow.contains(one.network()));
+        assert!(read("0.0.0.0/0").covers(&wide) && !read("::/0").covers(&wide));
+        assert_eq!(Prefix::of("10.20.0.7".parse().unwrap(), 24), narrow);
+    }
+
+    proptest! {
+        #[test]
+        fn an_address_with_a_length_is_its_network_or_refused_with_it(bits: u128, four: bool, length in 0_u8..=128) {
+            let address = match four {
+                true => IpAddr::V4(Ipv4Addr::from_bits(u32::try_from(bits >> 96).unwrap())),
+                false => IpAddr::V6(Ipv6Addr::from_bits(bits)),
+            };
+            let text = format!("{address}/{length}");
+            let network = Prefix::of(address, length);
+            match Prefix::parse(&text) {
+                Ok(prefix) => {
+                    prop_assert_eq!((prefix, prefix.to_string()), (network, text));
+                    prop_assert_eq!(prefix.network(), address);
+                }
+                Err(PrefixError::HostBits { network: named, .. }) => {
+                    prop_assert_eq!(named, network);
+                    prop_assert!(network.contains(address) && network.network() != address);
+                }
+                Err(PrefixError::Length { bits, .. }) => prop_assert!(length > bits && four),
+                Err(other) => prop_assert!(false, "{}", other),
+            }
+        }
+
+        #[test]
+        fn nothing_panics(text in "[0-9a-f.:/+ -]{0,48}") {
+            let _ = Prefix::parse(&text);
         }
     }
 
