@@ -173,6 +173,31 @@ impl Connection {
         Ok(Exchange { status: parts.status, headers: parts.headers, body })
     }
 
+    /// GET of something long: its bytes are counted as they come, and thrown away.
+    ///
+    /// # Errors
+    /// If the connection breaks, or the answer isn't 200.
+    pub async fn drain(&mut self, path: &str) -> Result<usize, E2eError> {
+        let failed = |message: String| E2eError::failed(format!("GET {path}"), message);
+        self.sender.ready().await.map_err(|error| failed(error.to_string()))?;
+        let request = Request::builder()
+            .uri(path)
+            .header("host", &self.host)
+            .header("accept", "application/json")
+            .body(Full::new(Bytes::new()))
+            .map_err(|error| failed(error.to_string()))?;
+        let answer = self.sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
+        if answer.status() != StatusCode::OK {
+            return Err(failed(answer.status().to_string()));
+        }
+        let (mut body, mut bytes) = (answer.into_body(), 0);
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|error| failed(error.to_string()))?;
+            bytes += frame.data_ref().map_or(0, Bytes::len);
+        }
+        Ok(bytes)
+    }
+
     /// GET.
     ///
     /// # Errors
@@ -218,10 +243,18 @@ impl Watch {
     /// # Errors
     /// If the watch ends.
     pub async fn next(&mut self) -> Result<Value, E2eError> {
+        let line = self.line().await?;
+        serde_json::from_slice(&line).map_err(|error| E2eError::failed("reading a watch event", error))
+    }
+
+    /// The next event as it came.
+    ///
+    /// # Errors
+    /// If the watch ends.
+    pub async fn line(&mut self) -> Result<Vec<u8>, E2eError> {
         loop {
             if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
-                let line: Vec<u8> = self.buffer.drain(..=end).collect();
-                return serde_json::from_slice(&line).map_err(|error| E2eError::failed("reading a watch event", error));
+                return Ok(self.buffer.drain(..=end).collect());
             }
             let frame =
                 self.body.frame().await.ok_or_else(|| E2eError::failed("watching", "the server ended the watch"))?;

@@ -1,15 +1,18 @@
 //! A real kube-apiserver on etcd, started by hack/kube/cluster.sh, for tests that compare with it or run against it.
 
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use kube::{Client, Config};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 use crate::E2eError;
 use crate::process::free_address;
 
-/// A running control plane; dropping it ends it.
+/// A running control plane that the script started; dropping it ends it.
 #[derive(Debug)]
 pub struct RealKube {
     folder: tempfile::TempDir,
@@ -34,6 +37,9 @@ impl RealKube {
     pub fn missing() -> Option<String> {
         let binary = binaries().join("kube-apiserver");
         if !binary.is_file() {
+            if !Command::new("go").arg("version").output().is_ok_and(|output| output.status.success()) {
+                return Some("no Go toolchain".to_owned());
+            }
             return Some(format!("no {}; hack/kube/build.sh builds it", binary.display()));
         }
         if !hack().is_file() {
@@ -95,5 +101,76 @@ impl RealKube {
 impl Drop for RealKube {
     fn drop(&mut self) {
         let _ended = Self::script(self.folder.path(), self.port).arg("down").output();
+    }
+}
+
+/// etcd and kube-apiserver with what the script gives them, as children of this process whose memory, CPU time and start are known. Dropping it ends
+/// them.
+#[derive(Debug)]
+pub struct ControlPlane {
+    children: Vec<Child>,
+    /// Of the admin, with inline certificates.
+    pub kubeconfig: PathBuf,
+    /// When etcd was executed; kube-apiserver was at once after it.
+    pub started: Instant,
+    folder: tempfile::TempDir,
+}
+
+impl ControlPlane {
+    /// Starts both with a new data directory, whose certificates are there already.
+    ///
+    /// # Errors
+    /// What the script said, or if one of them can't be executed.
+    pub fn start() -> Result<Self, E2eError> {
+        let failed = |message: String| E2eError::failed("starting a kube-apiserver", message);
+        let folder = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
+        let plan = RealKube::script(folder.path(), free_address()?.port()).arg("plan").output();
+        let plan = plan.map_err(|error| failed(error.to_string()))?;
+        if !plan.status.success() {
+            return Err(failed(String::from_utf8_lossy(&plan.stderr).into_owned()));
+        }
+        let text = String::from_utf8_lossy(&plan.stdout).into_owned();
+        let mut lines: Vec<&str> = text.lines().collect();
+        let kubeconfig = PathBuf::from(lines.pop().unwrap_or_default());
+        let log = std::fs::File::create(folder.path().join("log")).map_err(|error| failed(error.to_string()))?;
+        let mut plane = Self { children: Vec::new(), kubeconfig, started: Instant::now(), folder };
+        for line in lines {
+            let mut words = line.split('\t');
+            let mut command = Command::new(words.next().unwrap_or_default());
+            let logs = log.try_clone().and_then(|out| Ok((out, log.try_clone()?)));
+            let (out, err) = logs.map_err(|error| failed(error.to_string()))?;
+            command.args(words).stdin(Stdio::null()).stdout(out).stderr(err);
+            plane.children.push(command.spawn().map_err(|error| failed(format!("{line}: {error}")))?);
+        }
+        Ok(plane)
+    }
+
+    #[must_use]
+    pub fn pids(&self) -> Vec<u32> {
+        self.children.iter().map(Child::id).collect()
+    }
+
+    /// What they logged, for messages.
+    #[must_use]
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+    }
+}
+
+impl Drop for ControlPlane {
+    fn drop(&mut self) {
+        // kube-apiserver first: without etcd it would wait. It drains for longer than anybody needs here.
+        for child in self.children.iter_mut().rev() {
+            if let Ok(pid) = i32::try_from(child.id()) {
+                // It may have ended.
+                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            }
+            let deadline = Instant::now() + Duration::from_secs(2);
+            while matches!(child.try_wait(), Ok(None)) && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            let _ = child.kill();
+            let _ = child.wait();
+        }
     }
 }

@@ -5,6 +5,7 @@
 #   up                   etcd, kube-apiserver, kube-controller-manager, kube-scheduler, on loopback
 #   up --apiserver-only  etcd and kube-apiserver: nothing moves by itself
 #   up --node            all of it and a node (containerd, kubelet) in a network namespace, a mount namespace and cgroups of their own (needs root)
+#   plan                 makes the certificates of up --apiserver-only and prints what it would start: a line for each process, its words apart by tabs
 #   import ARCHIVE…      puts OCI archives into the node's containerd
 #   run COMMAND…         runs a command in the node's network and mount namespaces
 #
@@ -40,6 +41,10 @@ fail() {
 start() {
     local name=$1
     shift
+    if [ -n "${planned:-}" ]; then
+        (IFS=$'\t' && printf '%s\n' "$*")
+        return
+    fi
     if [ -e "${dir}/node" ]; then
         setsid nsenter --net="/run/netns/${NETNS}" --mount="${dir}/ns/mnt" "${here}/enter-group.sh" "${GROUP}/system" "$@" > "${dir}/log/${name}.log" 2>&1 < /dev/null 9>&- &
     else
@@ -64,6 +69,7 @@ alive() {
 await() {
     local seconds=$1 what=$2 end
     shift 2
+    [ -z "${planned:-}" ] || return 0
     end=$(($(date +%s) + seconds))
     until "$@" > /dev/null 2>&1; do
         while read -r pid start name; do
@@ -377,10 +383,13 @@ verb=${1:-}
 [ $# -eq 0 ] || shift
 case ${verb} in
     up) up "$@" ;;
+    plan)
+        planned=yes
+        up --apiserver-only ;;
     down) down ;;
     import) import "$@" ;;
     run) exec nsenter --net="/run/netns/${NETNS}" --mount="${dir}/ns/mnt" "$@" ;;
     *)
-        say "usage: cluster.sh {up [--apiserver-only|--node]|down|import ARCHIVE…|run COMMAND…}"
+        say "usage: cluster.sh {up [--apiserver-only|--node]|down|plan|import ARCHIVE…|run COMMAND…}"
         exit 2 ;;
 esac

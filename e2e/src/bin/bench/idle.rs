@@ -71,7 +71,7 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<(), E2eError> {
 }
 
 /// The process and everything below it.
-fn tree(root: u32) -> Vec<u32> {
+pub(crate) fn tree(root: u32) -> Vec<u32> {
     let mut found = vec![root];
     let mut at = 0;
     while let Some(pid) = found.get(at).copied() {
@@ -105,7 +105,8 @@ pub(crate) fn pss_kib(pid: u32) -> u64 {
     rollup.lines().find_map(|line| line.strip_prefix("Pss:")?.split_whitespace().next()?.parse().ok()).unwrap_or(0)
 }
 
-fn cpu_ticks(pid: u32) -> u64 {
+/// User and system time so far, in hundredths of a second (USER_HZ).
+pub(crate) fn cpu_ticks(pid: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
     // After the name in parentheses: state is field 3, utime 14, stime 15 (proc_pid_stat(5)).
     let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();

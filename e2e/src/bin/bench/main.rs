@@ -3,6 +3,7 @@
 //! Medians of repeated runs; where two things are compared, their runs alternate and the ratio of the medians counts. Times run from a request's first
 //! byte on a warm connection. With arguments, only measurements whose names contain one of them are made.
 
+mod beside;
 mod durability;
 mod examples;
 mod idle;
@@ -68,6 +69,9 @@ async fn measure() -> Result<bool, E2eError> {
     }
     if bench.wants("operator") {
         operator::measure(&mut bench).await?;
+    }
+    if bench.wants("beside") {
+        beside::measure(&mut bench).await?;
     }
     if bench.wants("realtime") {
         realtime::measure(&mut bench).await?;

@@ -14,6 +14,9 @@ struct Row {
     bar: Option<f64>,
     op: Option<&'static str>,
     ok: bool,
+    /// Why it wasn't measured; `value` means nothing then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    skipped: Option<String>,
 }
 
 #[derive(Default, Debug)]
@@ -32,6 +35,14 @@ impl Table {
         self.add(name, value, unit, None, None, true);
     }
 
+    /// What can't be measured on this machine.
+    pub(crate) fn skipped(&mut self, name: &str, reason: &str) {
+        let skipped = Some(reason.to_owned());
+        let row = Row { name: name.to_owned(), value: 0.0, unit: "", bar: None, op: None, ok: true, skipped };
+        eprintln!("  {}", line(&row));
+        self.0.push(row);
+    }
+
     fn add(
         &mut self,
         name: &str,
@@ -41,7 +52,7 @@ impl Table {
         op: Option<&'static str>,
         ok: bool,
     ) {
-        let row = Row { name: name.to_owned(), value, unit, bar, op, ok };
+        let row = Row { name: name.to_owned(), value, unit, bar, op, ok, skipped: None };
         eprintln!("  {}", line(&row));
         self.0.push(row);
     }
@@ -72,6 +83,9 @@ impl Table {
 }
 
 fn line(row: &Row) -> String {
+    if let Some(reason) = &row.skipped {
+        return format!("{:<70} skipped: {reason}", row.name);
+    }
     let bar = match (row.op, row.bar) {
         (Some(op), Some(bar)) => format!("{op} {bar}"),
         _ => "-".to_owned(),
