@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pullpiri_crds::names::CONTROLLERS_LEASE;
-use pullpiri_node_core::quantity;
+use pullpiri_crds::rate::bits_per_second;
 
 /// Orchestrates the services of a software-defined vehicle.
 #[derive(Parser, Debug)]
@@ -502,11 +502,7 @@ pub(crate) struct Kubeconfig {
 }
 
 fn rate(text: &str) -> Result<u64, String> {
-    match quantity::units(text) {
-        Ok(0) => Err("expected more than 0 bits per second, as 100M".to_owned()),
-        Ok(bps) => Ok(bps),
-        Err(error) => Err(error.to_string()),
-    }
+    bits_per_second(text, 1).map_err(|error| error.to_string())
 }
 
 /// As Go writes durations, as far as anybody does: `15s`, `1m30s`, `500ms`.

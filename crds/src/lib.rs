@@ -27,6 +27,7 @@ pub mod package;
 pub mod policy;
 pub mod prefix;
 pub mod quantity;
+pub mod rate;
 pub mod scenario;
 pub mod schedule;
 pub mod signal;

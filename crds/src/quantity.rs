@@ -1,11 +1,12 @@
 //! Quantity: an amount as Kubernetes writes it (`500m`, `64Mi`, `3`), kept as text.
 //!
 //! Not k8s-openapi's type, whose schema and decoder refuse the plain integers that people write (`cpu: 3`). The grammar is that of
-//! `k8s.io/apimachinery/pkg/api/resource`; the meaning is given by whoever uses it.
+//! `k8s.io/apimachinery/pkg/api/resource`, and the one reader of it is the crate `pullpiri-quantity`.
 
 use std::borrow::Cow;
 use std::fmt;
 
+pub use pullpiri_quantity::{QuantityError, millis, units};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};

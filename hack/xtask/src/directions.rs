@@ -10,7 +10,8 @@ use serde_json::Value;
 
 /// `(crate, the crates of ours that it may use)`.
 const ALLOWED: &[(&str, &[&str])] = &[
-    ("pullpiri-crds", &[]),
+    ("pullpiri-quantity", &[]),
+    ("pullpiri-crds", &["pullpiri-quantity"]),
     ("pullpiri-condition", &["pullpiri-crds"]),
     ("pullpiri-state", &["pullpiri-crds"]),
     ("pullpiri-rt", &["pullpiri-crds"]),
@@ -30,7 +31,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("pullpiri-access", &[]),
     ("pullpiri-store", &[]),
     ("pullpiri-apply", &[]),
-    ("pullpiri-apiserver", &["pullpiri-store", "pullpiri-apply", "pullpiri-access"]),
+    ("pullpiri-apiserver", &["pullpiri-store", "pullpiri-apply", "pullpiri-access", "pullpiri-quantity"]),
     ("pullpiri-node-core", &["pullpiri-crds", "pullpiri-condition", "pullpiri-state", "pullpiri-rt", "pullpiri-net"]),
     ("pullpiri-node-host", &["pullpiri-node-core"]),
     ("pullpiri-node-adapters", &["pullpiri-crds", "pullpiri-node-core", "pullpiri-node-host"]),
@@ -56,6 +57,7 @@ const UNRESTRICTED: &[&str] = &["pullpiri", "pullpiri-e2e"];
 
 /// Crates that decide and do nothing else.
 const PURE: &[&str] = &[
+    "pullpiri-quantity",
     "pullpiri-crds",
     "pullpiri-condition",
     "pullpiri-state",

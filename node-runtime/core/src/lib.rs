@@ -5,7 +5,7 @@
 //!
 //! * [`snapshot`]: what the agent knows · [`memory`]: what it keeps on disk · [`plan`]: what is to be done
 //! * [`mod@decide`]: from the one to the other · [`status`]: what the API server is told
-//! * [`resolve`]: from a ModelInstance to a [`runtime::PodSpec`] · [`quantity`], [`expand`]: the texts in it
+//! * [`resolve`]: from a ModelInstance to a [`runtime::PodSpec`] · [`expand`]: the texts in it
 //! * [`restart`]: restart policy and backoff · [`realtime`]: how threads are to be scheduled
 //! * [`network`]: interfaces, routes and queues of the node and its pods
 
@@ -14,7 +14,6 @@ pub mod expand;
 pub mod memory;
 pub mod network;
 pub mod plan;
-pub mod quantity;
 pub mod realtime;
 pub mod resolve;
 pub mod restart;

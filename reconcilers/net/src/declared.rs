@@ -7,11 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use pullpiri_crds::Network;
 use pullpiri_crds::model::Protocol;
 use pullpiri_crds::network::{AllowRule, NetworkMode, NetworkSpec, PublishedPort, QosClass, RuleProtocol, Verdict};
+use pullpiri_crds::prefix::Prefix;
+use pullpiri_crds::rate::bits_per_second;
 
 use crate::ipam::{self, Pool};
-use crate::rate::bits_per_second;
 use crate::{FieldError, ObjectName};
-use pullpiri_crds::prefix::Prefix;
 
 /// IP protocol numbers (IANA); 1 stands for ICMPv6 too, 0 for all.
 pub const ANY: u8 = 0;

@@ -26,11 +26,11 @@
 use std::net::IpAddr;
 
 use pullpiri_crds::network::Verdict as Internal;
+use pullpiri_crds::prefix::Prefix;
 use pullpiri_crds::slice::{SliceEndpoint, SliceNetwork, SliceRule, SliceSelector};
 
 use crate::compile::Compiled;
 use crate::declared::{ICMP, ICMPV6, TCP, UDP};
-use pullpiri_crds::prefix::Prefix;
 
 /// A packet's headers, as far as they decide.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

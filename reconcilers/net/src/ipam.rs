@@ -8,10 +8,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use pullpiri_crds::network::{NetworkMode, NetworkSpec, Subnet};
+use pullpiri_crds::prefix::{Family, Prefix, number};
 use thiserror::Error;
 
 use crate::FieldError;
-use pullpiri_crds::prefix::{Family, Prefix, number};
 
 /// Prefix lengths of an IPv4 subnet: from the largest private network to the smallest with room for a model.
 const V4_LENGTHS: (u8, u8) = (8, 30);

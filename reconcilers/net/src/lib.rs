@@ -14,7 +14,6 @@ pub mod evaluate;
 pub mod ipam;
 mod members;
 mod numbering;
-pub mod rate;
 mod review;
 pub mod slices;
 

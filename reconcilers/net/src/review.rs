@@ -13,13 +13,13 @@ use std::net::IpAddr;
 use pullpiri_crds::Network;
 use pullpiri_crds::condition::reason;
 use pullpiri_crds::network::NetworkMode;
+use pullpiri_crds::prefix::{Family, Prefix};
 
 use crate::compile::{Inputs, MAX_CLASSES};
 use crate::declared::{self, Declared, Source, name_of};
 use crate::ipam;
 use crate::members::{Member, runtime};
 use crate::{FieldError, ObjectName};
-use pullpiri_crds::prefix::{Family, Prefix};
 
 /// Why something isn't as declared: a reason of `pullpiri_crds::condition` and a sentence.
 #[derive(Clone, Debug, PartialEq, Eq)]

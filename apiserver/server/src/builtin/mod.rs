@@ -9,7 +9,6 @@ pub mod config_map;
 pub mod event;
 pub mod lease;
 pub mod namespace;
-pub mod quantity;
 pub mod rbac;
 pub mod resource_quota;
 pub mod schema;

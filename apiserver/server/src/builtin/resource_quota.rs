@@ -4,12 +4,14 @@
 
 use pullpiri_apply::error::{FieldError, FieldErrorKind};
 use pullpiri_apply::metadata::name::qualified_name;
+use pullpiri_quantity::Amount;
 use serde_json::{Map, Value, json};
 
-use super::quantity::Quantity;
 use super::{drop_nulls, set};
 use crate::registry::Strategy;
 
+/// `resource.ErrFormatWrong`.
+const NO_QUANTITY: &str = "quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'";
 /// Names without a `/` that a quota may limit.
 const STANDARD: [&str; 17] = [
     "cpu",
@@ -122,8 +124,8 @@ fn check_amount(path: &str, name: &str, amount: &Value) -> Vec<FieldError> {
         errors.push(FieldError::invalid(&at, name, "must be a standard resource for quota"));
     }
     let text = amount.as_str().unwrap_or_default();
-    match Quantity::parse(text) {
-        Err(why) => errors.push(FieldError::invalid(&at, text, why.to_string())),
+    match Amount::capped(text) {
+        Err(_) => errors.push(FieldError::invalid(&at, text, NO_QUANTITY)),
         Ok(quantity) if quantity.is_negative() => {
             errors.push(FieldError::invalid(&at, text, "must be greater than or equal to 0"));
         }

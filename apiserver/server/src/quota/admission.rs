@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
+use pullpiri_quantity::Amount;
 use pullpiri_store::{Change, Expect, KeyValue, Range, Store, Write, WriteError};
 use serde_json::{Value, json};
 
 use super::{Charge, Quotas, count, names_of};
 use crate::admission::{Admission, Attributes, Operation};
-use crate::builtin::quantity::Quantity;
 use crate::builtin::set;
 use crate::registry::{Origin, Resource};
 use crate::rest::object::{Object, encode};
@@ -38,8 +38,8 @@ fn key_of(namespace: &str, name: &str) -> String {
     format!("core/{PLURAL}/{namespace}/{name}")
 }
 
-fn amount(quota: &Value, list: &str, name: &str) -> Option<Quantity> {
-    Quantity::parse(quota.pointer(list)?.get(name)?.as_str()?).ok()
+fn amount(quota: &Value, list: &str, name: &str) -> Option<Amount> {
+    Amount::capped(quota.pointer(list)?.get(name)?.as_str()?).ok()
 }
 
 impl QuotaAdmission {
@@ -72,23 +72,23 @@ impl QuotaAdmission {
             let used = match amount(&quota, "/status/used", &name) {
                 Some(used) => used,
                 None => {
-                    Quantity::whole(count(&*self.store, resource, namespace).await.map_err(|e| store_errors::read(&e))?)
+                    Amount::whole(count(&*self.store, resource, namespace).await.map_err(|e| store_errors::read(&e))?)
                 }
             };
-            let next = used.plus(Quantity::whole(1));
+            let next = used.plus(Amount::whole(1));
             if next > hard {
                 over.push((name.clone(), used, hard));
             }
             used_now.push((name, next));
         }
         if !over.is_empty() {
-            let list = |of: &dyn Fn(&(String, Quantity, Quantity)) -> Quantity| {
+            let list = |of: &dyn Fn(&(String, Amount, Amount)) -> Amount| {
                 over.iter().map(|entry| format!("{}={}", entry.0, of(entry))).collect::<Vec<_>>().join(",")
             };
             let why = format!(
                 "exceeded quota: {}, requested: {}, used: {}, limited: {}",
                 crate::rest::metadata::text(&quota, "name"),
-                list(&|_| Quantity::whole(1)),
+                list(&|_| Amount::whole(1)),
                 list(&|entry| entry.1),
                 list(&|entry| entry.2),
             );

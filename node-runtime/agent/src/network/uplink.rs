@@ -5,9 +5,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, ToSocketAddrs};
 use std::time::{Duration, Instant};
 
 use pullpiri_crds::node::UplinkSpec;
+use pullpiri_crds::rate::bits_per_second;
 use pullpiri_node_core::network::plan::Uplink;
 use pullpiri_node_core::network::shape::{LinkRate, MAJOR, handle};
-use pullpiri_node_core::quantity;
 use pullpiri_node_host::net::{Link, Netlink, link, qdisc};
 use pullpiri_node_host::{Result, SysError};
 
@@ -143,11 +143,8 @@ fn pick(net: &mut Netlink, said: &Said, server: &mut Server) -> Result<std::resu
 
 fn rate(name: &str, said: &Said) -> std::result::Result<LinkRate, String> {
     if let Some(given) = said.spec.as_ref().and_then(|spec| spec.rate.as_ref()) {
-        return match quantity::units(&given.0) {
-            Ok(bps) if bps > 0 => Ok(LinkRate::Declared(bps)),
-            Ok(_) => Err("spec.uplink.rate is 0".to_owned()),
-            Err(error) => Err(format!("spec.uplink.rate: {error}")),
-        };
+        let bps = bits_per_second(&given.0, 1).map_err(|error| format!("spec.uplink.rate: {error}"));
+        return bps.map(LinkRate::Declared);
     }
     if let Some(bps) = said.rate_bps.filter(|bps| *bps > 0) {
         return Ok(LinkRate::Declared(bps));

@@ -15,11 +15,11 @@ use pullpiri_crds::condition::reason;
 use pullpiri_crds::instance::Template;
 use pullpiri_crds::model::{self, Adapter, ImagePullPolicy, Protocol};
 use pullpiri_crds::names::{LABEL_MODEL, LABEL_NODE, LABEL_PACKAGE, rfc1123};
+use pullpiri_crds::quantity;
 
 use crate::memory::Memory;
 use crate::network;
 use crate::plan::HostStep;
-use crate::quantity;
 use crate::runtime::{ContainerSpec, Limits, Mount, MountSource, NetworkMode, PodId, PodSpec, Port, Security};
 use crate::snapshot::{DataKind, DataObject, DataRef, DataState, Node};
 

@@ -7,10 +7,10 @@ use std::collections::BTreeMap;
 use std::path::{Component, Path, PathBuf};
 
 use pullpiri_crds::model::{self, KeyToPath, ModelSpec, ModelVolume};
+use pullpiri_crds::quantity;
 
 use super::{Context, Lookup, Problem, ProblemKind, ROOT, fnv};
 use crate::plan::{File, HostStep, Medium};
-use crate::quantity;
 use crate::runtime::{Mount, MountSource};
 use crate::snapshot::{DataKind, DataObject};
 
