@@ -5,8 +5,8 @@ use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Component, Path};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg, OFlag, OpenHow, ResolveFlag, open, openat2};
@@ -58,6 +58,17 @@ pub fn sync_file_system(path: &Path) -> Result<()> {
     let attempted = || format!("syncing the file system of {}", path.display());
     let directory = File::open(path).map_err(|e| SysError::io(attempted(), e))?;
     nix::unistd::syncfs(&directory).map_err(|e| SysError::errno(attempted(), e))
+}
+
+/// Makes `path` with its parents where missing, and closed to all but its owner each time, whoever made it and however. What is another's
+/// stays as it is.
+pub fn private_directory(path: &Path) -> std::io::Result<()> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    let found = std::fs::metadata(path)?;
+    if found.mode() & 0o077 == 0 || found.uid() != nix::unistd::geteuid().as_raw() {
+        return Ok(());
+    }
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))
 }
 
 /// A lock on a file, held until dropped by every process that the descriptor was sent to.
@@ -185,6 +196,83 @@ impl AsFd for Root {
     }
 }
 
+/// Why a path below a directory wasn't reached.
+#[derive(Debug, thiserror::Error)]
+pub enum BelowError {
+    #[error("{} leads out of {}", path.display(), base.display())]
+    Escapes { base: PathBuf, path: PathBuf },
+    #[error(transparent)]
+    Sys(#[from] SysError),
+}
+
+/// How often a path is tried that others rename parts of meanwhile.
+const BELOW_TRIES: usize = 64;
+
+/// Opens (`O_PATH`) what `path` leads to from `base`. Symbolic links are followed as long as they stay below it: the kernel looks them up
+/// and checks them in one step (openat2(2), `RESOLVE_BENEATH`), and what is opened stays what it is, whatever takes its name afterwards.
+///
+/// # Errors
+/// [`BelowError::Escapes`]: a link, or `..`, leads out of `base`.
+pub fn open_below(base: &Path, path: &Path) -> std::result::Result<OwnedFd, BelowError> {
+    let root = Root::open(base)?;
+    below(&root, base, path).map_err(|e| below_error(base, path, e))
+}
+
+/// [`open_below`], having made directories (mode 0755) where nothing is there.
+pub fn make_below(base: &Path, path: &Path) -> std::result::Result<OwnedFd, BelowError> {
+    let root = Root::open(base)?;
+    let failed = |e| below_error(base, path, e);
+    match below(&root, base, path) {
+        Err(Errno::ENOENT) => {}
+        found => return found.map_err(failed),
+    }
+    let mut so_far = PathBuf::new();
+    let mut at = below(&root, base, Path::new(".")).map_err(failed)?;
+    for part in path.components() {
+        so_far.push(part);
+        at = match below(&root, base, &so_far) {
+            Err(Errno::ENOENT) => {
+                match mkdirat(&at, part.as_os_str(), Mode::from_bits_truncate(0o755)) {
+                    Ok(()) | Err(Errno::EEXIST) => {}
+                    Err(e) => return Err(failed(e)),
+                }
+                below(&root, base, &so_far)
+            }
+            found => found,
+        }
+        .map_err(failed)?;
+    }
+    Ok(at)
+}
+
+fn below(root: &Root, base: &Path, path: &Path) -> std::result::Result<OwnedFd, Errno> {
+    debug_assert!(base.is_absolute());
+    let resolve = ResolveFlag::RESOLVE_BENEATH | ResolveFlag::RESOLVE_NO_MAGICLINKS;
+    let how = OpenHow::new().flags(OFlag::O_PATH | OFlag::O_CLOEXEC).resolve(resolve);
+    let mut outcome = Err(Errno::EAGAIN);
+    for _ in 0..BELOW_TRIES {
+        outcome = openat2(root, path, how);
+        // EAGAIN: a rename elsewhere raced with the resolution of `..`.
+        if !matches!(outcome, Err(Errno::EAGAIN | Errno::EINTR)) {
+            break;
+        }
+    }
+    outcome
+}
+
+fn below_error(base: &Path, path: &Path, error: Errno) -> BelowError {
+    match error {
+        Errno::EXDEV => BelowError::Escapes { base: base.to_owned(), path: path.to_owned() },
+        e => SysError::errno(format!("opening {}", base.join(path).display()), e).into(),
+    }
+}
+
+/// Where an open file or directory is now.
+pub fn path_of(file: BorrowedFd<'_>) -> Result<PathBuf> {
+    let link = format!("/proc/self/fd/{}", file.as_raw_fd());
+    std::fs::read_link(&link).map_err(|e| SysError::io(format!("reading {link}"), e))
+}
+
 /// Sets an extended attribute of the entry `name` of a directory; a symbolic link's own.
 pub fn set_xattr(directory: BorrowedFd<'_>, name: &OsStr, attribute: &OsStr, value: &[u8]) -> Result<()> {
     let attempted = || format!("setting attribute {} of {}", attribute.display(), name.display());
@@ -258,6 +346,44 @@ mod tests {
         assert!(try_lock(&path).unwrap().is_none());
         drop(copy);
         assert!(try_lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_directory_is_closed_whoever_made_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("a/images");
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().mode() & 0o777;
+        private_directory(&path).unwrap();
+        assert_eq!((mode(&path), mode(&dir.path().join("a"))), (0o700, 0o700));
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
+        private_directory(&path).unwrap();
+        assert_eq!(mode(&path), 0o700);
+    }
+
+    #[test]
+    fn a_path_below_stays_below() {
+        use std::os::unix::fs::symlink;
+        let dir = tempfile::tempdir().unwrap();
+        let base = dir.path().join("volume");
+        std::fs::create_dir_all(base.join("inner")).unwrap();
+        std::fs::create_dir(dir.path().join("outside")).unwrap();
+        symlink("../outside", base.join("out")).unwrap();
+        symlink("/", base.join("root")).unwrap();
+        symlink("inner", base.join("in")).unwrap();
+        let made = make_below(&base, Path::new("in/a/b")).unwrap();
+        assert_eq!(path_of(made.as_fd()).unwrap(), base.canonicalize().unwrap().join("inner/a/b"));
+        open_below(&base, Path::new("in/a")).unwrap();
+        for path in ["out", "out/x", "root", "root/etc", "../outside", "in/../../outside", "/etc"] {
+            for outcome in [open_below(&base, Path::new(path)), make_below(&base, Path::new(path))] {
+                assert!(matches!(outcome, Err(BelowError::Escapes { .. })), "{path}: {outcome:?}");
+            }
+        }
+        assert!(matches!(open_below(&base, Path::new("absent")), Err(BelowError::Sys(_))));
+        assert_eq!(std::fs::read_dir(dir.path().join("outside")).unwrap().count(), 0);
+        // What was opened isn't what took its name.
+        std::fs::rename(base.join("inner"), base.join("moved")).unwrap();
+        symlink("/etc", base.join("inner")).unwrap();
+        assert_eq!(path_of(made.as_fd()).unwrap(), base.canonicalize().unwrap().join("moved/a/b"));
     }
 
     #[test]

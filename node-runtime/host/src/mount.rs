@@ -1,5 +1,6 @@
 //! Mounts that only their own mount namespace sees.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -123,6 +124,13 @@ pub fn unmount(target: &Path) -> Result<()> {
 pub fn bind(source: &Path, target: &Path) -> Result<()> {
     mount(Some(source), target, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .map_err(|e| SysError::errno(format!("binding {} to {}", source.display(), target.display()), e))
+}
+
+/// Makes `target` another view of an open file or directory, and of what is mounted in it: of itself, not of what has its name by now.
+pub fn bind_open(source: BorrowedFd<'_>, target: &Path) -> Result<()> {
+    let link = format!("/proc/self/fd/{}", source.as_raw_fd());
+    mount(Some(link.as_str()), target, None::<&str>, MsFlags::MS_BIND | MsFlags::MS_REC, None::<&str>)
+        .map_err(|e| SysError::errno(format!("binding what was opened to {}", target.display()), e))
 }
 
 /// Whether this kernel has a file system, by its name in `/proc/filesystems`.

@@ -83,7 +83,7 @@ impl Pidfd {
 
     /// Sends a signal; a process that is gone is no error.
     pub fn send_signal(&self, signal: Signal) -> Result<()> {
-        self.send_raw(signal as i32)
+        self.send_raw(crate::signals::number(signal))
     }
 
     /// As [`send_signal`](Self::send_signal), with any number: images may name real-time signals.

@@ -93,7 +93,14 @@ pub fn parse(name: &str) -> Option<i32> {
         let number = base.checked_add(offset)?;
         return (libc::SIGRTMIN()..=libc::SIGRTMAX()).contains(&number).then_some(number);
     }
-    format!("SIG{short}").parse::<Signal>().ok().map(|s| s as i32)
+    format!("SIG{short}").parse::<Signal>().ok().map(number)
+}
+
+/// A signal's number.
+#[must_use]
+pub fn number(signal: Signal) -> i32 {
+    // Of the standard signals; a conversion this way there is none.
+    (1..libc::SIGRTMIN()).find(|number| Signal::try_from(*number) == Ok(signal)).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -118,6 +125,9 @@ mod tests {
             ("", None),
         ] {
             assert_eq!(parse(text), number, "{text}");
+        }
+        for signal in Signal::iterator() {
+            assert_eq!(Signal::try_from(number(signal)), Ok(signal));
         }
     }
 }

@@ -7,7 +7,7 @@ use nix::unistd::Pid;
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, Exit, Timestamp};
 use pullpiri_node_host::files::{self, Durability};
 use pullpiri_node_host::process::{self, Pidfd};
-use pullpiri_node_host::{SysError, clock};
+use pullpiri_node_host::{SysError, clock, signals};
 
 use super::log::{Log, Stream};
 use crate::oci::wire::{CONTAINERS_DIR, RECORD_FILE, Record};
@@ -45,7 +45,7 @@ impl Container {
         }
         let code = match status {
             WaitStatus::Exited(_, code) => code,
-            WaitStatus::Signaled(_, signal, _) => 128 + signal as i32,
+            WaitStatus::Signaled(_, signal, _) => 128 + signals::number(signal),
             _ => 255,
         };
         let exit = Exit {
