@@ -71,6 +71,8 @@ pub enum Adapter {
     /// The OCI runtime inside the pullpiri binary.
     Oci,
     Podman,
+    /// A Pod that is bound to the node and run by its kubelet.
+    Kubernetes,
 }
 
 impl Adapter {
@@ -79,6 +81,16 @@ impl Adapter {
         match self {
             Self::Oci => "oci",
             Self::Podman => "podman",
+            Self::Kubernetes => "kubernetes",
+        }
+    }
+
+    /// Whether the runtime starts ended containers again by itself, as the restart policy says, rather than being told to.
+    #[must_use]
+    pub const fn restarts_containers(self) -> bool {
+        match self {
+            Self::Oci | Self::Podman => false,
+            Self::Kubernetes => true,
         }
     }
 }

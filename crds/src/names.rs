@@ -13,6 +13,10 @@ pub const LABEL_MODEL: &str = "pullpiri.io/model";
 pub const LABEL_NODE: &str = "pullpiri.io/node";
 /// The label on Claims that a Scenario wrote.
 pub const LABEL_SCENARIO: &str = "pullpiri.io/scenario";
+/// The label of the ModelInstance that a Pod runs.
+pub const LABEL_INSTANCE_UID: &str = "pullpiri.io/instance-uid";
+/// The annotation with the hash of the template that a Pod was made from.
+pub const ANNOTATION_TEMPLATE_HASH: &str = "pullpiri.io/template-hash";
 
 /// The finalizer by which a node runtime keeps a ModelInstance until nothing of it is left on the node.
 pub const NODE_FINALIZER: &str = "pullpiri.io/node";

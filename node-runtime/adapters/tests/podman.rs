@@ -176,6 +176,7 @@ async fn a_container_gets_what_its_spec_says() {
                 cpu_request_millis: Some(100),
                 memory_bytes: Some(64 << 20),
                 pids: Some(16),
+                ..Limits::default()
             },
             security: Security { user: Some(1000), group: Some(1001), read_only_root: true, ..Security::default() },
             ..container(

@@ -113,7 +113,7 @@ fn is_news(known: &ContainerObserved, told: &ContainerObserved) -> bool {
         return told.attempt > known.attempt;
     }
     match (&known.state, &told.state) {
-        (ContainerStateObserved::Created, _) => true,
+        (ContainerStateObserved::Created | ContainerStateObserved::Waiting { .. }, _) => true,
         // The end of an earlier pod's container of this name isn't this one's.
         (ContainerStateObserved::Running { started_at, .. }, ContainerStateObserved::Exited(exit)) => {
             exit.finished_at >= *started_at

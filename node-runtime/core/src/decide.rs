@@ -245,6 +245,10 @@ impl<'a> Pass<'a> {
     fn runtime_missing(&self, adapter: Adapter) -> Blocked {
         let message = match self.snapshot.node.adapters.get(&adapter) {
             Some(AdapterState::Unavailable { message }) => message.clone(),
+            None if adapter == Adapter::Kubernetes => {
+                "this node runs no Pods; it does beside a kubelet, with `pullpiri node --kubernetes-node NAME` (chart: node.kubernetesRuntime.enabled)"
+                    .to_owned()
+            }
             Some(AdapterState::Ready) | None => "this node has no such adapter".to_owned(),
         };
         Blocked {
@@ -404,13 +408,27 @@ impl<'a> Pass<'a> {
                 if self.decide_ends(pod, accepted) {
                     return;
                 }
-                self.decide_restarts(pod, resolved, policy);
+                if !pod.adapter.restarts_containers() {
+                    self.decide_restarts(pod, resolved, policy);
+                } else if self.is_stuck(pod, policy) {
+                    self.remove(pod, grace(accepted), StopReason::Broken);
+                }
             }
         }
     }
 
     fn is_finished(&self, container: &str, policy: RestartPolicy) -> bool {
         self.memory.containers.get(container).is_some_and(|container| is_finished(container, policy))
+    }
+
+    /// Whether a container is to be started again that its runtime, going by the restart policy alone, leaves as it is.
+    fn is_stuck(&self, pod: &PodObserved, policy: RestartPolicy) -> bool {
+        pod.containers.iter().any(|container| match &container.state {
+            ContainerStateObserved::Exited(exit) => {
+                !restart::wanted(policy, exit) && !self.is_finished(&container.name, policy)
+            }
+            _ => false,
+        })
     }
 
     /// When a container may be started, as far as its own past goes.
@@ -580,7 +598,10 @@ impl<'a> Pass<'a> {
                 let streak = self.memory.containers.get(&container).map_or(0, |container| container.streak);
                 let delay = self.snapshot.node.backoff.delay(streak);
                 if desired == Desired::Run && restart::wanted(policy, &exit) && !delay.is_zero() {
-                    let note = format!("container {container} is restarted after {} s", delay.as_secs());
+                    let by_runtime = self.memory.adapter.is_some_and(Adapter::restarts_containers);
+                    let when =
+                        if by_runtime { "by the kubelet".to_owned() } else { format!("after {} s", delay.as_secs()) };
+                    let note = format!("container {container} is restarted {when}");
                     self.event("BackOff", true, note);
                 }
             }

@@ -167,7 +167,7 @@ fn observe_container(
     changes: &mut Vec<Change>,
 ) {
     let (pid, started_at, exit) = match &observed.state {
-        ContainerStateObserved::Created => return,
+        ContainerStateObserved::Created | ContainerStateObserved::Waiting { .. } => return,
         ContainerStateObserved::Running { pid, started_at } => (*pid, *started_at, None),
         ContainerStateObserved::Exited(exit) => (0, exit.started_at, Some(exit)),
     };

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
-use pullpiri_crds::model::Adapter;
+use pullpiri_crds::model::{Adapter, ImagePullPolicy, RestartPolicy};
 use serde::{Deserialize, Serialize};
 
 /// Nanoseconds since the Unix epoch.
@@ -41,6 +41,35 @@ pub struct PodSpec {
     pub containers: Vec<ContainerSpec>,
     /// Kept by the runtime where it can (podman labels), for people and for adoption.
     pub labels: BTreeMap<String, String>,
+    #[serde(default)]
+    pub lifecycle: Lifecycle,
+}
+
+/// What a runtime is told that restarts containers by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Lifecycle {
+    pub restart: RestartPolicy,
+    /// Between SIGTERM and SIGKILL, whoever ends the pod.
+    pub grace_seconds: u32,
+}
+
+impl Default for Lifecycle {
+    fn default() -> Self {
+        Self { restart: RestartPolicy::default(), grace_seconds: 30 }
+    }
+}
+
+/// Where the value of an environment variable is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct KeySource {
+    /// A Secret, else a ConfigMap.
+    pub secret: bool,
+    /// Of the object, in the pod's namespace.
+    pub name: String,
+    pub key: String,
+    pub optional: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -65,6 +94,13 @@ pub struct ContainerSpec {
     pub args: Vec<String>,
     /// In order; later ones win. Merged over the image's.
     pub env: Vec<(String, String)>,
+    /// Variables of `env` whose values the runtime reads itself, by name: no secret is written where Pods can be read. For such a runtime
+    /// `$(NAME)` stays as it is in all texts.
+    #[serde(default)]
+    pub env_sources: BTreeMap<String, KeySource>,
+    /// For a runtime that pulls images.
+    #[serde(default)]
+    pub image_pull: Option<ImagePullPolicy>,
     pub working_dir: Option<String>,
     pub mounts: Vec<Mount>,
     pub ports: Vec<Port>,
@@ -109,6 +145,9 @@ pub struct Limits {
     /// Weight against others when CPUs are short, from the CPU request in thousandths.
     pub cpu_request_millis: Option<u64>,
     pub memory_bytes: Option<u64>,
+    /// What a scheduler sets aside, where there is one.
+    #[serde(default)]
+    pub memory_request_bytes: Option<u64>,
     pub pids: Option<u64>,
 }
 
@@ -155,7 +194,15 @@ pub struct ContainerObserved {
 #[serde(rename_all = "camelCase")]
 pub enum ContainerStateObserved {
     Created,
-    Running { pid: u32, started_at: Timestamp },
+    /// Its runtime, which starts it by itself, hasn't yet: a word, and what is said of it.
+    Waiting {
+        reason: String,
+        message: String,
+    },
+    Running {
+        pid: u32,
+        started_at: Timestamp,
+    },
     Exited(Exit),
 }
 

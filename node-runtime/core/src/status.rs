@@ -157,6 +157,37 @@ impl Computation<'_> {
         self.memory.failures.get("")
     }
 
+    fn is_restarted_by_kubelet(&self) -> bool {
+        self.memory.adapter.is_some_and(pullpiri_crds::model::Adapter::restarts_containers)
+    }
+
+    /// Why a runtime that starts containers by itself hasn't started this one.
+    fn waiting(&self, name: &str) -> Option<(&'static str, String)> {
+        let container = self.facts.pod?.containers.iter().find(|container| container.name == name)?;
+        let ContainerStateObserved::Waiting { reason, message } = &container.state else { return None };
+        let word = match reason.as_str() {
+            "" | "ContainerCreating" | "PodInitializing" => reason::STARTING,
+            "ErrImagePull"
+            | "ImagePullBackOff"
+            | "ErrImageNeverPull"
+            | "InvalidImageName"
+            | "ImageInspectError"
+            | "RegistryUnavailable" => reason::IMAGE_MISSING,
+            _ => reason::RUNTIME_ERROR,
+        };
+        let said = [reason.as_str(), message.as_str()].into_iter().filter(|text| !text.is_empty());
+        Some((word, said.collect::<Vec<_>>().join(": ")))
+    }
+
+    /// What keeps such a runtime from starting a container.
+    fn held_up(&self) -> Option<(&'static str, String)> {
+        let names = self.stands().filter(|(_, stand)| *stand == Stand::Idle).map(|(name, _)| name);
+        names
+            .filter_map(|name| Some((name, self.waiting(name)?)))
+            .find(|(_, (reason, _))| *reason != reason::STARTING)
+            .map(|(name, (reason, message))| (reason, format!("container {name}: {message}")))
+    }
+
     /// The wait before the container's restart, in seconds; `None` if it doesn't loop.
     fn crash_loop(&self, name: &str) -> Option<u64> {
         let container = self.memory.containers.get(name)?;
@@ -188,11 +219,18 @@ impl Computation<'_> {
             (ContainerState::Waiting, Some(failure), _) => {
                 (Some(failure_reason(failure.failure.kind).to_owned()), Some(cut(&failure.failure.message)))
             }
+            (ContainerState::Waiting, None, Some(_)) if self.is_restarted_by_kubelet() => {
+                (Some(reason::CRASH_LOOP_BACK_OFF.to_owned()), Some("is restarted by the kubelet".to_owned()))
+            }
             (ContainerState::Waiting, None, Some(seconds)) => {
                 (Some(reason::CRASH_LOOP_BACK_OFF.to_owned()), Some(format!("is restarted {seconds} s after it ended")))
             }
             (ContainerState::Waiting, None, None) => match self.facts.blocked {
                 Some(blocked) => (Some(blocked.reason.to_owned()), Some(cut(&blocked.message))),
+                None if self.waiting(name).is_some() => {
+                    let (reason, message) = self.waiting(name).unwrap_or_default();
+                    (Some(reason.to_owned()), Some(cut(&message)))
+                }
                 None if self.facts.desired == Desired::Run => (Some(reason::STARTING.to_owned()), None),
                 None => (Some(reason::STOPPED.to_owned()), None),
             },
@@ -356,6 +394,9 @@ impl Computation<'_> {
         if let Some(failure) = self.memory.failures.values().next() {
             return (false, failure_reason(failure.failure.kind), failure.failure.message.clone());
         }
+        if let Some((reason, message)) = self.held_up() {
+            return (false, reason, message);
+        }
         if self.stands().any(|(name, _)| self.crash_loop(name).is_some()) {
             return (false, reason::CRASH_LOOP_BACK_OFF, self.describe(Stand::Waits));
         }
@@ -378,7 +419,11 @@ impl Computation<'_> {
             let container = self.memory.containers.get(name)?;
             let exit = container.last_exit.as_ref()?;
             let oom = if exit.oom_killed { ", out of memory," } else { "" };
-            let wait = self.crash_loop(name).map(|seconds| format!(" and is restarted after {seconds} s"));
+            let when = |seconds| match self.is_restarted_by_kubelet() {
+                true => " and is restarted by the kubelet".to_owned(),
+                false => format!(" and is restarted after {seconds} s"),
+            };
+            let wait = self.crash_loop(name).map(when);
             Some(format!("container {name} ended with {}{oom}{}", exit.code, wait.unwrap_or_default()))
         };
         let text = self.stands().filter(|(_, stand)| *stand == which).filter_map(line).collect::<Vec<_>>().join("; ");
@@ -399,6 +444,9 @@ impl Computation<'_> {
         }
         if let Some(failure) = self.memory.failures.values().next() {
             return (false, failure_reason(failure.failure.kind), failure.failure.message.clone());
+        }
+        if let Some((reason, message)) = self.held_up() {
+            return (false, reason, message);
         }
         let pending = self.stands().any(|(name, stand)| match stand {
             Stand::Idle => true,

@@ -13,6 +13,8 @@ use pullpiri_crds::model::{
 };
 use pullpiri_crds::quantity::Quantity;
 use pullpiri_node_core::memory::{Failure, FailureKind};
+use pullpiri_node_core::resolve::template_hash;
+use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, Exit, PodObserved};
 use pullpiri_node_core::snapshot::{AdapterState, Content, DataKind, DataObject, DataRef, DataState};
 use pullpiri_node_core::{Plan, decide_one};
 use world::{World, id, instance, model};
@@ -355,4 +357,44 @@ fn gateways_that_do_not_match_are_refused() {
     let transcript = network(&mut world, |network| network.addresses[0] = "10.20.0.5/24".to_owned());
     assert!(transcript.contains("spec.network.addresses[0]: \"10.20.0.5/24\" is no address"), "{transcript}");
     assert!(world.running("brake").is_empty());
+}
+
+#[test]
+fn a_kubelet_restarts_containers_itself() {
+    let mut world = World::new();
+    world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
+    world.update("blis", |spec| spec.template.spec.runtime = Some(Adapter::Kubernetes));
+    assert_snapshot!("kubernetes_missing", world.settle(true));
+    world.agent.node.adapters.insert(Adapter::Kubernetes, AdapterState::Ready);
+    let pod = (id("blis"), Adapter::Kubernetes);
+    let container = ContainerObserved {
+        name: "blis".into(),
+        attempt: 0,
+        state: ContainerStateObserved::Waiting { reason: "ImagePullBackOff".into(), message: "no registry".into() },
+        container_id: String::new(),
+        image_id: String::new(),
+    };
+    let made = PodObserved {
+        id: pod.0.clone(),
+        namespace: "default".into(),
+        name: "blis".into(),
+        hash: template_hash(&world.api[&pod.0].spec.template),
+        adapter: pod.1,
+        sandbox_alive: true,
+        containers: vec![container],
+    };
+    world.pods.insert(pod.clone(), made);
+    assert_snapshot!("kubernetes_image", world.settle(true));
+    let change = |world: &mut World, attempt: u32, state: ContainerStateObserved| {
+        let container = &mut world.pods.get_mut(&pod).unwrap().containers[0];
+        (container.attempt, container.state, container.container_id) = (attempt, state, format!("c{attempt}"));
+    };
+    let at = world.now;
+    change(&mut world, 0, ContainerStateObserved::Running { pid: 7, started_at: at });
+    world.settle(true);
+    let exit = Exit { code: 1, oom_killed: false, started_at: at, finished_at: at };
+    change(&mut world, 0, ContainerStateObserved::Exited(exit));
+    assert_snapshot!("kubernetes_exit", world.settle(true));
+    change(&mut world, 1, ContainerStateObserved::Running { pid: 8, started_at: at });
+    assert_snapshot!("kubernetes_restart", world.settle(true));
 }

@@ -233,6 +233,7 @@ mod tests {
                 cpu_millis: Some(5),
                 cpu_request_millis: Some(250),
                 memory_bytes: Some(1 << 20),
+                memory_request_bytes: None,
                 pids: None,
             },
             security: Security {
@@ -252,6 +253,7 @@ mod tests {
             network,
             containers: vec![container],
             labels: BTreeMap::from([("app".into(), "bms".into())]),
+            lifecycle: pullpiri_node_core::runtime::Lifecycle::default(),
         }
     }
 

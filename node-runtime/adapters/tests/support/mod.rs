@@ -49,5 +49,6 @@ pub fn pod(id: &str, network: NetworkMode, containers: Vec<ContainerSpec>) -> Po
         network,
         containers,
         labels: std::collections::BTreeMap::new(),
+        lifecycle: pullpiri_node_core::runtime::Lifecycle::default(),
     }
 }

@@ -17,10 +17,14 @@ use pullpiri_crds::model::{self, Adapter, ImagePullPolicy, Protocol};
 use pullpiri_crds::names::{LABEL_MODEL, LABEL_NODE, LABEL_PACKAGE, rfc1123};
 use pullpiri_crds::quantity;
 
+use self::environment::Expansion;
+use crate::decide::grace;
 use crate::memory::Memory;
 use crate::network;
 use crate::plan::HostStep;
-use crate::runtime::{ContainerSpec, Limits, Mount, MountSource, NetworkMode, PodId, PodSpec, Port, Security};
+use crate::runtime::{
+    ContainerSpec, Lifecycle, Limits, Mount, MountSource, NetworkMode, PodId, PodSpec, Port, Security,
+};
 use crate::snapshot::{DataKind, DataObject, DataRef, DataState, Node};
 
 /// A pod and what must be so on the host before it starts.
@@ -164,28 +168,34 @@ pub(crate) fn resolve(
             let message = format!("{:?} is given twice; expected a name of its own", container.name);
             problems.push(Problem { kind: ProblemKind::Invalid, field: format!("{field}.name"), message });
         }
-        let environment = environment::resolve(context, container, &field, &mut problems);
+        let by = if adapter == Adapter::Kubernetes { Expansion::Kubelet } else { Expansion::Node };
+        let environment = environment::resolve(context, container, &field, by, &mut problems);
         let mounts = volumes::mounts(&volumes, container, &field, &mut steps, &mut problems);
         let ports = ports(instance, container, adapter, &field, &mut problems);
-        if container.image_pull_policy == Some(ImagePullPolicy::Always) {
+        if container.image_pull_policy == Some(ImagePullPolicy::Always) && adapter != Adapter::Kubernetes {
             degraded.push(format!(
                 "{field}.imagePullPolicy: Always, but this node doesn't pull images; what was loaded runs"
             ));
         }
+        let (command, args) = (&container.command, &container.args);
+        let [command, args] = [command, args].map(|list| list.iter().map(|text| environment.expand(text)).collect());
+        let (env, env_sources) = environment.into_variables();
         containers.push(ContainerSpec {
             name: container.name.clone(),
             image: container.image.clone(),
-            command: container.command.iter().map(|text| environment.expand(text)).collect(),
-            args: container.args.iter().map(|text| environment.expand(text)).collect(),
-            env: environment.into_variables(),
+            command,
+            args,
+            env,
+            env_sources,
+            image_pull: container.image_pull_policy,
             working_dir: container.working_dir.clone(),
             mounts,
             ports,
-            limits: limits(container, &field, &mut problems),
+            limits: limits(container, adapter, &field, &mut problems),
             security: security(container, &field, &mut problems),
         });
     }
-    let network = join(context, instance, &mut containers, &mut steps, &mut problems);
+    let network = join(context, instance, adapter, &mut containers, &mut steps, &mut problems);
     if !problems.is_empty() {
         problems.sort();
         return Err(problems);
@@ -203,6 +213,10 @@ pub(crate) fn resolve(
         network,
         containers,
         labels,
+        lifecycle: Lifecycle {
+            restart: spec.restart_policy.unwrap_or_default(),
+            grace_seconds: u32::try_from(grace(instance).as_secs()).unwrap_or(u32::MAX),
+        },
     };
     Ok(Resolved { pod, steps, degraded })
 }
@@ -211,6 +225,7 @@ pub(crate) fn resolve(
 fn join(
     context: &Context<'_>,
     instance: &ModelInstance,
+    adapter: Adapter,
     containers: &mut [ContainerSpec],
     steps: &mut Vec<HostStep>,
     problems: &mut Vec<Problem>,
@@ -219,6 +234,14 @@ fn join(
         return NetworkMode::Host;
     }
     let Some(given) = &instance.spec.network else { return NetworkMode::Own };
+    if adapter == Adapter::Kubernetes {
+        let message = format!(
+            "a Pod is on the cluster's network and can't join Network {}: neither its rules nor its classes would hold; use runtime oci, or hostNetwork",
+            given.name
+        );
+        problems.push(Problem { kind: ProblemKind::CannotHonour, field: "spec.network".to_owned(), message });
+        return NetworkMode::Own;
+    }
     let Some(namespace) = context.network.namespace(context.id) else {
         let (kind, message) = match &context.network.missing {
             Some(missing) => (ProblemKind::NoNetworking, missing.clone()),
@@ -310,7 +333,7 @@ fn ports(
 /// forgotten a suffix.
 const MIN_MEMORY_BYTES: u64 = 1 << 20;
 
-fn limits(container: &model::Container, field: &str, problems: &mut Vec<Problem>) -> Limits {
+fn limits(container: &model::Container, adapter: Adapter, field: &str, problems: &mut Vec<Problem>) -> Limits {
     let Some(resources) = &container.resources else { return Limits::default() };
     let mut read = |list: &str, name: &str, parse: fn(&str) -> Result<u64, quantity::QuantityError>| {
         let map = if list == "limits" { &resources.limits } else { &resources.requests };
@@ -332,10 +355,14 @@ fn limits(container: &model::Container, field: &str, problems: &mut Vec<Problem>
         cpu_request_millis: read("requests", "cpu", quantity::millis),
         memory_bytes: read("limits", "memory", quantity::units)
             .inspect(|bytes| too_little = (*bytes < MIN_MEMORY_BYTES).then_some(*bytes)),
+        memory_request_bytes: read("requests", "memory", quantity::units),
         pids: read("limits", "pids", quantity::units),
     };
-    // A memory request reserves nothing on a node, but a bad one is still told.
-    let _ = read("requests", "memory", quantity::units);
+    if limits.pids.is_some() && adapter == Adapter::Kubernetes {
+        let field = format!("{field}.resources.limits[pids]");
+        let message = "a container of a Pod has no such limit (the kubelet's podPidsLimit is for all Pods)".to_owned();
+        problems.push(Problem { kind: ProblemKind::CannotHonour, field, message });
+    }
     if let Some(bytes) = too_little {
         let field = format!("{field}.resources.limits[memory]");
         let message =

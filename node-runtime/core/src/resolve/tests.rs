@@ -52,6 +52,14 @@ fn data(entries: &[(DataKind, &str, Keys<'_>)]) -> BTreeMap<DataRef, DataState> 
 }
 
 fn resolved(spec: ModelSpec, data: &BTreeMap<DataRef, DataState>) -> Result<Resolved, Vec<String>> {
+    resolved_for(Adapter::Oci, &instance(spec), data)
+}
+
+fn resolved_for(
+    adapter: Adapter,
+    instance: &ModelInstance,
+    data: &BTreeMap<DataRef, DataState>,
+) -> Result<Resolved, Vec<String>> {
     let node = Node {
         name: "zone".into(),
         default_adapter: Adapter::Oci,
@@ -62,7 +70,7 @@ fn resolved(spec: ModelSpec, data: &BTreeMap<DataRef, DataState>) -> Result<Reso
     let (id, memory) = (PodId("uid".into()), Memory::default());
     let network = crate::network::NodeState::default();
     let context = Context { node: &node, id: &id, namespace: "default", memory: &memory, data, network: &network };
-    resolve(&context, &instance(spec), Adapter::Oci)
+    resolve(&context, instance, adapter)
         .map_err(|problems| problems.iter().map(|problem| format!("{:?} {problem}", problem.kind)).collect())
 }
 
@@ -187,13 +195,14 @@ fn volumes_become_mounts() {
     ]);
     let resolved = resolved(spec, &data).unwrap();
     let bind = |path: &str| MountSource::Bind(path.into());
+    let below = |base: &str, path: &str| MountSource::Below { base: base.into(), sub_path: path.into() };
     let expected = [
         (bind("/srv/x"), "/host", true),
-        (bind("/srv/x/a/b"), "/sub", false),
+        (below("/srv/x", "a/b"), "/sub", false),
         (bind("/v/uid/scratch"), "/scratch", false),
         (MountSource::Tmpfs { size_bytes: Some(64 << 20) }, "/ram", false),
         (bind("/v/uid/conf"), "/conf", true),
-        (bind("/v/uid/keys/dir/token"), "/keys/token", true),
+        (below("/v/uid/keys", "dir/token"), "/keys/token", true),
     ]
     .map(|(source, target, read_only)| Mount { source, target: PathBuf::from(target), read_only });
     assert_eq!(resolved.pod.containers[0].mounts, expected);
@@ -277,7 +286,13 @@ fn a_container_gets_its_limits_and_rights() {
     let container = &pod.containers[0];
     assert_eq!(
         container.limits,
-        Limits { cpu_millis: Some(1500), cpu_request_millis: Some(250), memory_bytes: Some(128 << 20), pids: None }
+        Limits {
+            cpu_millis: Some(1500),
+            cpu_request_millis: Some(250),
+            memory_bytes: Some(128 << 20),
+            memory_request_bytes: Some(64 << 20),
+            pids: None
+        }
     );
     assert_eq!(container.security.add_capabilities, ["SYS_NICE", "NET_RAW"]);
     assert_eq!(container.security.user, Some(4_294_967_294));
@@ -313,4 +328,51 @@ fn a_template_hash_follows_the_template() {
     };
     assert_eq!(template_hash(&template("a")), template_hash(&template("a")));
     assert_ne!(template_hash(&template("a")), template_hash(&template("b")));
+}
+
+#[test]
+fn a_kubelet_reads_secrets_itself() {
+    let key = KeySelector { name: "keys".into(), key: "token".into(), optional: None };
+    let from = EnvVarSource { secret_key_ref: Some(key), ..Default::default() };
+    let mut container = named("x");
+    container.env = vec![
+        EnvVar { name: "TOKEN".into(), value_from: Some(from), ..Default::default() },
+        EnvVar { name: "HEADER".into(), value: Some("Bearer $(TOKEN)".into()), ..Default::default() },
+    ];
+    container.args = vec!["--token=$(TOKEN)".into()];
+    container.image_pull_policy = Some(ImagePullPolicy::Always);
+    let secret = data(&[(DataKind::Secret, "keys", &[("token", b"hunter2")])]);
+    let instance = instance(of_container(container));
+    let resolved = resolved_for(Adapter::Kubernetes, &instance, &secret).unwrap();
+    assert_eq!(resolved.degraded, Vec::<String>::new());
+    let container = &resolved.pod.containers[0];
+    assert!(!format!("{container:?}").contains("hunter2"), "{container:?}");
+    assert_eq!(container.args, ["--token=$(TOKEN)"]);
+    assert_eq!(container.env[1], ("HEADER".to_owned(), "Bearer $(TOKEN)".to_owned()));
+    assert!(container.env_sources["TOKEN"].secret);
+    assert_eq!(container.image_pull, Some(ImagePullPolicy::Always));
+    let missing = resolved_for(Adapter::Kubernetes, &instance, &BTreeMap::new()).unwrap_err();
+    assert!(missing[0].contains("keys hasn't been read yet"), "{missing:?}");
+    let oci = resolved_for(Adapter::Oci, &instance, &secret).unwrap();
+    assert_eq!(oci.pod.containers[0].args, ["--token=hunter2"]);
+}
+
+#[test]
+fn what_a_pod_of_kubernetes_cannot_have_is_refused() {
+    let mut container = named("x");
+    container.resources = Some(Resources { limits: quantities(&[("pids", "10"), ("cpu", "1")]), requests: None });
+    let mut instance = instance(of_container(container));
+    instance.spec.network = Some(pullpiri_crds::instance::InstanceNetwork {
+        name: "backbone".into(),
+        addresses: vec!["10.20.0.5".into()],
+        gateways: vec!["10.20.0.1".into()],
+    });
+    let problems = resolved_for(Adapter::Kubernetes, &instance, &BTreeMap::new()).unwrap_err();
+    assert_eq!(problems.len(), 2, "{problems:?}");
+    assert!(problems[0].starts_with("CannotHonour spec.network: a Pod is on the cluster's network"), "{problems:?}");
+    assert!(problems[1].contains("containers[0].resources.limits[pids]"), "{problems:?}");
+    // With the node's own network there is no Network to join.
+    instance.spec.template.spec.host_network = Some(true);
+    let problems = resolved_for(Adapter::Kubernetes, &instance, &BTreeMap::new()).unwrap_err();
+    assert_eq!(problems.len(), 1, "{problems:?}");
 }

@@ -10,6 +10,7 @@
 //!
 //! The root is a parameter and the layout is read off the files in it, so that each of the three is tested on a directory.
 
+pub mod kubelet;
 mod resources;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -436,8 +437,13 @@ mod tests {
         std::fs::read_to_string(dir.join(file)).unwrap_or_default()
     }
 
-    const LIMITS: Limits =
-        Limits { cpu_millis: Some(1_500), cpu_request_millis: Some(500), memory_bytes: Some(1 << 30), pids: Some(100) };
+    const LIMITS: Limits = Limits {
+        cpu_millis: Some(1_500),
+        cpu_request_millis: Some(500),
+        memory_bytes: Some(1 << 30),
+        memory_request_bytes: None,
+        pids: Some(100),
+    };
 
     #[test]
     fn supervisors_leave_the_groups_that_track_the_agent() {

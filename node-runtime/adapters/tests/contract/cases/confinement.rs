@@ -29,8 +29,13 @@ fn cgroup_value(pid: u32, controller: &str, v1: &str, v2: &str) -> String {
 
 pub async fn limits_are_set_in_cgroups(c: &Context) {
     let mut one = container("c", &["forever"]);
-    one.limits =
-        Limits { cpu_millis: Some(250), cpu_request_millis: Some(100), memory_bytes: Some(64 << 20), pids: Some(33) };
+    one.limits = Limits {
+        cpu_millis: Some(250),
+        cpu_request_millis: Some(100),
+        memory_bytes: Some(64 << 20),
+        pids: Some(33),
+        ..Limits::default()
+    };
     let pod = c.pod("a", NetworkMode::Host, vec![one]);
     c.runtime.run_pod(&pod).await.unwrap();
     c.logged(&pod.id, "c", "stdout forever").await;
