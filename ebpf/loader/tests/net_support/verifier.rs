@@ -1,9 +1,11 @@
 //! The verifier's counts of instructions, against the table in docs/ebpf.md.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
 const DOCS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/ebpf.md");
+const PROGRAMS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../programs");
 
 /// The kernel's release and clang's major version that the table was made with: "Recorded with Linux `<uname -r>`, clang `<major>`."
 fn recorded_with(text: &str) -> (&str, &str) {
@@ -22,6 +24,12 @@ fn clang_major() -> Option<String> {
     Some(version.split('.').next()?.to_owned())
 }
 
+/// The functions behind a section of their own.
+fn programs(source: &str) -> BTreeSet<&str> {
+    let heads = source.lines().zip(source.lines().skip(1)).filter(|(section, _)| section.starts_with("SEC(\""));
+    heads.filter_map(|(_, head)| head.strip_prefix("int ")?.split('(').next()).collect()
+}
+
 /// Within a tenth of the table where kernel and compiler are the table's, else below three times of it.
 pub fn compare<'a>(object: &str, measured: impl IntoIterator<Item = (&'a str, u32)>) {
     let text = std::fs::read_to_string(DOCS).unwrap();
@@ -34,6 +42,17 @@ pub fn compare<'a>(object: &str, measured: impl IntoIterator<Item = (&'a str, u3
             "skipped: a tenth around docs/ebpf.md: it is Linux {release}, clang {major}, this Linux {here}, clang {compiler}"
         );
     }
+    let measured: BTreeMap<&str, u32> = measured.into_iter().collect();
+    let rows = text.lines().filter_map(|line| line.strip_prefix(&format!("| {object} | `"))?.split('`').next());
+    let recorded: BTreeSet<&str> = rows.collect();
+    let source = std::fs::read_to_string(format!("{PROGRAMS}/{object}.bpf.c")).unwrap();
+    assert_eq!(recorded, programs(&source), "docs/ebpf.md has a row for each program of {object}.bpf.c");
+    // Another kernel may lack what an optional program hangs on.
+    assert!(
+        !same || recorded.iter().eq(measured.keys()),
+        "loaded are {:?}, docs/ebpf.md has {recorded:?}",
+        measured.keys()
+    );
     for (program, count) in measured {
         println!("| {object} | `{program}` | {count} |");
         let row = text.lines().find_map(|line| line.strip_prefix(&format!("| {object} | `{program}` | ")));

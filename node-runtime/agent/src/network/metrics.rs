@@ -32,6 +32,8 @@ struct Read {
     rule_packets: BTreeMap<String, u64>,
     drops: BTreeMap<String, u64>,
     round_trips: BTreeMap<String, RoundTrips>,
+    connections_opened: u64,
+    connections_displaced: u64,
 }
 
 impl Collector {
@@ -53,7 +55,12 @@ impl Collector {
 
     fn read_now(plumbing: &Plumbing) -> Option<Read> {
         let (counters, classes) = plumbing.counters()?;
-        let mut read = Read { round_trips: counters.round_trips.clone(), ..Read::default() };
+        let mut read = Read {
+            round_trips: counters.round_trips.clone(),
+            connections_opened: counters.connections_opened,
+            connections_displaced: counters.connections_displaced,
+            ..Read::default()
+        };
         for (name, traffic) in &counters.classes {
             read.class_bytes.insert(name.clone(), traffic.bytes);
             read.class_packets.insert(name.clone(), traffic.packets);
@@ -82,14 +89,19 @@ impl Collector {
 }
 
 impl prometheus_client::collector::Collector for Collector {
-    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
-        let Some(read) = self.read() else { return Ok(()) };
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+        self.read().map_or(Ok(()), |read| read.encode(encoder))
+    }
+}
+
+impl Read {
+    fn encode(self, mut encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
         let families = [
-            ("network_class", "Layer-2 bytes that left by the uplink", Some(Unit::Bytes), "class", read.class_bytes),
-            ("network_class_packets", "Packets that left by the uplink", None, "class", read.class_packets),
-            ("network_class_drops", "Packets that a class' queue had no room for", None, "class", read.class_drops),
-            ("network_rule_packets", "Packets that a rule let enter a pod", None, "rule", read.rule_packets),
-            ("network_drops", "Packets that weren't let pass", None, "reason", read.drops),
+            ("network_class", "Layer-2 bytes that left by the uplink", Some(Unit::Bytes), "class", self.class_bytes),
+            ("network_class_packets", "Packets that left by the uplink", None, "class", self.class_packets),
+            ("network_class_drops", "Packets that a class' queue had no room for", None, "class", self.class_drops),
+            ("network_rule_packets", "Packets that a rule let enter a pod", None, "rule", self.rule_packets),
+            ("network_drops", "Packets that weren't let pass", None, "reason", self.drops),
         ];
         for (name, help, unit, label, values) in families {
             if values.is_empty() {
@@ -101,7 +113,23 @@ impl prometheus_client::collector::Collector for Collector {
                 counter.encode(family.encode_family(&[(label, value.as_str())])?)?;
             }
         }
-        encode_round_trips(&mut encoder, &read.round_trips)
+        let of_the_node = [
+            (
+                "network_connections_opened",
+                "Connections that pods opened or had opened to them",
+                self.connections_opened,
+            ),
+            (
+                "network_connections_displaced",
+                "Connections that were forgotten because their pod had more than its budget",
+                self.connections_displaced,
+            ),
+        ];
+        for (name, help, count) in of_the_node {
+            let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
+            ConstCounter::new(count).encode(family)?;
+        }
+        encode_round_trips(&mut encoder, &self.round_trips)
     }
 }
 
@@ -165,5 +193,36 @@ mod tests {
         assert_eq!(collector.read().unwrap().drops["denied"], 7);
         drop(held);
         assert!(collector.read().is_none(), "nothing is attached, so there is nothing to be told");
+    }
+
+    #[test]
+    fn connections_are_counted_for_the_node_as_a_whole() {
+        #[derive(Debug)]
+        struct Known(Read);
+
+        impl prometheus_client::collector::Collector for Known {
+            fn encode(&self, encoder: DescriptorEncoder<'_>) -> Result<(), std::fmt::Error> {
+                self.0.clone().encode(encoder)
+            }
+        }
+
+        let mut registry = prometheus_client::registry::Registry::with_prefix("pullpiri_node");
+        let drops = BTreeMap::from([("denied".to_owned(), 7)]);
+        registry.register_collector(Box::new(Known(Read {
+            drops,
+            connections_opened: 9000,
+            connections_displaced: 808,
+            ..Read::default()
+        })));
+        let mut text = String::new();
+        prometheus_client::encoding::text::encode(&mut text, &registry).unwrap();
+        for line in [
+            "# TYPE pullpiri_node_network_connections_displaced counter",
+            "pullpiri_node_network_connections_displaced_total 808",
+            "pullpiri_node_network_connections_opened_total 9000",
+            "pullpiri_node_network_drops_total{reason=\"denied\"} 7",
+        ] {
+            assert!(text.lines().any(|given| given == line), "{line}:\n{text}");
+        }
     }
 }

@@ -602,38 +602,4 @@ fn classify_hosts(
 }
 
 #[cfg(test)]
-mod tests {
-    use pullpiri_node_core::network::plan::NodeRoute;
-
-    use super::*;
-
-    #[test]
-    fn what_fails_of_a_pod_is_its_failure() {
-        let directory = tempfile::tempdir().unwrap();
-        let mut plumbing = Plumbing::new("n0", directory.path(), NetworkConfig::default());
-        let [stays, leaves] = ["stays", "leaves"].map(|name| PodId(name.to_owned()));
-        let [here, there]: [IpAddr; 2] = ["10.20.0.5", "10.20.0.6"].map(|text| text.parse().unwrap());
-        let attachment =
-            Attachment { network: String::new(), addresses: vec![here], gateways: Vec::new(), ports: Vec::new() };
-        plumbing.attachments.insert(stays.clone(), attachment);
-        let route = |destination, gateway| NodeRoute { destination, link: "pplb0".to_owned(), gateway };
-        let asked = [there];
-        let asked = Some((&leaves, asked.as_slice()));
-        for (pod, address) in [(&stays, here), (&leaves, there)] {
-            let link = pod_link(pod);
-            for step in [
-                Step::Unguard { link: link.clone() },
-                Step::DeleteLink { link: link.clone() },
-                Step::Up { link },
-                Step::DeleteNamespace { pod: pod.clone() },
-                Step::DeleteRoute(route(address, None)),
-                Step::AddRoute(route(address, None)),
-            ] {
-                assert_eq!(plumbing.owner(&step, asked).as_ref(), Some(pod), "{step}");
-            }
-        }
-        for step in [Step::DeleteRoute(route(there, Some(here))), Step::DeleteLink { link: "pplb0".to_owned() }] {
-            assert_eq!(plumbing.owner(&step, asked), None, "{step}");
-        }
-    }
-}
+mod tests;
