@@ -117,6 +117,9 @@ pub(crate) struct Workloads {
     /// Podman's REST socket
     #[arg(long, value_name = "SOCKET", default_value = "/run/podman/podman.sock")]
     pub(crate) podman_socket: PathBuf,
+    /// Also run Models of runtime kubernetes, as Pods of the kubelet of this machine: its Kubernetes node's name
+    #[arg(long, value_name = "NAME")]
+    pub(crate) kubernetes_node: Option<String>,
     /// Stop this node's workloads on SIGTERM instead of leaving them running
     #[arg(long)]
     pub(crate) stop_workloads: bool,
@@ -140,6 +143,8 @@ pub(crate) enum RuntimeChoice {
     Oci,
     /// Podman's REST socket
     Podman,
+    /// Pods of this machine's kubelet; needs --kubernetes-node
+    Kubernetes,
 }
 
 #[derive(Args, Debug)]

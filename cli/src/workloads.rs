@@ -8,6 +8,7 @@ use prometheus_client::registry::Registry;
 use pullpiri_agent::{Agent, Config, NetworkConfig};
 use pullpiri_crds::model::Adapter;
 use pullpiri_node_adapters::Runtime;
+use pullpiri_node_adapters::kubernetes::KubernetesRuntime;
 use pullpiri_node_adapters::oci::{OciOptions, OciRuntime, Zygote};
 use pullpiri_node_adapters::podman::PodmanRuntime;
 
@@ -28,6 +29,14 @@ pub(crate) async fn agent(
     let oci: Arc<dyn Runtime> = Arc::new(OciRuntime::open(&data_dir, zygote, OciOptions::default()).await?);
     let podman: Arc<dyn Runtime> = Arc::new(PodmanRuntime::new(&workloads.podman_socket, &data_dir));
     check(workloads.runtime, &oci, &podman).await?;
+    let mut runtimes = vec![oci, podman];
+    if let Some(node) = &workloads.kubernetes_node {
+        runtimes.push(Arc::new(KubernetesRuntime::new(client.clone(), node)));
+    } else if workloads.runtime == RuntimeChoice::Kubernetes {
+        return Err(Failure::new(
+            "--runtime kubernetes needs --kubernetes-node: the name of this machine's Kubernetes node",
+        ));
+    }
     let mut config = Config::new(name, data_dir);
     // Nobody can ask an unspecified address.
     config.metrics_address =
@@ -38,8 +47,9 @@ pub(crate) async fn agent(
         RuntimeChoice::Auto => None,
         RuntimeChoice::Oci => Some(Adapter::Oci),
         RuntimeChoice::Podman => Some(Adapter::Podman),
+        RuntimeChoice::Kubernetes => Some(Adapter::Kubernetes),
     };
-    Ok(Agent::new(config, client, vec![oci, podman], registry)?)
+    Ok(Agent::new(config, client, runtimes, registry)?)
 }
 
 /// A node that can run nothing says why and ends, rather than wait for work that it can't do.
@@ -47,6 +57,8 @@ async fn check(choice: RuntimeChoice, oci: &Arc<dyn Runtime>, podman: &Arc<dyn R
     let candidates: &[&Arc<dyn Runtime>] = match choice {
         RuntimeChoice::Auto => &[oci, podman],
         RuntimeChoice::Oci => &[oci],
+        // It may come later as well.
+        RuntimeChoice::Kubernetes => return Ok(()),
         RuntimeChoice::Podman => {
             // Its service may come later, and is waited for.
             if let Err(error) = podman.probe().await {

@@ -3,11 +3,13 @@
 //! * [`oci`](crate::Runtime): the OCI runtime inside our binary. A single-threaded supervisor per pod, forked from a zygote, holds
 //!   the containers' stdio, reaps them, records their exit on disk and outlives the agent.
 //! * `podman`: the REST API on podman's socket.
+//! * `kubernetes`: Pods of this node's kubelet, through the API server.
 //!
 //! One contract suite (`tests/contract.rs`) runs against each of them. Adapters are told what to do; what should be done is decided in
 //! `node-runtime/core`.
 
 pub mod images;
+pub mod kubernetes;
 mod logs;
 pub mod oci;
 pub mod podman;
