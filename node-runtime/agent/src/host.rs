@@ -10,10 +10,11 @@ use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions, Permissions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt, PermissionsExt, symlink};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use pullpiri_crds::model::HostPathType;
 use pullpiri_node_core::plan::{File, HostStep, Medium};
+use pullpiri_node_host::files::{self, BelowError};
 use pullpiri_node_host::{SysError, mount};
 use tracing::warn;
 
@@ -21,8 +22,8 @@ use tracing::warn;
 pub(crate) enum HostError {
     #[error("volume {volume}: {path} is {found}; expected {expected}")]
     Kind { volume: String, path: PathBuf, found: &'static str, expected: &'static str },
-    #[error("volume {volume}: {path} leads out of the volume, to {target}")]
-    Escape { volume: String, path: PathBuf, target: PathBuf },
+    #[error("volume {volume}: {source} (subPath)")]
+    SubPath { volume: String, source: BelowError },
     #[error("volume {volume}: {source}")]
     Mount { volume: String, source: SysError },
     #[error("volume {volume}: {attempted} {path}: {source}")]
@@ -106,25 +107,10 @@ fn describe(found: &fs::FileType) -> &'static str {
     }
 }
 
-/// Makes `base/sub_path` a directory if nothing is there. A container that shares the volume may have laid links: each existing part
-/// is resolved and must stay below `base`.
+/// Makes `base/sub_path` a directory if nothing is there. What it leads to is looked at again at each start of a container.
 fn below(volume: &str, base: &Path, sub_path: &Path) -> Result<(), HostError> {
-    let root = fs::canonicalize(base).map_err(io(volume, "resolving", base))?;
-    let mut at = root.clone();
-    for part in sub_path.components() {
-        let Component::Normal(part) = part else { continue };
-        let next = at.join(part);
-        match fs::canonicalize(&next) {
-            Ok(resolved) if resolved.starts_with(&root) => at = resolved,
-            Ok(target) => return Err(HostError::Escape { volume: volume.to_owned(), path: next, target }),
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                fs::create_dir(&next).map_err(io(volume, "making directory", &next))?;
-                at = next;
-            }
-            Err(error) => return Err(io(volume, "resolving", &next)(error)),
-        }
-    }
-    Ok(())
+    let made = files::make_below(base, sub_path);
+    made.map(drop).map_err(|source| HostError::SubPath { volume: volume.to_owned(), source })
 }
 
 /// Makes `directory` a tmpfs if it isn't one. Where that isn't allowed it stays on disk, as everything else of the node does.
@@ -342,7 +328,8 @@ mod tests {
         assert!(base.join("a/b").is_dir());
         below("v", &base, Path::new("in/c")).unwrap();
         assert!(base.join("inner/c").is_dir());
-        assert!(matches!(below("v", &base, Path::new("out/c")), Err(HostError::Escape { .. })));
+        let error = below("v", &base, Path::new("out/c")).unwrap_err().to_string();
+        assert!(error.contains("out/c leads out of"), "{error}");
         assert!(!dir.path().join("outside/c").exists());
     }
 }

@@ -132,6 +132,9 @@ pub struct Mount {
 pub enum MountSource {
     /// A file or directory of the host, bind-mounted.
     Bind(PathBuf),
+    /// What a volume's `subPath` leads to at each start. Containers that share the volume may have laid links: one that leads out of
+    /// `base` is refused.
+    Below { base: PathBuf, sub_path: PathBuf },
     /// A tmpfs of the container's own.
     Tmpfs { size_bytes: Option<u64> },
 }

@@ -90,6 +90,8 @@ impl Volumes {
     fn of<'a>(&mut self, mount: &'a Mount) -> (String, Option<&'a Path>) {
         match &mount.source {
             MountSource::Bind(path) => (self.host_path(path), None),
+            // The kubelet, too, resolves it at each start and lets no link lead out of the volume.
+            MountSource::Below { base, sub_path } => (self.host_path(base), Some(sub_path)),
             MountSource::Tmpfs { size_bytes } => {
                 let mut source = json!({ "medium": "Memory" });
                 if let Some(bytes) = size_bytes {
@@ -259,7 +261,11 @@ mod tests {
             name: "logger".into(),
             image: "localhost/logger:1.0".into(),
             image_pull: Some(ImagePullPolicy::Never),
-            mounts: vec![bind("/data/volumes/uid/conf", "/etc/conf")],
+            mounts: vec![Mount {
+                source: MountSource::Below { base: "/data/volumes/uid/conf".into(), sub_path: "a/b".into() },
+                target: "/etc/conf".into(),
+                read_only: true,
+            }],
             ..ContainerSpec::default()
         };
         PodSpec {

@@ -119,12 +119,14 @@ impl Node {
                 .into_iter()
                 .map(|(source, target)| (pod_dir.join(source), PathBuf::from(target)))
                 .collect();
+        let sub_paths = spec::sub_paths(container, &dir);
         let (config, devices) = spec::build(&Inputs {
             container,
             image: &image.config,
             user: &user,
             hostname,
             rootfs: &dir.join("rootfs"),
+            sub_paths: &sub_paths,
             files: &files,
             cgroup: &container_group(&pod.0, &container.name),
             layout: self.layout,
@@ -146,6 +148,7 @@ impl Node {
             stop_signal,
             limits: container.limits.clone(),
             devices,
+            sub_paths,
             log: LogTarget {
                 path: self.logs.of(pod).join(format!("{}.log", container.name)),
                 max_bytes: self.options.log_max_bytes,

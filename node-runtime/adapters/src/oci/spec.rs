@@ -2,17 +2,19 @@
 //!
 //! Defaults are those that podman and docker give their containers. The network namespace is the supervisor's, so none is named here.
 
-use std::fs;
+use std::fs::{self, File};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::sys::stat::{major, minor};
 use pullpiri_node_core::runtime::{ContainerSpec, Mount, MountSource};
 use pullpiri_node_host::cgroup::Layout;
+use pullpiri_node_host::files;
 use serde_json::{Value, json};
 
 use super::capabilities::{self, Capabilities};
 use super::user::User;
+use super::wire::SubPath;
 use crate::images::ImageConfig;
 
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -55,6 +57,7 @@ pub(super) struct Inputs<'a> {
     pub user: &'a User,
     pub hostname: &'a str,
     pub rootfs: &'a Path,
+    pub sub_paths: &'a [SubPath],
     /// Files that the runtime mounts by itself (`/etc/hosts` …), unless the container mounts something there.
     pub files: &'a [(PathBuf, PathBuf)],
     pub cgroup: &'a str,
@@ -178,12 +181,28 @@ fn mounts(inputs: &Inputs<'_>) -> Result<Vec<Value>, String> {
         }
     }
     for mount in asked {
-        mounts.push(volume(mount)?);
+        mounts.push(volume(mount, inputs.sub_paths)?);
     }
     Ok(mounts)
 }
 
-fn volume(mount: &Mount) -> Result<Value, String> {
+/// The parts of volumes that a container mounts. What they lead to is found out when it is made, at each attempt.
+pub(super) fn sub_paths(container: &ContainerSpec, attempt_dir: &Path) -> Vec<SubPath> {
+    let below = container.mounts.iter().filter_map(|mount| match &mount.source {
+        MountSource::Below { base, sub_path } => Some((base.clone(), sub_path.clone())),
+        MountSource::Bind(_) | MountSource::Tmpfs { .. } => None,
+    });
+    let mut found: Vec<SubPath> = Vec::new();
+    for (base, path) in below {
+        if !found.iter().any(|known| (&known.base, &known.path) == (&base, &path)) {
+            let at = attempt_dir.join("sub").join(found.len().to_string());
+            found.push(SubPath { base, path, at });
+        }
+    }
+    found
+}
+
+fn volume(mount: &Mount, sub_paths: &[SubPath]) -> Result<Value, String> {
     let target = &mount.target;
     let plain =
         target.is_absolute() && target.components().all(|c| matches!(c, Component::RootDir | Component::Normal(_)));
@@ -201,6 +220,15 @@ fn volume(mount: &Mount) -> Result<Value, String> {
             }
             json!({
                 "destination": target, "type": "bind", "source": source, "options": ["rbind", "rprivate", mode],
+            })
+        }
+        MountSource::Below { base, sub_path } => {
+            let staged = sub_paths.iter().find(|known| (&known.base, &known.path) == (base, sub_path));
+            let Some(SubPath { at, .. }) = staged.filter(|known| known.base.is_absolute()) else {
+                return Err(format!("mount source {} of {} is not absolute", base.display(), target.display()));
+            };
+            json!({
+                "destination": target, "type": "bind", "source": at, "options": ["rbind", "rprivate", mode],
             })
         }
         MountSource::Tmpfs { size_bytes } => {
@@ -221,8 +249,7 @@ fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Vec<String>), Strin
     let mut rules: Vec<String> = ALLOWED_DEVICES.iter().map(|r| (*r).to_owned()).collect();
     // Who mounts a device means to use it.
     for mount in &container.mounts {
-        if let MountSource::Bind(source) = &mount.source
-            && let Ok(meta) = fs::metadata(source)
+        if let Some(meta) = device_source(&mount.source)
             && let Some(kind) = device_kind(&meta)
         {
             let access = if mount.read_only { "r" } else { "rw" };
@@ -230,6 +257,17 @@ fn devices(container: &ContainerSpec) -> Result<(Vec<Value>, Vec<String>), Strin
         }
     }
     Ok((Vec::new(), rules))
+}
+
+/// What is mounted, if that may be a device. In a volume that containers write to, one of them could make a device and name any.
+fn device_source(source: &MountSource) -> Option<fs::Metadata> {
+    match source {
+        MountSource::Bind(source) => fs::metadata(source).ok(),
+        MountSource::Below { base, sub_path } if base == Path::new("/dev") => {
+            File::from(files::open_below(base, sub_path).ok()?).metadata().ok()
+        }
+        MountSource::Below { .. } | MountSource::Tmpfs { .. } => None,
+    }
 }
 
 fn device_kind(meta: &fs::Metadata) -> Option<&'static str> {

@@ -15,6 +15,7 @@ fn built(container: &ContainerSpec, image: &ImageConfig, layout: Layout) -> Resu
         user: &user(),
         hostname: "vehicle",
         rootfs: Path::new("/data/rootfs"),
+        sub_paths: &sub_paths(container, Path::new("/data")),
         files: &[("/data/hosts".into(), "/etc/hosts".into())],
         cgroup: "pullpiri/p/c",
         layout,
@@ -109,12 +110,32 @@ fn mounts_that_lead_elsewhere_are_refused() {
     let source = MountSource::Tmpfs { size_bytes: None };
     for target in ["relative", "/a/../b", "/", ""] {
         let mount = Mount { source: source.clone(), target: target.into(), read_only: false };
-        assert!(volume(&mount).is_err(), "{target}");
+        assert!(volume(&mount, &[]).is_err(), "{target}");
     }
     for (source, part) in [("/no/such/path", "/no/such/path"), ("relative", "not absolute")] {
         let mount = Mount { source: MountSource::Bind(source.into()), target: "/x".into(), read_only: false };
-        assert!(volume(&mount).unwrap_err().contains(part));
+        assert!(volume(&mount, &[]).unwrap_err().contains(part));
     }
+}
+
+#[test]
+fn a_part_of_a_volume_is_named_by_where_it_will_be_bound() {
+    let below = |base: &str, path: &str, target: &str| Mount {
+        source: MountSource::Below { base: base.into(), sub_path: path.into() },
+        target: target.into(),
+        read_only: false,
+    };
+    let mounts = vec![below("/v", "a", "/deep/er"), below("/v", "b", "/b"), below("/v", "a", "/again")];
+    let container = ContainerSpec { mounts, ..ContainerSpec::default() };
+    let spec = built(&container, &image(), Layout::Hybrid).unwrap();
+    let staged: Vec<_> = spec["mounts"].as_array().unwrap().iter().skip(7).map(|m| m["source"].clone()).collect();
+    assert_eq!(staged, ["/data/sub/1", "/data/sub/0", "/data/sub/0"]);
+    // In a volume, a container could make a device of any number.
+    let mounts = vec![below("/proc/self/root/dev", "null", "/x")];
+    assert_eq!(device_rules(&ContainerSpec { mounts, ..ContainerSpec::default() }), ALLOWED_DEVICES);
+    let mounts = vec![below("/dev", "null", "/x")];
+    let rules = device_rules(&ContainerSpec { mounts, ..ContainerSpec::default() });
+    assert_eq!(rules.last().map(String::as_str), Some("c 1:3 rw"));
 }
 
 #[test]

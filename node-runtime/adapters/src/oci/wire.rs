@@ -71,7 +71,22 @@ pub struct Start {
     pub limits: Limits,
     /// What the device controller allows.
     pub devices: Vec<String>,
+    /// Mount sources that are opened when the container is made, and what `config.json` calls them.
+    #[serde(default)]
+    pub sub_paths: Vec<SubPath>,
     pub log: LogTarget,
+}
+
+/// A part of a volume, which other containers may write to at any time.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SubPath {
+    /// The volume.
+    pub base: PathBuf,
+    /// Must not lead out of it.
+    pub path: PathBuf,
+    /// In the attempt's directory: where it is bound to, in the creating process' mount namespace.
+    pub at: PathBuf,
 }
 
 #[derive(Clone, Debug, Serialize, Deserialize)]

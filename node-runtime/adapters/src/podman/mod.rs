@@ -10,6 +10,7 @@ mod observe;
 mod spec;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,8 +21,10 @@ use futures::future::{BoxFuture, join_all};
 use futures::stream::BoxStream;
 use pullpiri_crds::model::Adapter;
 use pullpiri_node_core::runtime::{
-    ContainerObserved, ContainerSpec, ContainerStateObserved, NetworkMode, PodId, PodObserved, PodSpec, RuntimeInfo,
+    ContainerObserved, ContainerSpec, ContainerStateObserved, MountSource, NetworkMode, PodId, PodObserved, PodSpec,
+    RuntimeInfo,
 };
+use pullpiri_node_host::files;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -215,6 +218,7 @@ impl PodmanRuntime {
         }
         let place =
             Place { id, labels, attempt, log: &log, log_max_bytes: self.log_max_bytes, image_user: &image.user };
+        let container = &settled(id, container).await?;
         let body = spec::container(container, &place);
         let created = self.client.create::<Created>("/containers/create", &body).await;
         let created = match created {
@@ -309,6 +313,25 @@ impl PodmanRuntime {
         }
         Ok(())
     }
+}
+
+/// The container with its volumes' sub-paths as they lead now. podman is told paths only, so they are looked at as shortly before as can be:
+/// what a container that shares the volume swaps between this and podman's own look isn't seen (the `oci` adapter hands on what it
+/// opened).
+async fn settled(id: &PodId, container: &ContainerSpec) -> Result<ContainerSpec, RuntimeError> {
+    let mut container = container.clone();
+    let settled = tokio::task::spawn_blocking(move || {
+        for mount in &mut container.mounts {
+            if let MountSource::Below { base, sub_path } = &mount.source {
+                let opened = files::open_below(base, sub_path)
+                    .map_err(|error| format!("{}: {error} (subPath)", mount.target.display()))?;
+                mount.source = MountSource::Bind(files::path_of(opened.as_fd()).map_err(|error| error.to_string())?);
+            }
+        }
+        Ok(container)
+    });
+    let settled = settled.await.unwrap_or_else(|error| Err(error.to_string()));
+    settled.map_err(|message| RuntimeError::Refused { pod: id.clone(), attempted: "resolving its mounts", message })
 }
 
 /// Whether every container of `pod` is there and was started, from the same template.

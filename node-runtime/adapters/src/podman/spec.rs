@@ -174,18 +174,19 @@ fn user(container: &ContainerSpec, image_user: &str) -> Option<String> {
 fn mount(mount: &Mount) -> Value {
     let access = if mount.read_only { "ro" } else { "rw" };
     match &mount.source {
-        MountSource::Bind(source) => json!({
-            "type": "bind",
-            "source": source,
-            "destination": mount.target,
-            "options": ["rbind", access],
-        }),
+        MountSource::Bind(source) => bind(source, mount, access),
+        // Resolved by the caller; this is what is left for people to read.
+        MountSource::Below { base, sub_path } => bind(&base.join(sub_path), mount, access),
         MountSource::Tmpfs { size_bytes } => {
             let mut options = vec![access.to_owned(), "mode=1777".to_owned()];
             options.extend(size_bytes.map(|size| format!("size={size}")));
             json!({ "type": "tmpfs", "source": "tmpfs", "destination": mount.target, "options": options })
         }
     }
+}
+
+fn bind(source: &Path, mount: &Mount, access: &str) -> Value {
+    json!({ "type": "bind", "source": source, "destination": mount.target, "options": ["rbind", access] })
 }
 
 fn limits(limits: &Limits) -> Value {

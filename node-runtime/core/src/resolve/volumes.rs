@@ -304,7 +304,7 @@ pub(super) fn mounts(
                     base: base.clone(),
                     sub_path: PathBuf::from(sub_path),
                 });
-                MountSource::Bind(base.join(sub_path))
+                MountSource::Below { base: base.clone(), sub_path: PathBuf::from(sub_path) }
             }
             (Source::Files(base, paths), Some(sub_path)) => {
                 if !paths.iter().any(|path| Path::new(path).starts_with(sub_path)) {
@@ -313,7 +313,7 @@ pub(super) fn mounts(
                     problem(ProblemKind::Missing, "subPath", message);
                     continue;
                 }
-                MountSource::Bind(base.join(sub_path))
+                MountSource::Below { base: base.clone(), sub_path: PathBuf::from(sub_path) }
             }
         };
         mounts.push(Mount { source, target, read_only });

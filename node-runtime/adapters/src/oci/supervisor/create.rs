@@ -33,7 +33,7 @@ use pullpiri_node_host::cgroup::{self, Cgroups};
 use pullpiri_node_host::mount::{self, Overlay};
 use pullpiri_node_host::{files, process, signals};
 
-use crate::oci::wire::Start;
+use crate::oci::wire::{Start, SubPath};
 
 /// Where the program looks if neither image nor specification sets PATH.
 const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -92,6 +92,7 @@ fn create(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, verdi
     }
     mount::enter_private().map_err(|e| failed("preparing mounts", &e))?;
     mount::blank(Path::new(cgroup::DEFAULT_ROOT)).map_err(|e| failed("preparing mounts", &e))?;
+    start.sub_paths.iter().try_for_each(stage)?;
     std::env::set_current_dir(&start.layers_dir)
         .map_err(|e| failed(&format!("entering {}", start.layers_dir.display()), &e))?;
     mount::overlay(&Overlay { lower: &start.lower, upper: &upper, work: &work }, &root)
@@ -130,6 +131,24 @@ fn create(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, verdi
         return Ok(());
     }
     Err(kill_on(Failure::Refused(complaint)))
+}
+
+/// Binds a part of a volume to where the specification looks for it. Another container of the volume may swap links at any moment, so the
+/// part is opened so that it can't lead out, and what was opened is bound, not what has its name by then. libcontainer resolves sources
+/// by name: this one is in a directory that no container has.
+fn stage(part: &SubPath) -> Result<(), Failure> {
+    let refused = |e: &dyn std::fmt::Display| {
+        Failure::Refused(format!("subPath {}: {e}; expected a path that stays in its volume", part.path.display()))
+    };
+    let failed = |e: &dyn std::fmt::Display| Failure::Failed(format!("mounting subPath {}: {e}", part.path.display()));
+    let opened = files::make_below(&part.base, &part.path).map_err(|e| refused(&e))?;
+    let opened = File::from(opened);
+    let is_directory = opened.metadata().map_err(|e| failed(&e))?.is_dir();
+    let parent = part.at.parent().map_or(Ok(()), fs::create_dir_all);
+    parent
+        .and_then(|()| if is_directory { fs::create_dir(&part.at) } else { File::create_new(&part.at).map(drop) })
+        .map_err(|e| failed(&e))?;
+    mount::bind_open(opened.as_fd(), &part.at).map_err(|e| failed(&e))
 }
 
 /// Why a container that couldn't be created has nowhere to run in, if that is why: libcontainer says no more than that a system call

@@ -7,7 +7,7 @@ use pullpiri_node_adapters::RuntimeError;
 use pullpiri_node_core::runtime::{Limits, Mount, MountSource, NetworkMode, Security};
 
 use crate::support::container;
-use crate::{Context, pid_of};
+use crate::{Context, exit_of, pid_of};
 
 /// A cgroup file of a process: for version 1 by controller, for version 2 by its other name.
 fn cgroup_value(pid: u32, controller: &str, v1: &str, v2: &str) -> String {
@@ -146,6 +146,45 @@ pub async fn a_missing_mount_source_is_refused(c: &Context) {
     assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
     assert!(c.observed(&pod.id).await.is_none());
     assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
+}
+
+pub async fn a_sub_path_never_leads_out_of_its_volume(c: &Context) {
+    let (volume, outside) = (c.dir.path().join("volume"), c.dir.path().join("outside"));
+    for dir in [volume.join("x"), volume.join("y"), outside.clone()] {
+        std::fs::create_dir_all(dir).unwrap();
+    }
+    for (file, text) in [(volume.join("x/mark"), "x"), (volume.join("y/mark"), "y"), (outside.join("mark"), "outside")]
+    {
+        std::fs::write(file, text).unwrap();
+    }
+    let mut reader = container("reader", &["cat", "/data/mark", "exit", "0"]);
+    let source = MountSource::Below { base: volume.clone(), sub_path: "x".into() };
+    reader.mounts = vec![Mount { source, target: "/data".into(), read_only: false }];
+    let pod = c.pod("a", NetworkMode::Own, vec![container("other", &["forever"]), reader.clone()]);
+    c.runtime.run_pod(&pod).await.unwrap();
+    assert_eq!(c.output(&pod.id, "reader").await, ["stdout x"]);
+    let other = pid_of(&c.observed(&pod.id).await.unwrap(), "other").unwrap();
+    // As a container that shares the volume could.
+    let swap = |target: &Path| {
+        let _ = std::fs::rename(volume.join("x"), volume.join("was"));
+        let _ = std::fs::remove_file(volume.join("x"));
+        std::os::unix::fs::symlink(target, volume.join("x")).unwrap();
+    };
+    for (attempt, target) in (1..).zip([Path::new("/"), Path::new("../outside"), outside.as_path()]) {
+        swap(target);
+        let error = c.runtime.start_container(&pod.id, &reader, attempt).await.unwrap_err();
+        assert!(matches!(error, RuntimeError::Refused { .. }), "{error:?}");
+        assert!(error.to_string().contains("x leads out of"), "{error}");
+    }
+    // One that stays inside is followed.
+    swap(Path::new("y"));
+    c.runtime.start_container(&pod.id, &reader, 9).await.unwrap();
+    c.until(&pod.id, "the second exit", |p| {
+        p.containers.iter().any(|one| one.name == "reader" && one.attempt == 9) && exit_of(p, "reader").is_some()
+    })
+    .await;
+    assert_eq!(c.backend.log(&pod.id, "reader").await, ["stdout x", "stdout y"]);
+    assert_eq!(pid_of(&c.observed(&pod.id).await.unwrap(), "other"), Some(other), "its neighbour goes on");
 }
 
 /// The bits of a capability set from `/proc/self/status`.

@@ -31,6 +31,7 @@ cases![
         the_memory_limit_kills,
         mounts_of_every_kind,
         a_missing_mount_source_is_refused,
+        a_sub_path_never_leads_out_of_its_volume,
         users_and_capabilities,
         a_bad_capability_is_refused,
         a_read_only_root_is,
