@@ -112,6 +112,59 @@ fn wrong_arguments_say_what_is_expected() {
 }
 
 #[test]
+fn a_schedule_check_ends_with_its_verdict() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("schedule.yaml");
+    let path = file.display().to_string();
+    let check = |tasks: &[&str], more: &[&str]| {
+        let tasks: String = tasks.iter().map(|task| format!("    - {{ {task} }}\n")).collect();
+        let text = format!(
+            "apiVersion: pullpiri.io/v1alpha1\nkind: Schedule\nmetadata: {{ name: s }}\nspec:\n  tasks:\n{tasks}"
+        );
+        std::fs::write(&file, text).unwrap();
+        let output = pullpiri(&[&["schedule", "check", "-f", &path], more].concat());
+        let said = [output.stdout, output.stderr].concat();
+        (output.status.code(), String::from_utf8_lossy(&said).into_owned())
+    };
+    let good = "name: a, wcet: 1ms, period: 10ms";
+    assert_eq!(check(&[good], &[]).0, Some(0));
+    let (code, said) = check(&["name: a, wcet: 5ms, period: 10ms, deadline: 4ms"], &[]);
+    assert_eq!(code, Some(1), "more than its deadline is a verdict: {said}");
+    for (task, expected) in [
+        ("name: a, wcet: 0ms, period: 10ms", ["spec.tasks[0].wcet", "0ms"]),
+        ("name: a, wcet: -1ms, period: 10ms", ["spec.tasks[0].wcet", "-1ms"]),
+        ("name: a, wcet: 1ms, period: 0s", ["spec.tasks[0].period", "0s"]),
+        ("name: a, wcet: 1ms, period: -10ms", ["spec.tasks[0].period", "-10ms"]),
+        ("name: a, wcet: 1ms, period: 10ms, deadline: 0s", ["spec.tasks[0].deadline", "0s"]),
+        ("name: a, wcet: 1ms, period: 10ms, deadline: -4ms", ["spec.tasks[0].deadline", "-4ms"]),
+        ("name: a, wcet: 1ms, period: 10ms, jitter: -1us", ["spec.tasks[0].jitter", "-1us"]),
+        ("name: a, wcet: 1ms, period: 10ms, offset: -1us", ["spec.tasks[0].offset", "-1us"]),
+        ("name: a, wcet: 1ms, period: 10ms, blocking: -1us", ["spec.tasks[0].blocking", "-1us"]),
+    ] {
+        let (code, said) = check(&[task], &[]);
+        assert_eq!(code, Some(2), "{task}: {said}");
+        assert!(expected.iter().all(|part| said.contains(part)), "{task}: {said}");
+    }
+    let (code, said) = check(&[good, good], &[]);
+    assert!(code == Some(2) && said.contains("spec.tasks[1].name") && said.contains("\"a\""), "{said}");
+    let (code, said) = check(&["name: a, wcet: 1ms, period: 10ms, cpus: \"7\""], &["--node-cpus", "2"]);
+    assert!(code == Some(2) && said.contains("spec.tasks[0].cpus") && said.contains("0-1"), "{said}");
+    let many: Vec<String> = (0..10_000).map(|n| format!("name: t{n}, wcet: 1us, period: 1s")).collect();
+    let (code, said) = check(&many.iter().map(String::as_str).collect::<Vec<_>>(), &[]);
+    assert!(code == Some(2) && said.contains("given 10000 tasks, expected 1 to 1024"), "{said}");
+    // Primes: their hyperperiod has 240 bits.
+    let primes =
+        [999_999_937, 999_999_929, 999_999_893, 999_999_883, 999_999_797, 999_999_761, 999_999_757, 999_999_751];
+    let primes: Vec<String> = primes
+        .iter()
+        .map(|period| format!("name: p{period}, wcet: 110ms, period: {period}ns, priority: 5, cpus: \"0\""))
+        .collect();
+    let primes: Vec<&str> = primes.iter().map(String::as_str).collect();
+    let (code, said) = check(&primes, &[]);
+    assert_eq!(code, Some(0), "{said}");
+}
+
+#[test]
 fn help_has_examples_and_shells_complete() {
     for command in ["up", "apiserver", "controllers", "node", "convert", "kubeconfig", "completion"] {
         let output = pullpiri(&[command, "--help"]);

@@ -270,14 +270,27 @@ async fn times_of_tasks_are_refused_by_field() {
         ("period", "0us"),
         ("period", "-10ms"),
         ("deadline", "0.0s"),
+        ("deadline", "-20ms"),
         ("jitter", "-1ns"),
         ("offset", "-1ns"),
         ("blocking", "-1ms"),
     ] {
         let message = bed.apply(&schedule(with(&task, &format!("/{field}"), json!(value)))).await.err();
         let message = message.unwrap_or_else(|| panic!("{field} {value} was accepted"));
-        assert!(message.contains(&format!("spec.tasks[0].{field}")), "{field} {value}: {message}");
+        let named = message.contains(&format!("spec.tasks[0].{field}")) && message.contains(value);
+        assert!(named, "{field} {value}: {message}");
     }
+    // A server applies no two items of one key; creating them is another way in.
+    let twice = json!({"apiVersion": "pullpiri.io/v1alpha1", "kind": "Schedule", "metadata": {"name": "twice"}, "spec": {"tasks": [task, task]}});
+    let schedules: Api<DynamicObject> =
+        Api::namespaced_with(bed.client.clone(), NS, &ApiResource::erase::<Schedule>(&()));
+    let created = schedules.create(&PostParams::default(), &serde_json::from_value(twice).unwrap()).await;
+    let message = created.map(|_| ()).unwrap_err().to_string();
+    assert!(message.contains("spec.tasks[1]") && message.contains("\"t\""), "{message}");
+    let many: Vec<Value> = (0..10_000).map(|n| with(&task, "/name", json!(format!("t{n}")))).collect();
+    let many = json!({"apiVersion": "pullpiri.io/v1alpha1", "kind": "Schedule", "metadata": {"name": "many"}, "spec": {"tasks": many}});
+    let message = bed.apply(&many).await.err().unwrap();
+    assert!(message.contains("spec.tasks") && message.contains("10000") && message.contains("1024"), "{message}");
     let model = |realtime: Value| {
         json!({
             "apiVersion": "pullpiri.io/v1alpha1", "kind": "Model", "metadata": {"name": "m"},
