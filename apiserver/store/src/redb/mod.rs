@@ -238,10 +238,12 @@ impl Store for RedbStore {
     }
 
     fn get(&self, key: &str) -> BoxFuture<'_, Result<(Option<KeyValue>, Revision), ReadError>> {
-        let key = key.to_owned();
+        let key: Arc<str> = key.into();
         async move {
-            let read = self.shared.read(|snapshot| Ok((snapshot.get(&key)?, Revision(snapshot.revision))));
-            read.map_err(|unreadable| unreadable.reading(|| key))
+            let wanted = Arc::clone(&key);
+            let read = move |snapshot: &Snapshot| Ok((snapshot.get(&wanted)?, Revision(snapshot.revision)));
+            let found = self.shared.read_little(read).await;
+            found.map_err(|unreadable| unreadable.reading(|| key.to_string()))
         }
         .boxed()
     }
@@ -250,19 +252,21 @@ impl Store for RedbStore {
         async move {
             let what = range.prefix.clone();
             let inline = range.limit.is_some_and(|limit| limit <= INLINE_ITEMS);
-            let shared = Arc::clone(&self.shared);
-            let read = move || {
-                shared.read(|snapshot| {
-                    let at = range.at.map_or(snapshot.revision, |at| at.0);
-                    if let Err(error) = readable(snapshot, at) {
-                        return Ok(Err(error));
-                    }
-                    let (items, remaining) = snapshot.list(&range, at)?;
-                    let more = remaining.is_some_and(|remaining| remaining > 0);
-                    Ok(Ok(Page { items, revision: Revision(at), more, remaining }))
-                })
+            let read = move |snapshot: &Snapshot| {
+                let at = range.at.map_or(snapshot.revision, |at| at.0);
+                if let Err(error) = readable(snapshot, at) {
+                    return Ok(Err(error));
+                }
+                let (items, remaining) = snapshot.list(&range, at)?;
+                let more = remaining.is_some_and(|remaining| remaining > 0);
+                Ok(Ok(Page { items, revision: Revision(at), more, remaining }))
             };
-            let page = if inline { read() } else { blocking(read).await };
+            let page = if inline {
+                self.shared.read_little(read).await
+            } else {
+                let shared = Arc::clone(&self.shared);
+                blocking(move || shared.read(read)).await
+            };
             page.map_err(|unreadable| unreadable.reading(|| format!("keys of {what}")))?
         }
         .boxed()
@@ -272,7 +276,8 @@ impl Store for RedbStore {
         let prefix = prefix.to_owned();
         async move {
             self.shared
-                .read(|snapshot| Ok(readable(snapshot, from.0)))
+                .read_little(move |snapshot| Ok(readable(snapshot, from.0)))
+                .await
                 .map_err(|unreadable| unreadable.reading(|| format!("events of {prefix}")))??;
             let backlog: Arc<dyn Backlog> = Arc::clone(&self.shared) as _;
             Ok(self.shared.hub.watch(backlog, &prefix, from.0))

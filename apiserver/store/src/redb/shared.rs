@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError};
 
 use futures::FutureExt as _;
 use futures::future::BoxFuture;
@@ -152,7 +152,10 @@ impl Shared {
 
     /// The newest commit as one consistent state. Waits while the database is being reopened.
     pub(super) fn snapshot(&self) -> Result<Arc<Snapshot>, Unreadable> {
-        let mut slot = lock(&self.slot);
+        self.snapshot_in(lock(&self.slot))
+    }
+
+    fn snapshot_in(&self, mut slot: MutexGuard<'_, Slot>) -> Result<Arc<Snapshot>, Unreadable> {
         if let Some(snapshot) = &slot.snapshot {
             return Ok(Arc::clone(snapshot));
         }
@@ -169,7 +172,31 @@ impl Shared {
         Ok(snapshot)
     }
 
-    /// Reads from the newest commit.
+    /// Reads little, from the newest commit: here if that needs no waiting, else (the writer has the database, or it has to be reopened) on a thread
+    /// for blocking work.
+    pub(super) async fn read_little<T: Send + 'static>(
+        self: &Arc<Self>,
+        mut read: impl FnMut(&Snapshot) -> Result<T, Fault> + Send + 'static,
+    ) -> Result<T, Unreadable> {
+        if let Some(found) = self.read_at_once(&mut read) {
+            return Ok(found);
+        }
+        let shared = Arc::clone(self);
+        blocking(move || shared.read(read)).await
+    }
+
+    /// `None`: it takes waiting, or has to be tried again.
+    fn read_at_once<T>(&self, read: impl FnOnce(&Snapshot) -> Result<T, Fault>) -> Option<T> {
+        let slot = match self.slot.try_lock() {
+            Ok(slot) => slot,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        let snapshot = self.snapshot_in(slot).ok()?;
+        guarded(|| read(&snapshot)).ok()
+    }
+
+    /// Reads from the newest commit. Blocks while the database is being reopened.
     pub(super) fn read<T>(&self, mut read: impl FnMut(&Snapshot) -> Result<T, Fault>) -> Result<T, Unreadable> {
         for _ in 1..ATTEMPTS {
             let snapshot = self.snapshot();

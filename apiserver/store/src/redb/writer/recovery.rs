@@ -126,10 +126,11 @@ impl Writer {
             return;
         }
         let result = guarded(|| {
-            let DatabaseState::Open(database) = &self.shared.slot().database else {
-                return Err(Fault::Io("it isn't open".to_owned()));
+            // Readers begin while it is being committed.
+            let transaction = match &self.shared.slot().database {
+                DatabaseState::Open(database) => database.begin_write()?,
+                DatabaseState::Broken(_) | DatabaseState::Closed => return Err(Fault::Io("it isn't open".to_owned())),
             };
-            let transaction = database.begin_write()?;
             Batch::open(&transaction, self.revision)?.mark_swept(self.swept)?;
             Ok(transaction.commit()?)
         });
