@@ -120,7 +120,11 @@ impl Trust {
     pub(super) fn new(source: &Source) -> Result<Self, TrustError> {
         let Source { config, serving } = source;
         let text = |key: &str| config.get(key).map(String::as_str).unwrap_or_default();
-        let list = |key: &str| serde_json::from_str::<Vec<String>>(text(key)).unwrap_or_default();
+        // What can't be read must not count as empty: without names, any front proxy's certificate would do.
+        let list = |key: &'static str| match text(key) {
+            "" => Ok(Vec::new()),
+            text => serde_json::from_str::<Vec<String>>(text).map_err(unusable(key)),
+        };
         let mut all = RootCertStore::empty();
         let mut class = |pem: &str, what: &'static str| {
             let roots = roots(pem, what)?;
@@ -143,12 +147,12 @@ impl Trust {
             .map_err(unusable(ours))?;
         tls.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let headers = Headers::new(
-            list("requestheader-username-headers"),
-            list("requestheader-group-headers"),
-            list("requestheader-uid-headers"),
-            list("requestheader-extra-headers-prefix"),
+            list("requestheader-username-headers")?,
+            list("requestheader-group-headers")?,
+            list("requestheader-uid-headers")?,
+            list("requestheader-extra-headers-prefix")?,
         );
-        let allowed = list("requestheader-allowed-names");
+        let allowed = list("requestheader-allowed-names")?;
         Ok(Self { tls: Arc::new(tls), serving: serving.clone(), front, allowed, headers, people, own })
     }
 
@@ -229,7 +233,14 @@ mod tests {
             ("client-ca-file", people.ca_certificate()),
         ];
         let config = config.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
-        let trust = Trust::new(&Source { config, serving: Serving { ca, identity } }).unwrap();
+        let source = Source { config, serving: Serving { ca, identity } };
+        let trust = Trust::new(&source).unwrap();
+        for broken in ["front-proxy-client", "[\"front-proxy-client\"", "{}", "[1]"] {
+            let mut source = source.clone();
+            source.config.insert("requestheader-allowed-names".to_owned(), broken.to_owned());
+            let error = Trust::new(&source).unwrap_err().to_string();
+            assert!(error.starts_with("requestheader-allowed-names can't be used: "), "{error}");
+        }
         let issue = |pki: &Pki, name: &str| ders(&pki.issue_client(name, &["g".to_owned()]).unwrap());
         assert_eq!(trust.peer(&issue(&front, "front-proxy-client")), Peer::FrontProxy);
         assert_eq!(trust.peer(&issue(&front, "somebody")), Peer::Unknown, "not an allowed name");
