@@ -12,7 +12,7 @@
 //! * `admission`: what happens to an object before it is stored (validation, defaulting, webhooks' room);
 //! * `discovery`, `openapi`, `table`: what the server says of its resources;
 //! * `gc`, `namespaces`, `crd`: the server's own controllers (owner references, namespace deletion, CRD life cycle);
-//! * `tls`: certificates and kubeconfigs;
+//! * `connection`: what all listeners do with a connection; `tls`: certificates and kubeconfigs;
 //! * `extension`: virtual kinds as an aggregated API of another API server.
 //!
 //! What the server calls in the modules that describe it and that keep it in order:
@@ -35,6 +35,7 @@ pub mod auth;
 pub mod authz;
 pub mod builtin;
 pub mod clock;
+mod connection;
 pub mod crd;
 pub mod discovery;
 mod expiry;

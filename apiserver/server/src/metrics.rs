@@ -68,7 +68,10 @@ pub(crate) struct Metrics {
     pub(crate) dropped: Family<KindLabels, Counter>,
     pub(crate) watchers: Family<ResourceLabels, Gauge>,
     pub(crate) watch_events: Family<ResourceLabels, Counter>,
+    pub(crate) watches_refused: Counter,
     pub(crate) connections: Gauge,
+    pub(crate) unauthenticated: Gauge,
+    pub(crate) unauthenticated_ended: Counter,
     pub(crate) handshake_failures: Counter,
     pub(crate) panics: Counter,
     store_revision: Gauge<i64, AtomicI64>,
@@ -85,7 +88,10 @@ impl Default for Metrics {
         let dropped = Family::default();
         let watchers = Family::default();
         let watch_events = Family::default();
+        let watches_refused = Counter::default();
         let connections = Gauge::default();
+        let unauthenticated = Gauge::default();
+        let unauthenticated_ended = Counter::default();
         let handshake_failures = Counter::default();
         let panics = Counter::default();
         let store_revision: Gauge<i64, AtomicI64> = Gauge::default();
@@ -102,7 +108,22 @@ impl Default for Metrics {
         registry.register("requests_dropped", "Requests refused with 429 by the in-flight limit", dropped.clone());
         registry.register("watchers", "Open watches by resource", watchers.clone());
         registry.register("watch_events", "Events sent to watches by resource", watch_events.clone());
+        registry.register(
+            "watches_refused",
+            "Watches refused with 429 by the limits on open ones",
+            watches_refused.clone(),
+        );
         registry.register("connections", "Open client connections", connections.clone());
+        registry.register(
+            "unauthenticated_connections",
+            "Open connections whose peer hasn't shown a certificate or token yet",
+            unauthenticated.clone(),
+        );
+        registry.register(
+            "unauthenticated_connections_ended",
+            "Connections ended because their peer stayed unknown for too long, or others needed the room",
+            unauthenticated_ended.clone(),
+        );
         registry.register("tls_handshake_failures", "TLS handshakes that failed", handshake_failures.clone());
         registry.register("handler_panics", "Handlers that panicked; each is a bug", panics.clone());
         registry.register("store_revision", "Revision of the last durable write", store_revision.clone());
@@ -116,7 +137,10 @@ impl Default for Metrics {
             dropped,
             watchers,
             watch_events,
+            watches_refused,
             connections,
+            unauthenticated,
+            unauthenticated_ended,
             handshake_failures,
             panics,
             store_revision,

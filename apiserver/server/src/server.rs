@@ -28,6 +28,7 @@ use crate::admission::{Admission, Chain, Escalation, NamespaceLifecycle, NodeRes
 use crate::auth::UserInfo;
 use crate::authz::Authorizer;
 use crate::clock::{Clock, SystemClock};
+use crate::connection::Strangers;
 use crate::http::{ApiService, Limits};
 use crate::metrics::Metrics;
 use crate::objects::Objects;
@@ -303,12 +304,16 @@ impl ApiServer {
     /// # Errors
     /// None at present: a connection's trouble is its own.
     pub async fn serve(&self, listeners: Vec<TcpListener>, tls: Arc<ServerConfig>) -> Result<(), ServerError> {
+        let metrics = self.0.service.metrics();
+        let strangers =
+            Strangers::new(&self.0.limits, metrics.unauthenticated.clone(), metrics.unauthenticated_ended.clone());
         let mut accepting = JoinSet::new();
         for listener in listeners {
             accepting.spawn(listen::accept(
                 listener,
                 Arc::clone(&tls),
                 self.service(),
+                Arc::clone(&strangers),
                 self.0.shutdown.subscribe(),
                 self.0.limits.shutdown_grace,
             ));

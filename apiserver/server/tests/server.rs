@@ -71,6 +71,85 @@ async fn only_our_certificates_get_in() {
     tokio::time::timeout(support::PATIENCE, serving).await.expect("the server stops").unwrap().unwrap();
 }
 
+/// A connection over HTTP/1.1, with no certificate of its own.
+struct Raw(tokio_rustls::client::TlsStream<tokio::net::TcpStream>);
+
+impl Raw {
+    async fn connect(address: std::net::SocketAddr, pki: &Pki) -> Self {
+        use rustls_pki_types::pem::PemObject as _;
+        let mut roots = rustls::RootCertStore::empty();
+        let ca = rustls_pki_types::CertificateDer::from_pem_slice(pki.ca_certificate().as_bytes()).unwrap();
+        roots.add(ca).unwrap();
+        let config = rustls::ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let stream = tokio::net::TcpStream::connect(address).await.unwrap();
+        let name = rustls_pki_types::ServerName::from(address.ip());
+        Self(tokio_rustls::TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap())
+    }
+
+    /// The status code; `None`: it was closed.
+    async fn get(&mut self, path: &str, token: Option<&str>) -> Option<String> {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let token = token.map(|token| format!("Authorization: Bearer {token}\r\n")).unwrap_or_default();
+        self.0.write_all(format!("GET {path} HTTP/1.1\r\nHost: s\r\n{token}\r\n").as_bytes()).await.ok()?;
+        let mut answer = vec![0; 65536];
+        let read = tokio::time::timeout(support::PATIENCE, self.0.read(&mut answer)).await.expect("an answer");
+        let length = read.ok().filter(|length| *length > 0)?;
+        String::from_utf8_lossy(answer.get(..length)?).split(' ').nth(1).map(str::to_owned)
+    }
+
+    async fn ended(&mut self) {
+        use tokio::io::AsyncReadExt as _;
+        let mut rest = Vec::new();
+        // Closed with or without a farewell.
+        let _ = tokio::time::timeout(support::PATIENCE, self.0.read_to_end(&mut rest)).await.expect("it ends");
+    }
+}
+
+#[tokio::test]
+async fn who_stays_unknown_makes_room_and_a_token_is_enough_to_stay() {
+    let dir = tempfile::tempdir().unwrap();
+    let api = api_with(|config| {
+        config.limits.max_unauthenticated_connections = 2;
+        config.limits.unauthenticated_timeout = Duration::from_secs(1);
+    })
+    .await;
+    let account = json!({"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "s"}});
+    api.post("/api/v1/namespaces/default/serviceaccounts", &account).await.expect(201);
+    let request = json!({"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": {}});
+    let issued = api.post("/api/v1/namespaces/default/serviceaccounts/s/token", &request).await.expect(201);
+    let token = issued["status"]["token"].as_str().unwrap();
+
+    let listener = ApiServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let pki = Pki::open(dir.path(), now()).unwrap();
+    let tls = pki.server_config(&names_for(&[address], None)).unwrap();
+    let server = api.server.clone();
+    let serving = tokio::spawn(async move { server.serve(vec![listener], tls).await });
+
+    let mut known = Raw::connect(address, &pki).await;
+    assert_eq!(known.get(CONFIG_MAPS, Some(token)).await.unwrap(), "200");
+    let mut liar = Raw::connect(address, &pki).await;
+    assert_eq!(liar.get(CONFIG_MAPS, Some("nonsense")).await.unwrap(), "401");
+    let mut quiet = Raw::connect(address, &pki).await;
+    let mut third = Raw::connect(address, &pki).await;
+    // The oldest makes room, the others run out of time.
+    for stranger in [&mut liar, &mut quiet, &mut third] {
+        stranger.ended().await;
+    }
+    assert_eq!(known.get(CONFIG_MAPS, Some(token)).await.unwrap(), "200");
+    let metrics = api.server.metrics().unwrap();
+    assert!(metrics.contains("pullpiri_apiserver_unauthenticated_connections_ended_total 3"), "{metrics}");
+    assert!(metrics.contains("pullpiri_apiserver_unauthenticated_connections 0"), "{metrics}");
+
+    drop(known);
+    api.server.stop();
+    tokio::time::timeout(support::PATIENCE, serving).await.expect("the server stops").unwrap().unwrap();
+}
+
 #[tokio::test]
 async fn a_port_in_use_is_a_clear_error() {
     let taken = ApiServer::bind("127.0.0.1:0".parse().unwrap()).await.unwrap();

@@ -1,6 +1,7 @@
 //! Connections of an aggregated API: who asks, may they, and here or at the leader.
 
 use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,13 +10,12 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto::Builder;
 use kube::Client;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio_rustls::TlsAcceptor;
 
 use super::Role;
 use super::forward::Forwarder;
@@ -23,17 +23,15 @@ use super::review::Reviewer;
 use super::trust::{Peer, Trust};
 use crate::auth::UserInfo;
 use crate::authz::{Attributes, ResourceAttributes};
+use crate::connection::{self, ACCEPT_PAUSE, End, Stay, Stranger, Strangers};
 use crate::http::respond;
 use crate::http::route::{ResourcePath, Route, Verb, route};
-use crate::http::{Body, method_not_allowed};
+use crate::http::{Body, Limits, method_not_allowed};
 use crate::rest::query::Query;
 use crate::status::Status;
 
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
-const HEADER_TIMEOUT: Duration = Duration::from_secs(32);
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
-const MAX_STREAMS: u32 = 250;
+/// What is being answered (a watch, say) may go on so long when trust changes: then the peer has to show again who it is.
+const ROTATION_GRACE: Duration = Duration::from_secs(5);
 /// A signal is at most 256 fields of 1 KiB.
 const MAX_BODY_BYTES: usize = 1024 * 1024;
 
@@ -41,6 +39,8 @@ struct State {
     reviewer: Reviewer,
     forwarder: Forwarder,
     role: watch::Receiver<Role>,
+    /// A request's body has to be here by then.
+    request_timeout: Duration,
 }
 
 /// Accepts connections until dropped. Before there is something to trust, nobody is let in.
@@ -49,20 +49,24 @@ pub(super) async fn accept(
     client: Client,
     trust: watch::Receiver<Option<Arc<Trust>>>,
     role: watch::Receiver<Role>,
+    limits: &Limits,
 ) {
-    let state = Arc::new(State { reviewer: Reviewer::new(client), forwarder: Forwarder::default(), role });
+    let strangers = Strangers::new(limits, Gauge::default(), Counter::default());
+    let state = Arc::new(State {
+        reviewer: Reviewer::new(client),
+        forwarder: Forwarder::default(),
+        role,
+        request_timeout: limits.request_timeout,
+    });
     // Dropped with us, and all connections with it.
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             Some(_ended) = connections.join_next(), if !connections.is_empty() => {}
             accepted = listener.accept() => match accepted {
-                Ok((stream, _)) => match trust.borrow().clone() {
-                    Some(trust) => {
-                        connections.spawn(serve(stream, trust, Arc::clone(&state)));
-                    }
-                    None => drop(stream),
-                },
+                Ok((stream, _)) => {
+                    connections.spawn(serve(stream, trust.clone(), strangers.enter(), Arc::clone(&state)));
+                }
                 Err(error) => {
                     tracing::warn!(%error, "a connection couldn't be accepted");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -72,20 +76,29 @@ pub(super) async fn accept(
     }
 }
 
-async fn serve(stream: TcpStream, trust: Arc<Trust>, state: Arc<State>) {
-    if let Err(error) = stream.set_nodelay(true) {
-        tracing::debug!(%error, "TCP_NODELAY couldn't be set");
-    }
-    let acceptor = TlsAcceptor::from(Arc::clone(&trust.tls));
-    let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-        Ok(Ok(stream)) => stream,
-        Ok(Err(error)) => {
+async fn serve(
+    stream: TcpStream,
+    mut trusts: watch::Receiver<Option<Arc<Trust>>>,
+    (stranger, stay): (Stranger, Stay),
+    state: Arc<State>,
+) {
+    let Some(trust) = trusts.borrow_and_update().clone() else { return };
+    let mut over = pin!(stay.over());
+    let shaken = tokio::select! {
+        shaken = connection::handshake(stream, &trust.tls) => shaken,
+        _ = over.as_mut() => return,
+    };
+    let stream = match shaken {
+        Ok(stream) => stream,
+        Err(error) => {
             tracing::debug!(%error, "a TLS handshake failed");
             return;
         }
-        Err(_) => return,
     };
     let peer = Arc::new(trust.peer(stream.get_ref().1.peer_certificates().unwrap_or_default()));
+    if *peer != Peer::Unknown {
+        stranger.introduce();
+    }
     let handler = service_fn(move |request: Request<Incoming>| {
         let (state, trust, peer) = (Arc::clone(&state), Arc::clone(&trust), Arc::clone(&peer));
         async move {
@@ -93,17 +106,14 @@ async fn serve(stream: TcpStream, trust: Arc<Trust>, state: Arc<State>) {
             Ok::<_, Infallible>(answer.unwrap_or_else(|status| respond::status(&status, false)))
         }
     });
-    let mut builder = Builder::new(TokioExecutor::new());
-    builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-    builder
-        .http2()
-        .timer(TokioTimer::new())
-        .keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .max_concurrent_streams(MAX_STREAMS);
-    if let Err(error) = builder.serve_connection(TokioIo::new(stream), handler).await {
-        tracing::debug!(error, "a connection ended early");
-    }
+    let end = async {
+        tokio::select! {
+            // Also when nobody looks after trust any more.
+            _ = trusts.changed() => End::Within(ROTATION_GRACE),
+            end = over => end,
+        }
+    };
+    connection::serve(stream, handler, end).await;
 }
 
 async fn answer(
@@ -130,26 +140,29 @@ async fn answer(
     match role {
         Role::Leading { server, acts } if acts() => {
             check(state, &user, &path, &head).await?;
-            let bytes = whole(body).await?;
+            let bytes = whole(body, state.request_timeout).await?;
             head.extensions.insert::<Arc<UserInfo>>(user);
             Ok(server.service().respond(Request::from_parts(head, Full::new(bytes))).await)
         }
         // What came from a replica goes no further: that one knows no better than we do.
         Role::Following { address } if *peer != Peer::Replica => {
-            let bytes = whole(body).await?;
+            let bytes = whole(body, state.request_timeout).await?;
             state.forwarder.forward(&address, trust, &user, head, bytes).await
         }
         Role::Leading { .. } | Role::Following { .. } | Role::Unknown => Err(nobody()),
     }
 }
 
-async fn whole(body: Incoming) -> Result<Bytes, Status> {
-    match Limited::new(body, MAX_BODY_BYTES).collect().await {
-        Ok(whole) => Ok(whole.to_bytes()),
-        Err(error) if error.is::<http_body_util::LengthLimitError>() => {
+/// # Errors
+/// It is too long, doesn't arrive within `limit`, or can't be read.
+async fn whole(body: Incoming, limit: Duration) -> Result<Bytes, Status> {
+    match tokio::time::timeout(limit, Limited::new(body, MAX_BODY_BYTES).collect()).await {
+        Ok(Ok(whole)) => Ok(whole.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
             Err(Status::request_entity_too_large(format_args!("limit is {MAX_BODY_BYTES}")))
         }
-        Err(error) => Err(Status::bad_request(format!("the request's body couldn't be read: {error}"))),
+        Ok(Err(error)) => Err(Status::bad_request(format!("the request's body couldn't be read: {error}"))),
+        Err(_) => Err(Status::timeout("request did not complete within the allotted timeout", 1)),
     }
 }
 
@@ -173,4 +186,129 @@ async fn check(state: &State, user: &UserInfo, asked: &Route, head: &http::reque
 
 fn method(method: &Method) -> String {
     method.as_str().to_ascii_lowercase()
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+    use rustls::{ClientConfig, RootCertStore};
+    use rustls_pki_types::pem::PemObject as _;
+    use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_rustls::TlsConnector;
+    use tokio_rustls::client::TlsStream;
+
+    use super::*;
+    use crate::extension::certificate::{COMMON_NAME, Pem, Serving};
+    use crate::extension::trust::Source;
+    use crate::tls::{Identity, Pki, ServerNames, paired};
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// A listener that trusts people of one CA, of a replica that follows one that isn't there.
+    struct World {
+        address: std::net::SocketAddr,
+        ca: String,
+        people: Pki,
+        source: Source,
+        trust: watch::Sender<Option<Arc<Trust>>>,
+        _folder: tempfile::TempDir,
+        _role: watch::Sender<Role>,
+    }
+
+    async fn world(limits: Limits) -> World {
+        let folder = tempfile::tempdir().unwrap();
+        let people = Pki::open(folder.path(), Timestamp::now()).unwrap();
+        let names = ServerNames { dns: ["s.ns.svc".to_owned()].into(), ..ServerNames::default() };
+        let (ca, own) = paired(COMMON_NAME, &names, Timestamp::now()).unwrap();
+        let config = [("client-ca-file".to_owned(), people.ca_certificate().to_owned())].into();
+        let identity = Pem { certificate: own.certificate, key: own.key };
+        let source = Source { config, serving: Serving { ca: ca.clone(), identity } };
+        let (trust, trusts) = watch::channel(Some(Arc::new(Trust::new(&source).unwrap())));
+        let (role, roles) = watch::channel(Role::Following { address: "127.0.0.1:1".to_owned() });
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let nobody = tower::service_fn(|_: Request<kube::client::Body>| {
+            std::future::ready(Err::<Response<kube::client::Body>, _>(std::io::Error::other("nobody is asked")))
+        });
+        let client = Client::new(nobody, "default");
+        tokio::spawn(async move { accept(listener, client, trusts, roles, &limits).await });
+        World { address, ca, people, source, trust, _folder: folder, _role: role }
+    }
+
+    impl World {
+        async fn connect(&self, identity: Option<&Identity>) -> TlsStream<TcpStream> {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_slice(self.ca.as_bytes()).unwrap()).unwrap();
+            let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
+            let config = match identity {
+                None => config.with_no_client_auth(),
+                Some(identity) => {
+                    let chain = vec![CertificateDer::from_pem_slice(identity.certificate.as_bytes()).unwrap()];
+                    let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).unwrap();
+                    config.with_client_auth_cert(chain, key).unwrap()
+                }
+            };
+            let stream = TcpStream::connect(self.address).await.unwrap();
+            let name = "s.ns.svc".try_into().unwrap();
+            TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+        }
+    }
+
+    /// Sends what is given; the status code of the answer.
+    async fn ask(connection: &mut TlsStream<TcpStream>, request: &str) -> String {
+        connection.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = vec![0; 4096];
+        let length = tokio::time::timeout(PATIENCE, connection.read(&mut answer)).await.expect("an answer").unwrap();
+        let answer = String::from_utf8_lossy(answer.get(..length).unwrap()).into_owned();
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    /// Waits until the server has closed a connection.
+    async fn ended(connection: &mut TlsStream<TcpStream>) {
+        let mut rest = Vec::new();
+        // Closed with or without a farewell.
+        let _ = tokio::time::timeout(PATIENCE, connection.read_to_end(&mut rest)).await.expect("it ends");
+    }
+
+    const HEALTH: &str = "GET /healthz HTTP/1.1\r\nHost: s\r\n\r\n";
+
+    #[tokio::test]
+    async fn a_body_that_never_comes_is_not_awaited_for_ever() {
+        let world = world(Limits { request_timeout: Duration::from_millis(50), ..Limits::default() }).await;
+        let alice = world.people.issue_client("alice", &[]).unwrap();
+        let mut connection = world.connect(Some(&alice)).await;
+        let head = "POST /apis/x/v1/y HTTP/1.1\r\nHost: s\r\nContent-Length: 10\r\n\r\n";
+        assert_eq!(ask(&mut connection, head).await, "504");
+    }
+
+    #[tokio::test]
+    async fn with_other_trust_every_peer_has_to_show_again_who_it_is() {
+        let world = world(Limits::default()).await;
+        let alice = world.people.issue_client("alice", &[]).unwrap();
+        let mut connection = world.connect(Some(&alice)).await;
+        assert_eq!(ask(&mut connection, HEALTH).await, "200");
+        world.trust.send_replace(Some(Arc::new(Trust::new(&world.source).unwrap())));
+        ended(&mut connection).await;
+        let mut connection = world.connect(Some(&alice)).await;
+        assert_eq!(ask(&mut connection, HEALTH).await, "200");
+    }
+
+    #[tokio::test]
+    async fn strangers_make_room_for_each_other_and_for_nobody_else() {
+        let world = world(Limits { max_unauthenticated_connections: 1, ..Limits::default() }).await;
+        let alice = world.people.issue_client("alice", &[]).unwrap();
+        let mut known = world.connect(Some(&alice)).await;
+        assert_eq!(ask(&mut known, HEALTH).await, "200");
+        let mut first = world.connect(None).await;
+        assert_eq!(ask(&mut first, HEALTH).await, "200");
+        let mut second = world.connect(None).await;
+        ended(&mut first).await;
+        for connection in [&mut second, &mut known] {
+            assert_eq!(ask(connection, HEALTH).await, "200");
+        }
+    }
 }

@@ -29,6 +29,7 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::ApiServer;
+use crate::http::Limits;
 
 pub use certificate::keep_certificate;
 
@@ -80,5 +81,9 @@ pub struct Settings {
 /// Serves until dropped. `client` reads what is trusted and asks whether somebody may; its requests must have an end.
 pub async fn serve(listener: TcpListener, client: Client, settings: Settings, role: watch::Receiver<Role>) {
     let (trusted, trusts) = watch::channel(None);
-    tokio::join!(trust::follow(client.clone(), settings, trusted), listen::accept(listener, client, trusts, role));
+    let limits = Limits::default();
+    tokio::join!(
+        trust::follow(client.clone(), settings, trusted),
+        listen::accept(listener, client, trusts, role, &limits)
+    );
 }

@@ -9,6 +9,7 @@ use super::route::{Route, Verb};
 use super::{Asked, Inner, negotiate};
 use crate::auth::{UserInfo, impersonation};
 use crate::authz::{self, Attributes, ResourceAttributes};
+use crate::connection::Stranger;
 use crate::status::Status;
 
 const NAME: &str = "metadata.name";
@@ -45,7 +46,12 @@ impl Inner {
             return Err(Status::unauthorized());
         }
         match self.tokens.authenticate(token.trim(), None).await {
-            Ok(Some(known)) => Ok(Arc::new(known.user)),
+            Ok(Some(known)) => {
+                if let Some(stranger) = asked.head.extensions.get::<Arc<Stranger>>() {
+                    stranger.introduce();
+                }
+                Ok(Arc::new(known.user))
+            }
             Ok(None) => Err(Status::unauthorized()),
             Err(why) => {
                 tracing::debug!(why, "a bearer token isn't accepted");

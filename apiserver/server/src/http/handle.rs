@@ -9,6 +9,7 @@ use jiff::Timestamp;
 use serde_json::{Value, json};
 
 use super::body::{self, Body};
+use super::limits::WatchPermit;
 use super::negotiate::{self, Answer, Content, Format, PatchType};
 use super::respond::{self, Form, WatchObserver};
 use super::route::{ResourcePath, Route, Verb};
@@ -297,6 +298,7 @@ impl<'a> Call<'a> {
 
     async fn watch(&self) -> Result<Response<Body>, Status> {
         let form = self.form(Answer::Watch)?;
+        let permit = self.inner.watches.enter(&self.user.name)?;
         let mut query = self.asked.query.clone();
         if self.path.legacy_watch {
             query.set("watch", "true");
@@ -306,7 +308,7 @@ impl<'a> Call<'a> {
         let shutdown = self.inner.shutdown.clone();
         let rest = &self.inner.rest;
         let notices = rest.watch(&self.resource, self.namespace(), selection, &options, shutdown).await?;
-        let observer = Watching::new(&self.inner.metrics, &self.resource);
+        let observer = Watching::new(&self.inner.metrics, &self.resource, permit);
         Ok(respond::watch(Arc::clone(&self.resource), notices, form, Arc::clone(&rest.clock), observer))
     }
 
@@ -446,14 +448,15 @@ impl<'a> Call<'a> {
 struct Watching {
     metrics: Arc<Metrics>,
     labels: ResourceLabels,
+    _permit: WatchPermit,
 }
 
 impl Watching {
-    fn new(metrics: &Arc<Metrics>, resource: &Resource) -> Self {
+    fn new(metrics: &Arc<Metrics>, resource: &Resource, permit: WatchPermit) -> Self {
         let labels =
             ResourceLabels { group: resource.group.as_str().into(), resource: resource.plural.as_str().into() };
         metrics.watchers.get_or_create(&labels).inc();
-        Self { metrics: Arc::clone(metrics), labels }
+        Self { metrics: Arc::clone(metrics), labels, _permit: permit }
     }
 }
 

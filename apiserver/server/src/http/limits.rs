@@ -1,6 +1,7 @@
 //! How much a server takes on at once, and for how long.
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::Method;
@@ -9,13 +10,25 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, TryAcquireError};
 use crate::metrics::{KindLabels, Metrics, RequestKind};
 use crate::status::Status;
 
-/// Limits of one server. Defaults are kube-apiserver's.
+/// Watches last: it takes a while until there is room for another.
+const WATCH_RETRY_SECONDS: u32 = 5;
+
+/// Limits of one server. Defaults are kube-apiserver's where it has them.
 #[derive(Clone, Debug)]
 pub struct Limits {
     /// Writes handled at once; more are answered with 429.
     pub max_mutating_in_flight: usize,
     /// Reads handled at once, watches excluded.
     pub max_readonly_in_flight: usize,
+    /// Watches open at once; more are answered with 429. kube-apiserver has no such limit: no client of ours comes near it, but each watch costs a
+    /// queue of events.
+    pub max_watches: usize,
+    /// The same for one user.
+    pub max_watches_per_user: usize,
+    /// Connections whose peer hasn't shown a certificate or token yet; beyond, the oldest of them is ended.
+    pub max_unauthenticated_connections: usize,
+    /// How long a connection may stay like that.
+    pub unauthenticated_timeout: Duration,
     /// Largest request body.
     pub max_body_bytes: usize,
     /// After this a request is answered with 504, watches excluded.
@@ -29,6 +42,10 @@ impl Default for Limits {
         Self {
             max_mutating_in_flight: 200,
             max_readonly_in_flight: 400,
+            max_watches: 10_000,
+            max_watches_per_user: 2_000,
+            max_unauthenticated_connections: 256,
+            unauthenticated_timeout: Duration::from_secs(30),
             max_body_bytes: 3 * 1024 * 1024,
             request_timeout: Duration::from_secs(60),
             shutdown_grace: Duration::from_secs(5),
@@ -83,6 +100,72 @@ impl InFlight {
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {
                 self.metrics.dropped.get_or_create(&KindLabels { kind }).inc();
                 Err(Status::too_many_requests("Too many requests, please try again later.", 1))
+            }
+        }
+    }
+}
+
+/// Counts open watches.
+#[derive(Debug)]
+pub(super) struct Watches {
+    most: usize,
+    most_per_user: usize,
+    open: Mutex<OpenWatches>,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, Default)]
+struct OpenWatches {
+    all: usize,
+    /// Nobody is in here without a watch.
+    by_user: HashMap<String, usize>,
+}
+
+/// An open watch; ends when dropped.
+#[derive(Debug)]
+pub(super) struct WatchPermit {
+    user: String,
+    watches: Arc<Watches>,
+}
+
+impl Watches {
+    pub(super) fn new(limits: &Limits, metrics: Arc<Metrics>) -> Arc<Self> {
+        let (most, most_per_user) = (limits.max_watches, limits.max_watches_per_user);
+        Arc::new(Self { most, most_per_user, open: Mutex::default(), metrics })
+    }
+
+    /// # Errors
+    /// 429 when there are too many already, of this user or of all.
+    pub(super) fn enter(self: &Arc<Self>, user: &str) -> Result<WatchPermit, Status> {
+        let mut open = self.open();
+        let of_user = open.by_user.get(user).copied().unwrap_or_default();
+        if open.all >= self.most || of_user >= self.most_per_user {
+            drop(open);
+            self.metrics.watches_refused.inc();
+            return Err(Status::too_many_requests(
+                "Too many open watches, please try again later.",
+                WATCH_RETRY_SECONDS,
+            ));
+        }
+        open.all += 1;
+        open.by_user.insert(user.to_owned(), of_user + 1);
+        drop(open);
+        Ok(WatchPermit { user: user.to_owned(), watches: Arc::clone(self) })
+    }
+
+    fn open(&self) -> MutexGuard<'_, OpenWatches> {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for WatchPermit {
+    fn drop(&mut self) {
+        let mut open = self.watches.open();
+        open.all = open.all.saturating_sub(1);
+        match open.by_user.get_mut(&self.user) {
+            Some(of_user) if *of_user > 1 => *of_user -= 1,
+            _ => {
+                open.by_user.remove(&self.user);
             }
         }
     }
@@ -157,5 +240,22 @@ mod tests {
         in_flight.enter(&Method::GET).unwrap();
         drop(held);
         in_flight.enter(&Method::POST).unwrap();
+    }
+
+    #[test]
+    fn watches_are_counted_by_user_and_together() {
+        let limits = Limits { max_watches: 3, max_watches_per_user: 2, ..Limits::default() };
+        let metrics = Arc::new(Metrics::default());
+        let watches = Watches::new(&limits, Arc::clone(&metrics));
+        let of_a = [watches.enter("a").unwrap(), watches.enter("a").unwrap()];
+        let refused = watches.enter("a").unwrap_err();
+        assert_eq!(refused.code().as_u16(), 429);
+        let of_b = watches.enter("b").unwrap();
+        assert_eq!(watches.enter("b").unwrap_err().code().as_u16(), 429, "three are all there may be");
+        assert_eq!(metrics.watches_refused.get(), 2);
+        drop(of_a);
+        drop((watches.enter("b").unwrap(), of_b));
+        assert_eq!(watches.open().all, 0);
+        assert!(watches.open().by_user.is_empty());
     }
 }

@@ -29,8 +29,8 @@ use http::{Method, Request, Response, StatusCode};
 use http_body_util::BodyExt as _;
 use tokio::sync::watch;
 
-use self::limits::InFlight;
 pub use self::limits::Limits;
+use self::limits::{InFlight, Watches};
 use crate::auth::UserInfo;
 use crate::discovery::Discovery;
 use crate::metrics::{Metrics, ResourceLabels};
@@ -54,6 +54,7 @@ pub(crate) struct Inner {
     pub(crate) tokens: Arc<Tokens>,
     limits: Limits,
     in_flight: InFlight,
+    watches: Arc<Watches>,
     discovery: Discovery,
     openapi: OpenApi,
     pub(crate) metrics: Arc<Metrics>,
@@ -94,11 +95,13 @@ impl ApiService {
         shutdown: watch::Receiver<bool>,
     ) -> Self {
         let in_flight = InFlight::new(&limits, Arc::clone(&metrics));
+        let watches = Watches::new(&limits, Arc::clone(&metrics));
         Self(Arc::new(Inner {
             rest,
             tokens,
             limits,
             in_flight,
+            watches,
             discovery: Discovery,
             openapi: OpenApi,
             metrics,
