@@ -4,6 +4,14 @@
 
 mod support;
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, StreamExt as _};
+use pullpiri_store::memory::MemoryStore;
+use pullpiri_store::{KeyValue, Page, Range, ReadError, Revision, Store, WatchItem, WatchStream, Write, WriteError};
 use serde_json::{Value, json};
 use support::{CONFIG_MAPS, WIDGETS, api, config_map, widget};
 
@@ -147,6 +155,81 @@ async fn a_watch_may_begin_with_the_present() {
     let table = [("accept", "application/json;as=Table;g=meta.k8s.io;v=v1")];
     let response = api.open("GET", &format!("{CONFIG_MAPS}?watch=1"), &table, "").await;
     assert_eq!(response.status(), 200);
+}
+
+/// A store in which something happens all the time, for a while: long enough to be waited for, and with an end should nobody notice.
+#[derive(Debug, Default)]
+struct Restless {
+    store: MemoryStore,
+    over: Arc<AtomicBool>,
+}
+
+impl Store for Restless {
+    fn write(&self, write: Write) -> BoxFuture<'_, Result<KeyValue, WriteError>> {
+        self.store.write(write)
+    }
+
+    fn get(&self, key: &str) -> BoxFuture<'_, Result<(Option<KeyValue>, Revision), ReadError>> {
+        self.store.get(key)
+    }
+
+    fn list(&self, range: Range) -> BoxFuture<'_, Result<Page, ReadError>> {
+        self.store.list(range)
+    }
+
+    fn watch(&self, prefix: &str, from: Revision) -> BoxFuture<'_, Result<WatchStream, ReadError>> {
+        if !prefix.contains("configmaps") {
+            return self.store.watch(prefix, from);
+        }
+        let (over, revision, started) = (Arc::clone(&self.over), self.revision(), Instant::now());
+        let item = move || {
+            over.fetch_or(started.elapsed() > support::PATIENCE, Ordering::SeqCst);
+            (!over.load(Ordering::SeqCst)).then_some(Ok(WatchItem::Progress(revision)))
+        };
+        let items: WatchStream = futures::stream::iter(std::iter::from_fn(item)).boxed();
+        futures::future::ok(items).boxed()
+    }
+
+    fn revision(&self) -> Revision {
+        self.store.revision()
+    }
+
+    fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.store.compact(revision)
+    }
+
+    fn oldest(&self) -> Revision {
+        self.store.oldest()
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<(), String>> {
+        self.store.health()
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_watch_ends_though_there_is_always_another_event() {
+    let store = Arc::new(Restless::default());
+    let over = Arc::clone(&store.over);
+    let api = support::api_with(|config| config.store = store).await;
+    assert!(api.watch(&format!("{CONFIG_MAPS}?watch=true&timeoutSeconds=1")).await.next().await.is_none());
+    let mut watch = api.watch(&format!("{CONFIG_MAPS}?watch=true")).await;
+    api.server.stop();
+    assert!(watch.next().await.is_none());
+    assert!(!over.load(Ordering::SeqCst), "it ended before the events did");
+}
+
+#[tokio::test]
+async fn a_user_has_so_many_watches_and_no_more() {
+    let api = support::api_with(|config| config.limits.max_watches_per_user = 2).await;
+    let path = format!("{CONFIG_MAPS}?watch=true");
+    let (first, _second) = (api.watch(&path).await, api.watch(&path).await);
+    let refused = api.get(&path).await;
+    assert_eq!(refused.failure().0, 429);
+    assert_eq!(refused.headers["retry-after"], "5");
+    let _other = api.as_user("other", &[]).watch(&path).await;
+    drop(first);
+    let _third = api.watch(&path).await;
 }
 
 #[tokio::test]

@@ -289,14 +289,14 @@ impl Pump {
         let Phase::Live(events) = &mut self.phase else { return None };
         let shutdown = &mut self.shutdown;
         let registry = &mut self.registry;
-        // Events first: nothing that is there already is lost to a timer.
+        // Events last: there may always be another, and then nothing else would be noticed. None is lost, since the client goes on where it was.
         let woken = tokio::select! {
             biased;
-            item = events.next() => Woken::Item(item),
             _ = shutdown.wait_for(|stop| *stop) => Woken::End,
             () = sleep_until(self.ends) => Woken::End,
-            () = sleep_until(self.next_bookmark), if self.bookmarks => Woken::Bookmark,
             changed = registry.changed() => Woken::Registry(changed.is_ok()),
+            () = sleep_until(self.next_bookmark), if self.bookmarks => Woken::Bookmark,
+            item = events.next() => Woken::Item(item),
         };
         match woken {
             Woken::Item(Some(Ok(WatchItem::Event(event)))) => self.event(&event),
