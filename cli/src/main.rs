@@ -32,7 +32,7 @@ use std::time::Duration;
 use clap::{CommandFactory, Parser};
 use clap_complete::generate;
 
-use pullpiri_node_host::memory;
+use pullpiri_node_host::{descriptors, memory};
 use tokio::time;
 
 use args::{Cli, Command, Shell};
@@ -116,7 +116,13 @@ fn block_on<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Fail
 }
 
 /// A command that runs for months: what its start touched and nothing needs any more goes back to the kernel, soon and then every minute.
+///
+/// It may have as many clients as the node allows. The zygote is forked before, so that no container gets to know of that.
 fn serve<T>(work: impl Future<Output = Result<T, Failure>>) -> Result<T, Failure> {
+    match descriptors::raise_limit() {
+        Ok(most) => tracing::debug!(most, "files that may be open"),
+        Err(error) => tracing::warn!(%error, "no more files may be open than usual"),
+    }
     block_on(async {
         let mut due = time::interval_at(time::Instant::now() + STARTED, RELEASE_EVERY);
         tokio::spawn(async move {

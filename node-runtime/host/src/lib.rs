@@ -8,6 +8,7 @@
 
 pub mod cgroup;
 pub mod clock;
+pub mod descriptors;
 pub mod files;
 pub mod limits;
 pub mod memory;

@@ -15,7 +15,7 @@ use nix::unistd::Pid;
 use pullpiri_node_host::cgroup::{self, Cgroups};
 use pullpiri_node_host::process::CleanPages;
 use pullpiri_node_host::socket::{Message, Received, SeqPacket};
-use pullpiri_node_host::{SysError, process, signals};
+use pullpiri_node_host::{SysError, descriptors, process, signals};
 
 use super::supervisor;
 use super::wire::Birth;
@@ -115,6 +115,8 @@ impl Live {
             .stderr(Stdio::null())
             .spawn()
             .map_err(ZygoteError::Start)?;
+        // It has borne nobody yet. An identifier that doesn't fit is none.
+        descriptors::lower_limit_of(i32::try_from(child.id()).unwrap_or(i32::MAX))?;
         Ok(Self { socket: Some(ours), process: Process::Executed(child), place })
     }
 
