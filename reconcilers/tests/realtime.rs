@@ -189,6 +189,13 @@ fn what_a_node_lacks_is_named() {
         node.realtime.as_mut().unwrap().fixed_priority_ppm = 50_000;
         node
     };
+    let united = || {
+        let mut node = timed("ecu-1", "0-1");
+        node.realtime.as_mut().unwrap().exclusive_cpusets = false;
+        node
+    };
+    let mut pinned = task(json!({"cpus": "1"}));
+    pinned["algorithm"] = json!("EarliestDeadlineFirst");
     for (what, nodes, spec, reason, said) in [
         ("no real time at all", vec![node("ecu-1")], task(json!({})), "NoRealTime", "node ecu-1"),
         ("a CPU", vec![timed("ecu-1", "0-1")], task(json!({"cpus": "28-31"})), "CpuMissing", "CPU 28-31"),
@@ -202,6 +209,7 @@ fn what_a_node_lacks_is_named() {
         ),
         ("a policy", vec![fifo_only()], task(json!({"policy": "RR"})), "NoRealTime", "policy RR"),
         ("time", vec![throttled()], task(json!({})), "KernelCeiling", "5 %"),
+        ("a CPU set apart", vec![united()], pinned, "KernelCeiling", "it can't set a CPU apart (no exclusive cpuset)"),
     ] {
         let mut snapshot = scheduled(vec![on_node("m", "ecu-1")], &[model("m", "i")], &nodes, spec);
         settle(&mut snapshot, 0);

@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
+use std::thread::JoinHandle;
 
 use monitor_support::*;
 use pullpiri_ebpf::monitor::{Event, Monitor, Watch, WatchError, upper_bound_ns};
@@ -23,6 +24,40 @@ fn misses(seen: &[Event], pid: u32) -> Vec<pullpiri_ebpf::monitor::JobReport> {
         .collect()
 }
 
+/// Ordinary threads that take what CPU time they get, until this is dropped.
+struct Hogs {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl Hogs {
+    /// So many for each CPU.
+    fn start(each: usize) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let cpus = std::thread::available_parallelism().unwrap().get();
+        let hog = || {
+            let stop = Arc::clone(&stop);
+            std::thread::spawn(move || {
+                while !stop.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            })
+        };
+        let threads = (0..each * cpus).map(|_| hog()).collect();
+        Self { stop, threads }
+    }
+}
+
+impl Drop for Hogs {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        for thread in self.threads.drain(..) {
+            // A test that failed says why itself.
+            let _ = thread.join();
+        }
+    }
+}
+
 #[test]
 fn injected_misses_are_reported_once_and_no_others() {
     let Some((mut monitor, mut events)) = monitor(8) else { return };
@@ -32,6 +67,7 @@ fn injected_misses_are_reported_once_and_no_others() {
         return;
     }
     worker.asleep();
+    let _hogs = Hogs::start(2);
     let deadline_ns = 5 * MS;
     let wcet_ns = 2 * MS;
     monitor
