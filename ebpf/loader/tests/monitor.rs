@@ -34,7 +34,7 @@ impl Hogs {
     /// So many for each CPU.
     fn start(each: usize) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
-        let cpus = std::thread::available_parallelism().unwrap().get();
+        let cpus = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
         let hog = || {
             let stop = Arc::clone(&stop);
             std::thread::spawn(move || {
