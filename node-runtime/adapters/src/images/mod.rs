@@ -6,7 +6,8 @@
 //! * `configs/<digest>.json`: the images' configurations, byte for byte.
 //! * `layers/<first half of the digest>/`: unpacked layers, named by the digest of their uncompressed archive, as an overlay's lower
 //!   directories. 128 bits keep names short (mount options are limited to a page) and can't be made to collide on purpose.
-//! * `uses/<user>.json`: layers that a pod runs on, which garbage collection leaves alone.
+//! * `uses/<user>.json`: layers that a pod runs on, which garbage collection leaves alone. One that can't be read could name any: then
+//!   nothing is collected until its user is gone.
 //! * `tmp/`: half-done work, each directory locked by its maker. What no process has locked is left from a crash and removed.
 //! * `lock`: held exclusively while `index.json` and `layers/` change together, shared while uses are written.
 //!
@@ -137,6 +138,9 @@ struct IndexEntry {
 struct Uses {
     images: BTreeSet<Digest>,
     layers: BTreeSet<Digest>,
+    /// Something is in use, and nobody knows what.
+    #[serde(skip)]
+    unreadable: bool,
 }
 
 /// The store. Cheap to open; every method does blocking IO.
@@ -149,9 +153,11 @@ impl ImageStore {
     /// Opens the store in `dir`, making it if it isn't there, and removes what crashed loads left.
     pub fn open(dir: impl Into<PathBuf>) -> Result<Self> {
         let store = Self { dir: dir.into() };
-        for sub in ["configs", "layers", "uses", "tmp"] {
-            let path = store.dir.join(sub);
-            fs::create_dir_all(&path).map_err(|e| ImageError::io(format!("making {}", path.display()), e))?;
+        // Layers hold programs with every mode and owner, and whatever their makers left in them.
+        for path in
+            [store.dir.clone()].into_iter().chain(["configs", "layers", "uses", "tmp"].map(|s| store.dir.join(s)))
+        {
+            files::private_directory(&path).map_err(|e| ImageError::io(format!("making {}", path.display()), e))?;
         }
         // Lower directories are absolute mount options of processes with other working directories.
         store.dir.canonicalize().map_err(|e| ImageError::io(format!("opening {}", store.dir.display()), e)).and_then(
@@ -279,7 +285,17 @@ impl ImageStore {
         let lock = self.lock(LockKind::Shared)?;
         let path = self.uses_path(user);
         let mut uses = match fs::read(&path) {
-            Ok(bytes) => parse::<Uses>(&path, &bytes)?,
+            Ok(bytes) => match parse::<Uses>(&path, &bytes) {
+                Ok(uses) => uses,
+                Err(error) => {
+                    // What it named stays in use, whatever it was.
+                    tracing::warn!(%error, "noting the use of images anew");
+                    let aside = self.damaged_uses_path(user);
+                    fs::rename(&path, &aside)
+                        .map_err(|e| ImageError::io(format!("moving {} aside", path.display()), e))?;
+                    Uses::default()
+                }
+            },
             Err(e) if e.kind() == io::ErrorKind::NotFound => Uses::default(),
             Err(e) => return Err(ImageError::io(format!("reading {}", path.display()), e)),
         };
@@ -296,12 +312,8 @@ impl ImageStore {
             uses.images.insert(image.id.clone());
         }
         if before != (uses.images.len(), uses.layers.len()) || !path.exists() {
-            // Uses needn't survive a power cut: neither do containers.
-            let text = to_json(&uses);
-            let temporary = path.with_extension("new");
-            fs::write(&temporary, text)
-                .and_then(|()| fs::rename(&temporary, &path))
-                .map_err(|e| ImageError::io(format!("writing {}", path.display()), e))?;
+            // Uses needn't survive a power cut: neither do containers, and what it leaves is read as any use. So a start waits for no disk.
+            files::replace(&path, to_json(&uses).as_bytes(), Durability::ProcessDeath)?;
         }
         drop(lock);
         Ok(())
@@ -309,13 +321,26 @@ impl ImageStore {
 
     /// Forgets what [`pin`](Self::pin) noted.
     pub fn unpin(&self, user: &str) -> Result<()> {
-        let path = self.uses_path(user);
-        match fs::remove_file(&path) {
-            Err(e) if e.kind() != io::ErrorKind::NotFound => {
-                Err(ImageError::io(format!("removing {}", path.display()), e))
+        for path in [self.uses_path(user), self.damaged_uses_path(user)] {
+            match fs::remove_file(&path) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => {
+                    return Err(ImageError::io(format!("removing {}", path.display()), e));
+                }
+                _ => {}
             }
-            _ => Ok(()),
         }
+        Ok(())
+    }
+
+    /// Forgets the uses of all but those who still are. Nobody may become a user meanwhile.
+    pub fn forget_uses(&self, is_there: impl Fn(&str) -> bool) -> Result<()> {
+        for name in list_names(&self.dir.join("uses"))? {
+            let user = name.rsplit_once('.').map_or(name.as_str(), |(user, _)| user);
+            if !is_there(user) {
+                self.unpin(user)?;
+            }
+        }
+        Ok(())
     }
 
     /// Removes images that nothing names or uses and layers that no image needs.
@@ -331,13 +356,16 @@ impl ImageStore {
     /// what the index no longer needs. The caller holds the lock.
     fn commit(&self, mut index: Index, keep: &BTreeSet<Digest>) -> Result<()> {
         let uses = self.uses()?;
-        index.images.retain(|e| !e.references.is_empty() || uses.images.contains(&e.id) || keep.contains(&e.id));
+        index.images.retain(|e| {
+            !e.references.is_empty() || uses.images.contains(&e.id) || keep.contains(&e.id) || uses.unreadable
+        });
         files::replace(&self.index_path(), to_json(&index).as_bytes(), Durability::PowerCut)?;
         files::sync_directory(&self.dir)?;
         let needed: BTreeSet<String> =
             index.images.iter().flat_map(|e| &e.layers).chain(&uses.layers).map(layer_name).collect();
         let scratch = Scratch::new(&self.dir.join("tmp"))?;
-        for name in list_names(&self.layers_dir())?.difference(&needed) {
+        let collected = if uses.unreadable { BTreeSet::new() } else { list_names(&self.layers_dir())? };
+        for name in collected.difference(&needed) {
             let from = self.layers_dir().join(name);
             fs::rename(&from, scratch.path.join(name))
                 .map_err(|e| ImageError::io(format!("removing layer {}", from.display()), e))?;
@@ -370,15 +398,25 @@ impl ImageStore {
         let mut all = Uses::default();
         for name in list_names(&self.dir.join("uses"))? {
             let path = self.dir.join("uses").join(&name);
-            if path.extension().is_none_or(|e| e != "json") {
-                continue;
+            match path.extension().and_then(|e| e.to_str()) {
+                Some("json") => {}
+                Some("damaged") => {
+                    all.unreadable = true;
+                    continue;
+                }
+                _ => continue,
             }
             match fs::read(&path) {
-                Ok(bytes) => {
-                    let one: Uses = parse(&path, &bytes)?;
-                    all.images.extend(one.images);
-                    all.layers.extend(one.layers);
-                }
+                Ok(bytes) => match parse::<Uses>(&path, &bytes) {
+                    Ok(one) => {
+                        all.images.extend(one.images);
+                        all.layers.extend(one.layers);
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "no image is collected while its user is there");
+                        all.unreadable = true;
+                    }
+                },
                 Err(e) if e.kind() == io::ErrorKind::NotFound => {}
                 Err(e) => return Err(ImageError::io(format!("reading {}", path.display()), e)),
             }
@@ -417,6 +455,10 @@ impl ImageStore {
 
     fn uses_path(&self, user: &str) -> PathBuf {
         self.dir.join("uses").join(format!("{user}.json"))
+    }
+
+    fn damaged_uses_path(&self, user: &str) -> PathBuf {
+        self.dir.join("uses").join(format!("{user}.damaged"))
     }
 }
 

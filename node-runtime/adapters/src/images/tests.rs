@@ -485,6 +485,49 @@ fn layers_are_shared_and_collected_when_nothing_needs_them() {
 }
 
 #[test]
+fn a_use_that_cannot_be_read_keeps_everything_and_hinders_nobody() {
+    if !is_root() {
+        return;
+    }
+    let rig = Rig::new();
+    let image = |name: &str, text: &str| oci_files(Some(name), &[(layer(&[Entry::File("a", text)]), Packing::Plain)]);
+    rig.load(&image("one:1", "1")).unwrap();
+    let first = rig.store.resolve("one:1").unwrap().unwrap();
+    let uses = rig.dir.path().join("images/uses");
+    fs::write(uses.join("torn.json"), "{\"images\":[").unwrap();
+    fs::write(uses.join("gone.json"), "").unwrap();
+    // What moved its tag away might be what the torn file named.
+    rig.load(&image("one:1", "2")).unwrap();
+    rig.store.collect_garbage().unwrap();
+    assert_eq!(rig.names("layers").len(), 2);
+    assert!(rig.store.resolve(&first.id.to_string()).unwrap().is_some());
+    // Its user starts something else.
+    let second = rig.store.resolve("one:1").unwrap().unwrap();
+    rig.store.pin("torn", &[&second]).unwrap();
+    rig.store.forget_uses(|user| user == "torn").unwrap();
+    assert!(!uses.join("gone.json").exists());
+    rig.store.collect_garbage().unwrap();
+    assert_eq!(rig.names("layers").len(), 2);
+    rig.store.unpin("torn").unwrap();
+    rig.store.collect_garbage().unwrap();
+    assert_eq!(rig.names("layers").len(), 1);
+    assert_eq!(fs::read_dir(&uses).unwrap().count(), 0);
+}
+
+#[test]
+fn a_store_that_others_could_read_is_closed() {
+    let dir = tempfile::tempdir().unwrap();
+    for sub in ["images", "images/layers"] {
+        fs::create_dir(dir.path().join(sub)).unwrap();
+        fs::set_permissions(dir.path().join(sub), fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    ImageStore::open(dir.path().join("images")).unwrap();
+    for sub in ["images", "images/layers", "images/uses"] {
+        assert_eq!(fs::metadata(dir.path().join(sub)).unwrap().mode() & 0o777, 0o700, "{sub}");
+    }
+}
+
+#[test]
 fn several_processes_may_load_at_once() {
     if !is_root() {
         return;

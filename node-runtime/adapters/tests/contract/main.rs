@@ -71,6 +71,9 @@ trait Backend: Send + Sync {
     /// Stops what keeps the pod's sandbox with SIGSTOP; `false` if the adapter has no such thing.
     fn freeze_sandbox(&self, pod: &PodId) -> bool;
 
+    /// Where a container's record is drafted before it takes the place of the last; `None` if the adapter has no such thing.
+    fn record_draft(&self, pod: &PodId, container: &str) -> Option<PathBuf>;
+
     /// Whatever exists that belongs to the pod: processes, directories, mounts, cgroups.
     fn leftovers(&self, pod: &PodId) -> Vec<String>;
 

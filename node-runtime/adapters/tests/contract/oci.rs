@@ -82,6 +82,10 @@ impl Backend for Oci {
         true
     }
 
+    fn record_draft(&self, pod: &PodId, container: &str) -> Option<PathBuf> {
+        Some(self.data.join("pods").join(&pod.0).join("c").join(container).join("record.new"))
+    }
+
     fn leftovers(&self, pod: &PodId) -> Vec<String> {
         let mut found = Vec::new();
         let dir = self.data.join("pods").join(&pod.0);

@@ -70,6 +70,10 @@ impl Backend for Podman {
         false
     }
 
+    fn record_draft(&self, _: &PodId, _: &str) -> Option<PathBuf> {
+        None
+    }
+
     fn leftovers(&self, pod: &PodId) -> Vec<String> {
         let label = format!("label=io.pullpiri.pod={pod}");
         let containers = ["ps", "--all", "--filter", &label, "--format", "{{.Names}}"];

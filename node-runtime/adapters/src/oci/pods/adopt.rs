@@ -1,5 +1,6 @@
 //! Pods that an earlier agent left, and those whose supervisor ends: taken over, connected to again, cleaned up after.
 
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use std::{fs, io};
@@ -24,21 +25,28 @@ impl Pods {
             let Some(id) = name.to_str().filter(|n| store::is_plain_name(n)).map(|n| PodId(n.to_owned())) else {
                 continue;
             };
-            let stored = StoredPod::read(&dir)?.filter(|s| s.boot_id == self.inner.boot_id && s.id == id);
-            let Some(stored) = stored else {
-                // From before a reboot, or never completed: nothing of it runs.
-                tracing::info!(pod = %id, "removing what is left of a pod");
-                self.inner.clear(&dir, &id)?;
-                continue;
-            };
-            let pod = Arc::new(Pod { stored, dir, state: Mutex::default(), burial: Mutex::default() });
-            self.inner.node.logs.claim(&id);
-            match self.reconnect(&pod).await? {
-                Some(opened) => drop(self.attend(&pod, opened)),
-                None => {
-                    self.known().insert(id, Arc::clone(&pod));
-                    self.bury(pod).await;
-                }
+            // One such pod must not keep the node from its others. It is tried again when it is wanted, and when an agent starts.
+            if let Err(error) = self.adopt(dir, &id).await {
+                tracing::error!(pod = %id, %error, "what is left of a pod can neither be taken over nor removed; it stays");
+            }
+        }
+        Ok(())
+    }
+
+    async fn adopt(&self, dir: PathBuf, id: &PodId) -> io::Result<()> {
+        let stored = StoredPod::read(&dir)?.filter(|s| s.boot_id == self.inner.boot_id && s.id == *id);
+        let Some(stored) = stored else {
+            // From before a reboot, or never completed: nothing of it runs.
+            tracing::info!(pod = %id, "removing what is left of a pod");
+            return self.inner.clear(&dir, id);
+        };
+        let pod = Arc::new(Pod { stored, dir, state: Mutex::default(), burial: Mutex::default() });
+        self.inner.node.logs.claim(id);
+        match self.reconnect(&pod).await? {
+            Some(opened) => drop(self.attend(&pod, opened)),
+            None => {
+                self.known().insert(id.clone(), Arc::clone(&pod));
+                self.bury(pod).await;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ mod adopt;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -112,7 +113,7 @@ impl Pods {
     pub(super) async fn open(data_dir: &Path, zygote: Zygote, options: OciOptions) -> Result<Self, RuntimeError> {
         let unavailable = |message: String| RuntimeError::Unavailable { adapter: ADAPTER, message };
         let making = |path: &Path, e: io::Error| unavailable(format!("making {}: {e}", path.display()));
-        fs::create_dir_all(data_dir).map_err(|e| making(data_dir, e))?;
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(data_dir).map_err(|e| making(data_dir, e))?;
         let data_dir = data_dir.canonicalize().map_err(|e| making(data_dir, e))?;
         // Overlays are mounted below it, and these separate what is in their options.
         if data_dir.as_os_str().as_encoded_bytes().iter().any(|b| matches!(b, b':' | b',' | b'\\')) {
@@ -121,7 +122,7 @@ impl Pods {
         }
         let (pods_dir, logs) = (data_dir.join("pods"), Logs::new(data_dir.join("logs"), options.log_retention));
         for dir in [pods_dir.as_path(), logs.dir()] {
-            fs::create_dir_all(dir).map_err(|e| making(dir, e))?;
+            files::private_directory(dir).map_err(|e| making(dir, e))?;
         }
         let images = ImageStore::open(data_dir.join("images")).map_err(|e| unavailable(e.to_string()))?;
         let cgroups = Cgroups::probe(&options.cgroup_root).map_err(|e| unavailable(e.to_string()))?;
@@ -131,6 +132,10 @@ impl Pods {
         let known = Mutex::new(BTreeMap::new());
         let this = Self { inner: Arc::new(Inner { node, pods_dir, cgroups, boot_id, zygote, known, events }) };
         this.adopt_all().await.map_err(|e| unavailable(format!("taking over pods: {e}")))?;
+        // Of pods that went while nobody looked.
+        if let Err(error) = this.images().forget_uses(|pod| this.inner.pods_dir.join(pod).exists()) {
+            tracing::warn!(%error, "uses of images by pods that are gone can't be forgotten");
+        }
         this.prune_logs();
         Ok(this)
     }
@@ -412,6 +417,10 @@ impl Pods {
         let dir = self.inner.pods_dir.join(&id.0);
         let prepare = |c: &ContainerSpec| self.inner.node.prepare(id, &dir, &spec.hostname, c, 0);
         let prepared: Vec<Prepared> = spec.containers.iter().map(prepare).collect::<Result<_, _>>()?;
+        if dir.exists() {
+            // What couldn't be taken over or removed when the agent started.
+            self.inner.clear(&dir, id).map_err(|e| failed(id, attempted, e.to_string()))?;
+        }
         self.pin(id, &prepared.iter().collect::<Vec<_>>())?;
         let stored = StoredPod::of(spec, &self.inner.boot_id);
         self.inner.node.logs.claim(id);

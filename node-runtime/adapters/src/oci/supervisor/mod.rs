@@ -166,7 +166,8 @@ impl Supervisor {
                 match slot {
                     Slot::Listener => {
                         while let Some(client) = self.listener.accept()? {
-                            self.welcome(client)?;
+                            // One that can't be greeted is closed, and comes again.
+                            let _ = self.welcome(client);
                         }
                     }
                     Slot::Children => self.reap()?,
@@ -423,11 +424,7 @@ impl Supervisor {
         let (pid, pidfd) = match running {
             Ok(running) => running,
             Err((refused, message)) => {
-                // Whatever was made by then goes. The process itself is reaped when its end is signalled.
-                let group = container_group(&self.pod, &creating.start.container);
-                let _ = self.cgroups.kill(&group, Some(nix::unistd::getpid().as_raw()));
-                let message = format!("{}: {message}", creating.start.container);
-                self.answer(creating.client, &Answer::Failed { id: creating.request, refused, message });
+                self.abandon((creating.client, creating.request), &creating.start.container, refused, &message);
                 return Ok(());
             }
         };
@@ -454,13 +451,28 @@ impl Supervisor {
                 oom_kills_before: creating.oom_kills_before,
             }),
         };
-        container.started(&self.dir, pid)?;
+        // A container that isn't on record would be lost with this process. The others are.
+        if let Err(e) = container.started(&self.dir, pid) {
+            if let Some(live) = &container.live {
+                let _ = live.pidfd.send_signal(Signal::SIGKILL);
+            }
+            let message = format!("it was ended, since its start can't be recorded: {e}");
+            self.abandon((creating.client, creating.request), &start.container, false, &message);
+            return Ok(());
+        }
         let answer = Answer::Started { id: creating.request, container: container.observed.clone() };
         let changed = Answer::Changed { container: container.observed.clone() };
         self.containers.insert(start.container, container);
         self.answer(creating.client, &answer);
         self.tell(&changed);
         Ok(())
+    }
+
+    /// Kills whatever was made of a container by now, and says why. The processes are reaped when their ends are signalled.
+    fn abandon(&mut self, (client, id): (u64, u64), container: &str, refused: bool, why: &str) {
+        let group = container_group(&self.pod, container);
+        let _ = self.cgroups.kill(&group, Some(nix::unistd::getpid().as_raw()));
+        self.answer(client, &Answer::Failed { id, refused, message: format!("{container}: {why}") });
     }
 
     /// Waits for every child that has ended.

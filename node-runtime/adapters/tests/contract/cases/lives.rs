@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::StreamExt;
-use pullpiri_node_adapters::{LogRetention, RuntimeEvent};
+use pullpiri_node_adapters::{LogRetention, RuntimeError, RuntimeEvent};
 use pullpiri_node_core::runtime::{ContainerStateObserved, NetworkMode, PodId};
 
 use crate::oci::{Oci, foreign_files, is_alive, start_agent};
@@ -66,6 +66,45 @@ pub async fn a_reopened_adapter_finds_its_pods(c: &Context) {
     second.until(&pod.id, "the restarted container's exit", |p| exit_of(p, "d").is_some_and(|e| e.code == 8)).await;
     second.runtime.remove_pod(&pod.id).await.unwrap();
     assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
+}
+
+pub async fn a_pod_that_cannot_be_cleared_keeps_no_other(c: &Context) {
+    if c.backend.name() != "oci" {
+        println!("skipped: only oci has directories of its own");
+        return;
+    }
+    let data = c.dir.path().join("data");
+    let archive = crate::support::workload_archive(c.dir.path()).unwrap();
+    let backend = Oci::new(pullpiri_node_adapters::oci::zygote::execute(), &data, &archive).await.unwrap();
+    let runtime = backend.open().await;
+    runtime.load_image(&archive).await.unwrap();
+    let spec = |suffix: &str| c.pod(suffix, NetworkMode::Own, vec![container("c", &["forever"])]);
+    let (good, stuck) = (spec("good"), spec("stuck"));
+    runtime.run_pod(&good).await.unwrap();
+    drop(runtime);
+    // Half made, and with something in it that isn't to be removed; and one whose description can't be read.
+    let busy = data.join("pods").join(&stuck.id.0).join("busy");
+    std::fs::create_dir_all(&busy).unwrap();
+    std::fs::create_dir_all(data.join("pods").join(&c.id("unreadable").0).join("pod.json")).unwrap();
+    pullpiri_node_host::mount::tmpfs(&busy, 0o700).unwrap();
+    let second = Context {
+        backend: c.backend.clone(),
+        runtime: backend.open().await,
+        case: c.case,
+        dir: tempfile::tempdir().unwrap(),
+    };
+    let there = second.runtime.list().await.unwrap();
+    let refused = second.runtime.run_pod(&stuck).await;
+    pullpiri_node_host::mount::unmount(&busy).unwrap();
+    assert_eq!(there.iter().map(|pod| &pod.id).collect::<Vec<_>>(), [&good.id]);
+    assert!(pid_of(&there[0], "c").is_some());
+    assert!(matches!(refused, Err(RuntimeError::Failed { .. })), "{refused:?}");
+    // Once it can be cleared, it is.
+    second.runtime.run_pod(&stuck).await.unwrap();
+    for pod in [good, stuck] {
+        second.runtime.remove_pod(&pod.id).await.unwrap();
+        assert_eq!(backend.leftovers(&pod.id), Vec::<String>::new());
+    }
 }
 
 pub async fn a_killed_sandbox_takes_its_containers_with_it(c: &Context) {

@@ -48,10 +48,12 @@ cases![
         a_missing_working_directory_is_refused,
         too_little_memory_is_refused,
         a_failing_second_container_takes_the_first_with_it,
+        a_start_that_cannot_be_recorded_spares_the_others,
         a_damaged_archive_is_refused;
     lives:
         many_pods_at_once,
         a_reopened_adapter_finds_its_pods,
+        a_pod_that_cannot_be_cleared_keeps_no_other,
         a_killed_sandbox_takes_its_containers_with_it,
         an_agent_that_was_killed_loses_nothing,
         removal_leaves_nothing,

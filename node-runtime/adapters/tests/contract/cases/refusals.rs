@@ -7,7 +7,7 @@ use pullpiri_node_core::runtime::NetworkMode;
 
 use super::confinement::bind;
 use crate::support::{IMAGE, container};
-use crate::{Context, exit_of};
+use crate::{Context, exit_of, pid_of};
 
 pub async fn every_operation_may_be_repeated(c: &Context) {
     let pod = c.run("a", &["forever"]).await;
@@ -111,4 +111,32 @@ pub async fn a_damaged_archive_is_refused(c: &Context) {
         assert!(matches!(error, RuntimeError::Archive { .. }), "{error:?}");
         assert!(error.to_string().contains(path.to_str().unwrap()), "{error}");
     }
+}
+
+pub async fn a_start_that_cannot_be_recorded_spares_the_others(c: &Context) {
+    let short = container("d", &["exit", "0"]);
+    let pod = c.pod("a", NetworkMode::Own, vec![container("c", &["forever"]), short.clone()]);
+    c.runtime.run_pod(&pod).await.unwrap();
+    c.exit(&pod.id, "d").await;
+    let Some(draft) = c.backend.record_draft(&pod.id, "d") else {
+        println!("skipped: this adapter keeps no records of its own");
+        return;
+    };
+    let before = pid_of(&c.observed(&pod.id).await.unwrap(), "c").unwrap();
+    std::fs::create_dir(&draft).unwrap();
+    let error = c.runtime.start_container(&pod.id, &container("d", &["forever"]), 1).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::Failed { .. }), "{error:?}");
+    assert!(error.to_string().contains("can't be recorded"), "{error}");
+    let seen = c.observed(&pod.id).await.unwrap();
+    assert!(seen.sandbox_alive);
+    assert_eq!(pid_of(&seen, "c"), Some(before), "its neighbour goes on");
+    assert_eq!(pid_of(&seen, "d"), None);
+    std::fs::remove_dir(&draft).unwrap();
+    c.runtime.start_container(&pod.id, &short, 1).await.unwrap();
+    c.until(&pod.id, "the second exit", |p| {
+        p.containers.iter().any(|one| one.name == "d" && one.attempt == 1) && exit_of(p, "d").is_some()
+    })
+    .await;
+    c.runtime.remove_pod(&pod.id).await.unwrap();
+    assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
 }
