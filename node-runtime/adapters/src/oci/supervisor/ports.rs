@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, connect, socket};
 use pullpiri_node_host::{Result, SysError, process, signals};
@@ -18,8 +19,13 @@ use pullpiri_node_host::{Result, SysError, process, signals};
 use crate::oci::wire::PublishedPort;
 
 const BUFFER: usize = 16 * 1024;
-/// More wait in the listeners' backlogs.
+/// More wait in the listeners' backlogs. Each takes two descriptors.
 const MAX_CONNECTIONS: usize = 512;
+/// Descriptors that are no connection's: stdio, and what the supervisor had open.
+const OTHER_DESCRIPTORS: usize = 32;
+/// How long listeners are left alone when descriptors or memory were short and none of our own connections has ended: others may have given
+/// some back.
+const SHORT_MS: u16 = 1000;
 
 /// Binds the node's ports, in the network this process is in.
 pub(super) fn bind(ports: &[PublishedPort]) -> Result<Vec<(TcpListener, u16)>> {
@@ -49,18 +55,66 @@ pub(super) fn serve(listeners: &[(TcpListener, u16)]) -> i32 {
     if prepared.is_err() || bound.is_err() || nix::unistd::getppid() != supervisor {
         return 1;
     }
-    let mut connections: Vec<Connection> = Vec::new();
+    let mut forwarder = Forwarder::new(listeners, most_connections(listeners.len()));
     loop {
-        if wait(listeners, &mut connections).is_err() {
+        if forwarder.turn().is_err() {
             return 1;
         }
-        connections.retain(|c| !c.is_over());
     }
 }
 
-/// Waits for something to do and does it.
-fn wait(listeners: &[(TcpListener, u16)], connections: &mut Vec<Connection>) -> io::Result<()> {
-    let room = connections.len() < MAX_CONNECTIONS;
+/// How many connections there are descriptors for. The limit is raised as far as it can be, for this process alone: containers are other
+/// children of the supervisor.
+fn most_connections(listeners: usize) -> usize {
+    let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) else { return 1 };
+    let soft = if setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() { hard } else { soft };
+    let descriptors = usize::try_from(soft).unwrap_or(usize::MAX);
+    let left = descriptors.saturating_sub(OTHER_DESCRIPTORS).saturating_sub(listeners);
+    (left / 2).clamp(1, MAX_CONNECTIONS)
+}
+
+/// Listeners, and what came through them.
+struct Forwarder<'a> {
+    listeners: &'a [(TcpListener, u16)],
+    connections: Vec<Connection>,
+    most: usize,
+    /// A connection wasn't taken for want of descriptors or memory. It is still there, so that a poll would return at once.
+    short: bool,
+}
+
+impl<'a> Forwarder<'a> {
+    fn new(listeners: &'a [(TcpListener, u16)], most: usize) -> Self {
+        Self { listeners, connections: Vec::new(), most, short: false }
+    }
+
+    /// Waits for something to do and does it; how many descriptors had something.
+    fn turn(&mut self) -> io::Result<usize> {
+        let ready = wait(self)?;
+        let before = self.connections.len();
+        self.connections.retain(|c| !c.is_over());
+        self.short &= self.connections.len() == before;
+        Ok(ready)
+    }
+
+    fn take(&mut self, index: usize) {
+        let Some((listener, port)) = self.listeners.get(index) else { return };
+        // A connection that can't be made inside is closed outside by being dropped.
+        match listener.accept().and_then(|(outside, _)| Connection::begin(outside, *port)) {
+            Ok(connection) => self.connections.push(connection),
+            Err(error) => self.short |= is_short(&error),
+        }
+    }
+}
+
+fn is_short(error: &io::Error) -> bool {
+    let errno = error.raw_os_error().map(Errno::from_raw);
+    matches!(errno, Some(Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM))
+}
+
+fn wait(forwarder: &mut Forwarder<'_>) -> io::Result<usize> {
+    let Forwarder { listeners, connections, most, short } = forwarder;
+    let room = connections.len() < *most && !*short;
+    let timeout = if *short { PollTimeout::from(SHORT_MS) } else { PollTimeout::NONE };
     let mut fds: Vec<PollFd<'_>> = Vec::new();
     let mut owners = Vec::new();
     for (index, (listener, _)) in listeners.iter().enumerate().filter(|_| room) {
@@ -77,9 +131,13 @@ fn wait(listeners: &[(TcpListener, u16)], connections: &mut Vec<Connection>) -> 
             }
         }
     }
-    match poll(&mut fds, PollTimeout::NONE) {
+    match poll(&mut fds, timeout) {
+        Ok(0) => {
+            *short = false;
+            return Ok(0);
+        }
         Ok(_) => {}
-        Err(Errno::EINTR) => return Ok(()),
+        Err(Errno::EINTR) => return Ok(0),
         Err(e) => return Err(e.into()),
     }
     let ready: Vec<Owner> = owners
@@ -89,25 +147,18 @@ fn wait(listeners: &[(TcpListener, u16)], connections: &mut Vec<Connection>) -> 
         .map(|(owner, _)| owner)
         .collect();
     drop(fds);
+    let had_something = ready.len();
     for owner in ready {
         match owner {
             Owner::Connection(index) => {
-                if let Some(connection) = connections.get_mut(index) {
+                if let Some(connection) = forwarder.connections.get_mut(index) {
                     connection.carry();
                 }
             }
-            Owner::Listener(index) => {
-                let Some((listener, port)) = listeners.get(index) else { continue };
-                // A connection that can't be made inside is closed outside by being dropped.
-                if let Ok((outside, _)) = listener.accept()
-                    && let Ok(connection) = Connection::begin(outside, *port)
-                {
-                    connections.push(connection);
-                }
-            }
+            Owner::Listener(index) => forwarder.take(index),
         }
     }
-    Ok(())
+    Ok(had_something)
 }
 
 enum Owner {
@@ -242,10 +293,8 @@ mod tests {
         let address = listener.local_addr().unwrap();
         std::thread::spawn(move || {
             let listeners = [(listener, port)];
-            let mut connections = Vec::new();
-            while wait(&listeners, &mut connections).is_ok() {
-                connections.retain(|c| !c.is_over());
-            }
+            let mut forwarder = Forwarder::new(&listeners, MAX_CONNECTIONS);
+            while forwarder.turn().is_ok() {}
         });
         address
     }
@@ -288,6 +337,60 @@ mod tests {
         // A reset is as good as an end.
         let _ = stream.read_to_end(&mut got);
         assert!(got.is_empty());
+    }
+
+    /// In a process of its own, whose descriptors may run out.
+    #[test]
+    fn without_descriptors_listeners_are_left_alone_until_a_connection_ends() {
+        const ALONE: &str = "PULLPIRI_TEST_FEW_DESCRIPTORS";
+        if std::env::var_os(ALONE).is_none() {
+            let name =
+                "oci::supervisor::ports::tests::without_descriptors_listeners_are_left_alone_until_a_connection_ends";
+            let run = std::process::Command::new("sh")
+                .args(["-c", "ulimit -n 64 && exec \"$0\" \"$@\""])
+                .arg(std::env::current_exe().unwrap())
+                .args(["--exact", name, "--nocapture"])
+                .env(ALONE, "1")
+                .output()
+                .unwrap();
+            let told = String::from_utf8_lossy(&run.stdout);
+            assert!(
+                run.status.success() && told.contains("1 passed"),
+                "{told}{}",
+                String::from_utf8_lossy(&run.stderr)
+            );
+            return;
+        }
+        assert_eq!(most_connections(2), 15);
+        let target = TcpListener::bind("127.0.0.1:0").unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let listeners = [(listener, target.local_addr().unwrap().port())];
+        let mut forwarder = Forwarder::new(&listeners, MAX_CONNECTIONS);
+        let first = TcpStream::connect(address).unwrap();
+        forwarder.turn().unwrap();
+        let (served, _) = target.accept().unwrap();
+        assert_eq!(forwarder.connections.len(), 1);
+        let _second = TcpStream::connect(address).unwrap();
+        let mut fillers = Vec::new();
+        while let Ok(file) = std::fs::File::open("/dev/null") {
+            fillers.push(file);
+        }
+        while !forwarder.short {
+            forwarder.turn().unwrap();
+        }
+        assert_eq!(forwarder.turn().unwrap(), 0, "the second waits, and nobody asks for it");
+        while !forwarder.short {
+            forwarder.turn().unwrap();
+        }
+        drop((first, served, fillers));
+        while forwarder.connections.len() == 1 && forwarder.short {
+            assert_ne!(forwarder.turn().unwrap(), 0);
+        }
+        assert!(forwarder.connections.is_empty());
+        forwarder.turn().unwrap();
+        assert_eq!(forwarder.connections.len(), 1, "the second was taken");
     }
 
     #[test]
