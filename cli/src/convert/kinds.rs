@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 
 use pullpiri_crds::names::{PUBLISHED_NAME, rfc1123};
+use pullpiri_rt::CpuSet;
 
 use super::names::{Kind, Names, Resolved, Scope, name_here};
 use super::report::Reporter;
@@ -322,18 +323,8 @@ fn cpu_list(mask: u64) -> Option<String> {
     if mask == u64::MAX {
         return None;
     }
-    let mut ranges: Vec<(u32, u32)> = Vec::new();
-    for cpu in (0..u64::BITS).filter(|cpu| mask & (1 << cpu) != 0) {
-        match ranges.last_mut() {
-            Some((_, last)) if *last + 1 == cpu => *last = cpu,
-            _ => ranges.push((cpu, cpu)),
-        }
-    }
-    let texts: Vec<String> = ranges
-        .iter()
-        .map(|(first, last)| if first == last { first.to_string() } else { format!("{first}-{last}") })
-        .collect();
-    (!texts.is_empty()).then(|| texts.join(","))
+    let cpus: CpuSet = (0..u64::BITS).filter(|cpu| mask & (1 << cpu) != 0).collect();
+    (!cpus.is_empty()).then(|| cpus.to_string())
 }
 
 #[cfg(test)]

@@ -1,25 +1,20 @@
-//! Sets of CPUs, written as Linux lists (cpuset(7), "List format"): `0-2,5`.
+//! Sets of CPUs, written as Linux lists (cpuset(7), "List format"): `0-2,5`. Lists are read and printed by [`CpuSet`]; what is more here is that a
+//! kernel's file may be empty, and arithmetic.
 
 use std::collections::BTreeSet;
 use std::fmt;
 use std::str::FromStr;
 
+use pullpiri_rt::{CpuSet, CpuSetError};
 use serde::{Deserialize, Serialize};
 
 /// CPUs have numbers below this everywhere in the product (`InstanceTask.cpu` has the same bound).
-pub const MAX_CPUS: u32 = 4096;
+pub use pullpiri_rt::MAX_CPUS;
 
 /// A set of CPUs by number.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct Cpus(pub BTreeSet<u32>);
-
-/// Why a text is no CPU list.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{given:?} is no CPU list; expected numbers and ranges below 4096, as in 0-2,5")]
-pub struct CpusError {
-    given: String,
-}
 
 impl Cpus {
     /// The set of one CPU.
@@ -65,40 +60,19 @@ impl FromIterator<u32> for Cpus {
 
 impl fmt::Display for Cpus {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut cpus = self.0.iter().copied().peekable();
-        let mut separator = "";
-        while let Some(first) = cpus.next() {
-            let mut last = first;
-            while let Some(next) = cpus.next_if(|next| Some(*next) == last.checked_add(1)) {
-                last = next;
-            }
-            write!(f, "{separator}{first}")?;
-            if last > first {
-                write!(f, "-{last}")?;
-            }
-            separator = ",";
-        }
-        Ok(())
+        fmt::Display::fmt(&self.0.iter().copied().collect::<CpuSet>(), f)
     }
 }
 
 impl FromStr for Cpus {
-    type Err = CpusError;
+    type Err = CpuSetError;
 
     /// An empty text is the empty set, as in the kernel's files.
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let error = || CpusError { given: text.to_owned() };
-        let number = |text: &str| text.parse::<u32>().ok().filter(|cpu| *cpu < MAX_CPUS).ok_or_else(error);
-        let mut set = BTreeSet::new();
-        for part in text.trim().split(',').filter(|part| !part.is_empty()) {
-            let (first, last) = part.split_once('-').unwrap_or((part, part));
-            let (first, last) = (number(first)?, number(last)?);
-            if first > last {
-                return Err(error());
-            }
-            set.extend(first..=last);
+        match text.trim() {
+            "" => Ok(Self::default()),
+            list => list.parse::<CpuSet>().map(|set| set.iter().collect()),
         }
-        Ok(Self(set))
     }
 }
 
@@ -109,7 +83,7 @@ impl From<Cpus> for String {
 }
 
 impl TryFrom<String> for Cpus {
-    type Error = CpusError;
+    type Error = CpuSetError;
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
@@ -127,7 +101,7 @@ mod tests {
         }
         assert_eq!("0-1\n".parse::<Cpus>().unwrap().to_string(), "0-1");
         assert_eq!("3,1,2,2".parse::<Cpus>().unwrap().to_string(), "1-3");
-        for bad in ["a", "1-", "-1", "3-1", "4096", "1 2"] {
+        for bad in ["a", "1-", "-1", "3-1", "4096", "1 2", "0,", "+1"] {
             assert!(bad.parse::<Cpus>().is_err(), "{bad}");
         }
     }
