@@ -36,7 +36,8 @@ fn merge_maps(target: &mut Map<String, Value>, patch: Map<String, Value>) {
     }
 }
 
-fn drop_nulls(value: &mut Value) {
+/// Takes out of a new value what is null in its maps, at any depth.
+pub(super) fn drop_nulls(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             fields.retain(|_, field| !field.is_null());

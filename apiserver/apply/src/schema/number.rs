@@ -27,19 +27,37 @@ impl Num {
     }
 
     /// The nearest float64.
-    #[expect(clippy::cast_precision_loss, reason = "bounds are float64 in Kubernetes too, and round the same way")]
     pub(super) fn float(self) -> f64 {
         match self {
-            Self::Int(int) => int as f64,
+            Self::Int(int) => {
+                // Two halves, each without loss: only their sum is rounded.
+                let high = i32::try_from(int >> 32).unwrap_or_default();
+                let low = u32::try_from(int & 0xffff_ffff).unwrap_or_default();
+                f64::from(high) * 4_294_967_296.0 + f64::from(low)
+            }
             Self::Float(float) => float,
         }
     }
 }
 
 /// The integer part of a float within int64; the ends beyond.
-#[expect(clippy::cast_possible_truncation, reason = "saturates, as a bound beyond int64 should")]
 pub(super) fn truncate(float: f64) -> i64 {
-    float as i64
+    // IEEE 754: ±mantissa · 2^(exponent − 1075), where the mantissa's leading one isn't written.
+    let bits = float.to_bits();
+    let exponent = (bits >> 52) & 0x7ff;
+    let mantissa = (bits & ((1 << 52) - 1)) | 1 << 52;
+    let magnitude = match exponent {
+        0..1023 => 0,
+        1023..1075 => mantissa >> (1075 - exponent),
+        1075..1086 => mantissa << (exponent - 1075),
+        _ if float.is_nan() => 0,
+        _ => u64::MAX,
+    };
+    if float.is_sign_negative() {
+        0_i64.saturating_sub_unsigned(magnitude)
+    } else {
+        i64::try_from(magnitude).unwrap_or(i64::MAX)
+    }
 }
 
 pub(super) fn as_float(number: &Number) -> f64 {
@@ -120,5 +138,57 @@ pub(super) fn same(a: &Value, b: &Value) -> bool {
             a.len() == b.len() && a.iter().all(|(key, a)| b.get(key).is_some_and(|b| same(a, b)))
         }
         (a, b) => a == b,
+    }
+}
+
+#[cfg(test)]
+#[allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    reason = "the conversions are compared with the language's"
+)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn conversions_at_the_edges() {
+        for int in [
+            0,
+            1,
+            -1,
+            i64::MAX,
+            i64::MIN,
+            1 << 53,
+            (1 << 53) + 1,
+            -(1 << 53) - 1,
+            (1 << 54) + 2,
+            (1 << 54) + 6,
+            u32::MAX.into(),
+        ] {
+            assert_eq!(Num::Int(int).float().to_bits(), (int as f64).to_bits(), "{int}");
+        }
+        let ends = [
+            9_223_372_036_854_775_807.0,
+            -9_223_372_036_854_775_808.0,
+            9_223_372_036_854_774_784.0,
+            f64::MAX,
+            f64::MIN,
+        ];
+        let small =
+            [0.0, -0.0, 0.999, -0.999, 1.0, -1.5, f64::MIN_POSITIVE, 4_503_599_627_370_495.5, 9_007_199_254_740_993.0];
+        for float in ends.into_iter().chain(small).chain([f64::NAN, -f64::NAN, f64::INFINITY, f64::NEG_INFINITY]) {
+            assert_eq!(truncate(float), float as i64, "{float}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn conversions_are_those_of_the_language(int: i64, bits: u64, near in -1e19..1e19_f64) {
+            prop_assert_eq!(Num::Int(int).float().to_bits(), (int as f64).to_bits());
+            prop_assert_eq!(truncate(f64::from_bits(bits)), f64::from_bits(bits) as i64);
+            prop_assert_eq!(truncate(near), near as i64);
+        }
     }
 }

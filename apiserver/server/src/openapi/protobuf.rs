@@ -29,7 +29,7 @@ impl Message {
 
     fn bytes(&mut self, field: u32, bytes: &[u8]) {
         self.key(field, BYTES);
-        self.varint(bytes.len() as u64);
+        self.varint(u64::try_from(bytes.len()).unwrap_or(u64::MAX));
         self.0.extend_from_slice(bytes);
     }
 

@@ -101,7 +101,7 @@ impl WriteOptions {
 
 fn check_manager(manager: &str, errors: &mut Vec<FieldError>) {
     if manager.len() > FIELD_MANAGER_MAX_LENGTH {
-        errors.push(FieldError::too_long("fieldManager", FIELD_MANAGER_MAX_LENGTH as u64));
+        errors.push(FieldError::too_long("fieldManager", u64::try_from(FIELD_MANAGER_MAX_LENGTH).unwrap_or(u64::MAX)));
     }
     for (position, character) in manager.char_indices().filter(|(_, character)| !is_printable(*character)) {
         errors.push(FieldError::new(
