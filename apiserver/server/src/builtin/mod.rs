@@ -38,6 +38,31 @@ struct Kind {
     strategy: &'static dyn Strategy,
 }
 
+/// A kind in namespaces, without status, short names and other peculiarities.
+const fn kind(
+    group: &'static str,
+    kind: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    root: Root,
+    strategy: &'static dyn Strategy,
+) -> Kind {
+    Kind {
+        group,
+        kind,
+        plural,
+        singular,
+        short_names: &[],
+        categories: &[],
+        scope: Scope::Namespaced,
+        has_status: false,
+        counts_generation: false,
+        upsert: UpsertOnUpdate::Refuse,
+        root,
+        strategy,
+    }
+}
+
 /// Every built-in resource.
 #[must_use]
 pub fn resources() -> Vec<Resource> {
@@ -50,134 +75,63 @@ pub fn resources() -> Vec<Resource> {
 fn objects() -> [Kind; 8] {
     [
         Kind {
-            group: "",
-            kind: "Namespace",
-            plural: "namespaces",
-            singular: "namespace",
             short_names: &["ns"],
-            categories: &[],
             scope: Scope::Cluster,
             has_status: true,
-            counts_generation: false,
-            upsert: UpsertOnUpdate::Refuse,
-            root: Root::Namespace,
-            strategy: &namespace::NamespaceStrategy,
+            ..kind("", "Namespace", "namespaces", "namespace", Root::Namespace, &namespace::NamespaceStrategy)
         },
         Kind {
-            group: "",
-            kind: "ConfigMap",
-            plural: "configmaps",
-            singular: "configmap",
             short_names: &["cm"],
-            categories: &[],
-            scope: Scope::Namespaced,
-            has_status: false,
-            counts_generation: false,
-            upsert: UpsertOnUpdate::Refuse,
-            root: Root::ConfigMap,
-            strategy: &config_map::ConfigMapStrategy,
+            ..kind("", "ConfigMap", "configmaps", "configmap", Root::ConfigMap, &config_map::ConfigMapStrategy)
         },
+        kind("", "Secret", "secrets", "secret", Root::Secret, &secret::SecretStrategy),
         Kind {
-            group: "",
-            kind: "Secret",
-            plural: "secrets",
-            singular: "secret",
-            short_names: &[],
-            categories: &[],
-            scope: Scope::Namespaced,
-            has_status: false,
-            counts_generation: false,
-            upsert: UpsertOnUpdate::Refuse,
-            root: Root::Secret,
-            strategy: &secret::SecretStrategy,
-        },
-        Kind {
-            group: "",
-            kind: "ServiceAccount",
-            plural: "serviceaccounts",
-            singular: "serviceaccount",
             short_names: &["sa"],
-            categories: &[],
-            scope: Scope::Namespaced,
-            has_status: false,
-            counts_generation: false,
-            upsert: UpsertOnUpdate::Refuse,
-            root: Root::ServiceAccount,
-            strategy: &ServiceAccountStrategy,
+            ..kind(
+                "",
+                "ServiceAccount",
+                "serviceaccounts",
+                "serviceaccount",
+                Root::ServiceAccount,
+                &ServiceAccountStrategy,
+            )
         },
         Kind {
-            group: "",
-            kind: "Event",
-            plural: "events",
-            singular: "event",
             short_names: &["ev"],
-            categories: &[],
-            scope: Scope::Namespaced,
-            has_status: false,
-            counts_generation: false,
             upsert: UpsertOnUpdate::Create,
-            root: Root::CoreEvent,
-            strategy: &event::CoreEventStrategy,
+            ..kind("", "Event", "events", "event", Root::CoreEvent, &event::CoreEventStrategy)
         },
         Kind {
-            group: "events.k8s.io",
-            kind: "Event",
-            plural: "events",
-            singular: "event",
             short_names: &["ev"],
-            categories: &[],
-            scope: Scope::Namespaced,
-            has_status: false,
-            counts_generation: false,
             upsert: UpsertOnUpdate::Create,
-            root: Root::Event,
-            strategy: &event::EventStrategy,
+            ..kind("events.k8s.io", "Event", "events", "event", Root::Event, &event::EventStrategy)
         },
         Kind {
-            group: "coordination.k8s.io",
-            kind: "Lease",
-            plural: "leases",
-            singular: "lease",
-            short_names: &[],
-            categories: &[],
-            scope: Scope::Namespaced,
-            has_status: false,
-            counts_generation: false,
             upsert: UpsertOnUpdate::Create,
-            root: Root::Lease,
-            strategy: &lease::LeaseStrategy,
+            ..kind("coordination.k8s.io", "Lease", "leases", "lease", Root::Lease, &lease::LeaseStrategy)
         },
         Kind {
-            group: "apiextensions.k8s.io",
-            kind: "CustomResourceDefinition",
-            plural: "customresourcedefinitions",
-            singular: "customresourcedefinition",
             short_names: &["crd", "crds"],
             categories: &["api-extensions"],
             scope: Scope::Cluster,
             has_status: true,
             counts_generation: true,
-            upsert: UpsertOnUpdate::Refuse,
-            root: Root::CustomResourceDefinition,
-            strategy: &crd::strategy::CrdStrategy,
+            ..kind(
+                "apiextensions.k8s.io",
+                "CustomResourceDefinition",
+                "customresourcedefinitions",
+                "customresourcedefinition",
+                Root::CustomResourceDefinition,
+                &crd::strategy::CrdStrategy,
+            )
         },
     ]
 }
 
 /// PodTemplate: kept for whoever makes Pods of it, which nothing here does.
 const POD_TEMPLATE: Kind = Kind {
-    group: "",
-    kind: "PodTemplate",
-    plural: "podtemplates",
-    singular: "podtemplate",
-    short_names: &[],
-    categories: &[],
-    scope: Scope::Namespaced,
-    has_status: false,
     counts_generation: true,
-    upsert: UpsertOnUpdate::Refuse,
-    root: Root::PodTemplate,
-    strategy: &PodTemplateStrategy,
+    ..kind("", "PodTemplate", "podtemplates", "podtemplate", Root::PodTemplate, &PodTemplateStrategy)
 };
 
 #[derive(Debug)]
@@ -198,65 +152,53 @@ fn admission() -> [Kind; 3] {
     const POLICIES: &str = "admissionregistration.k8s.io";
     [
         Kind {
-            group: "",
-            kind: "ResourceQuota",
-            plural: "resourcequotas",
-            singular: "resourcequota",
             short_names: &["quota"],
-            categories: &[],
-            scope: Scope::Namespaced,
             has_status: true,
-            counts_generation: false,
-            upsert: UpsertOnUpdate::Refuse,
-            root: Root::ResourceQuota,
-            strategy: &resource_quota::ResourceQuotaStrategy,
+            ..kind(
+                "",
+                "ResourceQuota",
+                "resourcequotas",
+                "resourcequota",
+                Root::ResourceQuota,
+                &resource_quota::ResourceQuotaStrategy,
+            )
         },
         Kind {
-            group: POLICIES,
-            kind: "ValidatingAdmissionPolicy",
-            plural: "validatingadmissionpolicies",
-            singular: "validatingadmissionpolicy",
-            short_names: &[],
             categories: &["api-extensions"],
             scope: Scope::Cluster,
             has_status: true,
             counts_generation: true,
-            upsert: UpsertOnUpdate::Refuse,
-            root: Root::ValidatingAdmissionPolicy,
-            strategy: &admission_policy::PolicyStrategy,
+            ..kind(
+                POLICIES,
+                "ValidatingAdmissionPolicy",
+                "validatingadmissionpolicies",
+                "validatingadmissionpolicy",
+                Root::ValidatingAdmissionPolicy,
+                &admission_policy::PolicyStrategy,
+            )
         },
         Kind {
-            group: POLICIES,
-            kind: "ValidatingAdmissionPolicyBinding",
-            plural: "validatingadmissionpolicybindings",
-            singular: "validatingadmissionpolicybinding",
-            short_names: &[],
             categories: &["api-extensions"],
             scope: Scope::Cluster,
-            has_status: false,
             counts_generation: true,
-            upsert: UpsertOnUpdate::Refuse,
-            root: Root::ValidatingAdmissionPolicyBinding,
-            strategy: &admission_policy::BindingStrategy,
+            ..kind(
+                POLICIES,
+                "ValidatingAdmissionPolicyBinding",
+                "validatingadmissionpolicybindings",
+                "validatingadmissionpolicybinding",
+                Root::ValidatingAdmissionPolicyBinding,
+                &admission_policy::BindingStrategy,
+            )
         },
     ]
 }
 
 fn roles() -> [Kind; 4] {
     use rbac::{BindingStrategy, RoleStrategy};
-    let of = |kind, plural, singular, scope, root, strategy: &'static dyn Strategy| Kind {
-        group: pullpiri_access::GROUP,
-        kind,
-        plural,
-        singular,
-        short_names: &[],
-        categories: &[],
+    let of = |name, plural, singular, scope, root, strategy: &'static dyn Strategy| Kind {
         scope,
-        has_status: false,
-        counts_generation: false,
         upsert: UpsertOnUpdate::Create,
-        root,
-        strategy,
+        ..kind(pullpiri_access::GROUP, name, plural, singular, root, strategy)
     };
     let (cluster, local) = (Scope::Cluster, Scope::Namespaced);
     [
@@ -289,19 +231,9 @@ fn roles() -> [Kind; 4] {
 }
 
 fn reviews() -> [Kind; 6] {
-    let of = |group, kind, plural, singular, scope, root, strategy: &'static dyn Strategy| Kind {
-        group,
-        kind,
-        plural,
-        singular,
-        short_names: &[],
-        categories: &[],
+    let of = |group, name, plural, singular, scope, root, strategy: &'static dyn Strategy| Kind {
         scope,
-        has_status: false,
-        counts_generation: false,
-        upsert: UpsertOnUpdate::Refuse,
-        root,
-        strategy,
+        ..kind(group, name, plural, singular, root, strategy)
     };
     const WHO: &str = "authentication.k8s.io";
     const MAY: &str = "authorization.k8s.io";
@@ -431,20 +363,14 @@ impl Strategy for ReviewStrategy {
 /// A TokenRequest, which is sent to a ServiceAccount's `/token`: no resource of its own, but shaped like one.
 #[must_use]
 pub(crate) fn token_request() -> Resource {
-    resource(Kind {
-        group: "authentication.k8s.io",
-        kind: "TokenRequest",
-        plural: "tokenrequests",
-        singular: "tokenrequest",
-        short_names: &[],
-        categories: &[],
-        scope: Scope::Namespaced,
-        has_status: false,
-        counts_generation: false,
-        upsert: UpsertOnUpdate::Refuse,
-        root: Root::TokenRequest,
-        strategy: &TokenRequestStrategy,
-    })
+    resource(kind(
+        "authentication.k8s.io",
+        "TokenRequest",
+        "tokenrequests",
+        "tokenrequest",
+        Root::TokenRequest,
+        &TokenRequestStrategy,
+    ))
 }
 
 #[derive(Debug)]
