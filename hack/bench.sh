@@ -14,5 +14,10 @@ PULLPIRI_REQUIRE_BPF=1 cargo build --quiet --release --package pullpiri-ebpf --p
 PULLPIRI_DEMO_SERVICE=$(static_binary demo-service)
 export PULLPIRI_DEMO_SERVICE
 export PULLPIRI_BIN=${CARGO_TARGET_DIR:-${ROOT}/target}/release/pullpiri
+# What the API server is measured beside, where it can be built; a first build takes minutes.
+if [ $# -eq 0 ] || [[ " $* " = *" beside"* ]]; then
+    hack/kube/build.sh kube-apiserver || [ $? = 3 ]
+    need_apt etcd:etcd-server openssl:openssl
+fi
 step "measuring (some minutes; kill -9 rounds: ${PULLPIRI_KILLS:-200}, power cuts: ${PULLPIRI_POWER_CUTS:-1000})"
 "${CARGO_TARGET_DIR:-${ROOT}/target}/release/bench" "$@"

@@ -183,7 +183,10 @@ install() {
     local began
     began=$(date +%s%N)
     helm install "${RELEASE}" "${CHART}" --namespace "${NS}" --create-namespace --values "${DIR}/values.yaml" --wait --timeout 90s > "${DIR}/install.log"
-    step "all ready $((($(date +%s%N) - began) / 1000000)) ms after the install began"
+    local took=$((($(date +%s%N) - began) / 1000000))
+    step "all ready ${took} ms after the install began"
+    # make bench shows it.
+    echo "${took}" > "${ROOT}/target/e2e-k8s.install-ms"
     until_ok 20 "the node registers" kubectl wait noderuntime/"${KUBE_NODE}" --for=condition=Ready --timeout=1s
     until_ok 20 "signals are served" kubectl wait apiservice/v1alpha1.signals.pullpiri.io --for=condition=Available --timeout=1s
     local name

@@ -70,7 +70,7 @@ async fn measure() -> Result<bool, E2eError> {
     if bench.wants("operator") {
         operator::measure(&mut bench).await?;
     }
-    if bench.wants("beside") {
+    if bench.wants(beside::STARTS_AND_WATCHES) || bench.wants(beside::FILLED) {
         beside::measure(&mut bench).await?;
     }
     if bench.wants("realtime") {

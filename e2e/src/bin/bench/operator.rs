@@ -148,14 +148,20 @@ where
 
 async fn install(client: &Client) -> Result<(), E2eError> {
     use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition as Crd;
-    let crds: Result<Vec<Value>, _> = pullpiri_crds::all().into_iter().map(serde_json::to_value).collect();
+    let definitions = pullpiri_crds::all();
+    let served = definitions.iter().map(|crd| format!("/apis/{}/v1alpha1/{}", crd.spec.group, crd.spec.names.plural));
+    let served: Vec<String> = served.collect();
+    let crds: Result<Vec<Value>, _> = definitions.into_iter().map(serde_json::to_value).collect();
     let crds = crds.map_err(|error| E2eError::failed("printing the CRDs", error))?;
     apply::<Crd>(&Api::all(client.clone()), crds, false).await?;
-    wait_for("the CRDs are served", LIMIT, || async {
-        let api: Api<ModelInstance> = Api::all(client.clone());
-        api.list(&ListParams::default()).await.map(drop).map_err(|error| error.to_string())
-    })
-    .await
+    for path in &served {
+        wait_for("the CRDs are served", LIMIT, || async {
+            let request = http::Request::get(path).body(Vec::new()).map_err(|error| error.to_string())?;
+            client.request::<Value>(request).await.map(drop).map_err(|error| error.to_string())
+        })
+        .await?;
+    }
+    Ok(())
 }
 
 fn object(kind: &str, name: &str, spec: &Value) -> Value {

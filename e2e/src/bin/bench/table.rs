@@ -87,7 +87,7 @@ fn line(row: &Row) -> String {
         return format!("{:<70} skipped: {reason}", row.name);
     }
     let bar = match (row.op, row.bar) {
-        (Some(op), Some(bar)) => format!("{op} {bar}"),
+        (Some(op), Some(bar)) => format!("{op} {}", (bar * 1e4).round() / 1e4),
         _ => "-".to_owned(),
     };
     let ok = if row.bar.is_none() {

@@ -7,22 +7,26 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::{Method, StatusCode};
 use pullpiri_e2e::E2eError;
-use pullpiri_e2e::endpoint::{Connection, Endpoint};
+use pullpiri_e2e::endpoint::{Connection, Endpoint, Watch};
 use serde_json::{Value, json};
 
 /// A ConfigMap as JSON, in bytes.
 const OBJECT_BYTES: usize = 2048;
+/// In what is sent and comes back of an object of this client, and in no other.
+const NAME: &[u8] = b"\"name\":\"object-";
 /// Of which so many are not the payload.
 const FRAME_BYTES: usize = 160;
 const POOL_BYTES: usize = 1 << 20;
 const WRITERS: usize = 32;
 const WATCHERS: usize = 100;
 /// Events that are seen and not counted, while connections and caches warm up.
-const WARM: usize = 20;
-const EVENTS: usize = 200;
-/// From one write to the next: what both servers bear, so that no queue grows.
-const PACE: Duration = Duration::from_millis(25);
-
+const WARM: usize = 40;
+/// For how long writes are watched.
+const WATCHED: Duration = Duration::from_secs(4);
+/// Until every writer is there.
+const PACED_START: Duration = Duration::from_millis(300);
+/// Of an object's number in its name.
+const DIGITS: usize = 6;
 /// Text that no compression and no sharing of equal values makes smaller.
 #[derive(Clone, Debug)]
 pub(super) struct Payload(Arc<str>);
@@ -105,44 +109,70 @@ pub(super) async fn fill(
     Ok(began.elapsed())
 }
 
-/// One writer, a hundred watchers: from before each write's first byte until each watcher has its event's last one, in milliseconds.
-pub(super) async fn fan_out(endpoint: &Endpoint, payload: &Payload, namespace: &str) -> Result<Vec<f64>, E2eError> {
+/// Writes at a steady rate, a hundred watchers: from before each write's first byte until each watcher has its event's last one, in milliseconds.
+pub(super) async fn fan_out(
+    endpoint: &Endpoint,
+    payload: &Payload,
+    namespace: &str,
+    pace: Duration,
+) -> Result<Vec<f64>, E2eError> {
     let path = config_maps(namespace);
-    let mut writer = endpoint.connect().await?;
-    let list = writer.get(&path).await?.json();
+    let list = endpoint.connect().await?.get(&path).await?.json();
     let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
     let from = format!("{path}?watch=1&resourceVersion={version}");
+    let measured = usize::try_from(WATCHED.as_micros() / pace.as_micros().max(1)).unwrap_or(usize::MAX);
+    let count = WARM + measured;
     let mut watchers = Vec::new();
     for _ in 0..WATCHERS {
-        let mut watch = endpoint.connect().await?.watch(&from).await?;
-        watchers.push(tokio::spawn(async move {
-            let mut seen = Vec::with_capacity(WARM + EVENTS);
-            for _ in 0..WARM + EVENTS {
-                let event = watch.line().await?;
-                if !event.starts_with(b"{\"type\":\"ADDED\"") {
-                    return Err(E2eError::failed("watching", String::from_utf8_lossy(&event)));
-                }
-                seen.push(Instant::now());
+        let watch = endpoint.connect().await?.watch(&from).await?;
+        watchers.push(tokio::spawn(arrivals(watch, count)));
+    }
+    let began = tokio::time::Instant::now() + PACED_START;
+    let mut writers = Vec::new();
+    for first in 0..WRITERS {
+        let mut connection = endpoint.connect().await?;
+        let (payload, namespace, path) = (payload.clone(), namespace.to_owned(), path.clone());
+        writers.push(tokio::spawn(async move {
+            let mut sent = Vec::new();
+            for number in (first..count).step_by(WRITERS) {
+                let body = payload.config_map(&namespace, number);
+                tokio::time::sleep_until(began + pace * u32::try_from(number).unwrap_or(u32::MAX)).await;
+                sent.push((number, Instant::now()));
+                create(&mut connection, &path, body).await?;
             }
-            Ok(seen)
+            Ok::<_, E2eError>(sent)
         }));
     }
-    let mut clock = tokio::time::interval(PACE);
-    clock.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-    let mut sent = Vec::with_capacity(WARM + EVENTS);
-    for number in 0..WARM + EVENTS {
-        let body = payload.config_map(namespace, number);
-        clock.tick().await;
-        sent.push(Instant::now());
-        create(&mut writer, &path, body).await?;
+    let mut sent = vec![None; count];
+    for writer in writers {
+        for (number, at) in writer.await.map_err(|error| E2eError::failed("a writer", error))?? {
+            sent[number] = Some(at);
+        }
     }
-    let mut took = Vec::with_capacity(WATCHERS * EVENTS);
+    let mut took = Vec::with_capacity(WATCHERS * measured);
     for watcher in watchers {
-        let seen = watcher.await.map_err(|error| E2eError::failed("a watcher", error))??;
-        let lags = sent.iter().zip(seen).skip(WARM).map(|(sent, seen)| (seen - *sent).as_secs_f64() * 1e3);
-        took.extend(lags);
+        for (number, seen) in watcher.await.map_err(|error| E2eError::failed("a watcher", error))?? {
+            let sent = sent.get(number).copied().flatten().filter(|_| number >= WARM);
+            took.extend(sent.map(|sent| (seen - sent).as_secs_f64() * 1e3));
+        }
     }
     Ok(took)
+}
+
+/// When each of so many objects of this client was seen, by its number.
+async fn arrivals(mut watch: Watch, count: usize) -> Result<Vec<(usize, Instant)>, E2eError> {
+    let mut seen = Vec::with_capacity(count);
+    while seen.len() < count {
+        let event = watch.line().await?;
+        let now = Instant::now();
+        // A namespace gets a ConfigMap of the server's own, too.
+        let Some(at) = event.windows(NAME.len()).position(|part| part == NAME) else { continue };
+        let digits = event.get(at + NAME.len()..at + NAME.len() + DIGITS).unwrap_or_default();
+        let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
+        let number = number.ok_or_else(|| E2eError::failed("watching", String::from_utf8_lossy(&event)))?;
+        seen.push((number, now));
+    }
+    Ok(seen)
 }
 
 /// GET until the last byte, in milliseconds.
@@ -152,11 +182,12 @@ pub(super) async fn read(connection: &mut Connection, path: &str) -> Result<f64,
     Ok(began.elapsed().as_secs_f64() * 1e3)
 }
 
-/// How many items a list answers with.
+/// How many of a list's items are this client's.
 pub(super) async fn items(connection: &mut Connection, path: &str) -> Result<usize, E2eError> {
     let list = connection.get(path).await?.json();
-    let count = list["items"].as_array().map(Vec::len);
-    count.ok_or_else(|| E2eError::failed(format!("GET {path}"), list))
+    let items = list["items"].as_array().ok_or_else(|| E2eError::failed(format!("GET {path}"), &list))?;
+    let names = items.iter().filter_map(|item| item["metadata"]["name"].as_str());
+    Ok(names.filter(|name| name.starts_with("object-")).count())
 }
 
 /// Creates our CustomResourceDefinitions, and waits until they are served.

@@ -15,6 +15,13 @@ use crate::table::{Table, median, percentile};
 use load::Payload;
 use servers::Server;
 
+/// Names of the two halves, which may be measured alone.
+pub(crate) const STARTS_AND_WATCHES: &str = "beside empty";
+pub(crate) const FILLED: &str = "beside filled";
+
+/// From one write to the next: a load that kube-apiserver bears on two cores with a p99 of 35 to 70 ms, and one that hardly is any.
+const BUSY_PACE: Duration = Duration::from_millis(4);
+const LIGHT_PACE: Duration = Duration::from_millis(25);
 const STARTS: usize = 5;
 const WATCH_ROUNDS: usize = 3;
 /// Each in a namespace of its own.
@@ -41,6 +48,12 @@ impl Both {
     fn at_most(&self, table: &mut Table, what: &str, unit: &'static str, bar: f64) {
         self.values(table, what, unit);
         table.at_most(&format!("beside: {what}, ratio"), self.ratio(), "ratio", bar);
+    }
+
+    /// The same without a bar.
+    fn report(&self, table: &mut Table, what: &str, unit: &'static str) {
+        self.values(table, what, unit);
+        table.report(&format!("beside: {what}, ratio"), self.ratio(), "ratio");
     }
 
     fn values(&self, table: &mut Table, what: &str, unit: &'static str) {
@@ -75,15 +88,25 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<(), E2eError> {
         return Ok(());
     }
     let payload = Payload::new();
-    let pair = starts(bench).await?;
-    watches(&mut bench.table, &pair, &payload).await?;
-    drop(pair);
+    if bench.wants(STARTS_AND_WATCHES) {
+        let pair = starts(bench).await?;
+        watches(&mut bench.table, &pair, &payload, BUSY_PACE).await?;
+        watches(&mut bench.table, &pair, &payload, LIGHT_PACE).await?;
+    }
+    if bench.wants(FILLED) {
+        filled(bench, &payload).await?;
+    }
+    Ok(())
+}
+
+/// From empty servers to 50,000 objects, and what is read of them then.
+async fn filled(bench: &mut Bench, payload: &Payload) -> Result<(), E2eError> {
     let pair = Pair { ours: Server::ours(&bench.path("beside")).await?, theirs: Server::theirs().await? };
     load::install(&pair.ours.endpoint).await?;
     load::install(&pair.theirs.endpoint).await?;
     let idle = pair.memory().await;
     megabytes(&idle).at_most(&mut bench.table, "idle PSS with our CRDs", "MB", 1.0 / 15.0);
-    creates(&mut bench.table, &pair, &payload).await?;
+    creates(&mut bench.table, &pair, payload).await?;
     let full = pair.memory().await;
     per_object(&idle, &full).at_most(&mut bench.table, "PSS per 2 KB object at 50,000", "bytes", 1.0 / 3.0);
     lists(&mut bench.table, &pair).await
@@ -118,21 +141,28 @@ async fn starts(bench: &mut Bench) -> Result<Pair, E2eError> {
     Err(E2eError::failed("starting servers", "no run"))
 }
 
-async fn watches(table: &mut Table, pair: &Pair, payload: &Payload) -> Result<(), E2eError> {
+async fn watches(table: &mut Table, pair: &Pair, payload: &Payload, pace: Duration) -> Result<(), E2eError> {
     let (mut middle, mut last) = (Both::default(), Both::default());
     for round in 0..WATCH_ROUNDS {
-        let namespace = format!("watched-{round}");
+        let namespace = format!("watched-{}-{round}", pace.as_micros());
         for (server, is_ours) in [(&pair.ours, true), (&pair.theirs, false)] {
             load::create_namespace(&server.endpoint, &namespace).await?;
-            let times = load::fan_out(&server.endpoint, payload, &namespace).await?;
+            let times = load::fan_out(&server.endpoint, payload, &namespace, pace).await?;
             let (middle, last) =
                 if is_ours { (&mut middle.ours, &mut last.ours) } else { (&mut middle.theirs, &mut last.theirs) };
             middle.push(median(&times));
             last.push(percentile(&times, 99));
         }
     }
-    middle.values(table, "write → event at 100 watchers, median", "ms");
-    last.at_most(table, "write → event at 100 watchers, p99", "ms", 1.0 / 3.0);
+    let what = format!("write → event at 100 watchers, {:.0} writes/s", 1.0 / pace.as_secs_f64());
+    middle.values(table, &format!("{what}, median"), "ms");
+    let last_name = format!("{what}, p99");
+    if pace == BUSY_PACE {
+        last.at_most(table, &last_name, "ms", 1.0 / 3.0);
+    } else {
+        // One event at a time: what both wait for is the same disk, and the same client's hundred connections.
+        last.report(table, &last_name, "ms");
+    }
     Ok(())
 }
 
@@ -166,14 +196,16 @@ async fn lists(table: &mut Table, pair: &Pair) -> Result<(), E2eError> {
     for connection in [&mut ours, &mut theirs] {
         let found = load::items(connection, &path).await?;
         let page = load::items(connection, &format!("{path}?limit=500")).await?;
-        if (found, page) != (OBJECTS, 500) {
+        // A namespace has a ConfigMap of the server's own, too.
+        if found != OBJECTS || page < 499 {
             return Err(E2eError::failed("listing", format!("{found} objects, {page} in a page")));
         }
     }
-    for (what, query, runs) in [
-        ("list of 10,000 objects", "", LISTS),
-        ("list of 10,000 objects from the cache (resourceVersion=0)", "?resourceVersion=0", LISTS),
-        ("page of 500", "?limit=500", PAGES),
+    // What may be stale comes from kube-apiserver's memory, without a question to etcd: reported, not promised.
+    for (what, query, runs, bar) in [
+        ("list of 10,000 objects", "", LISTS, Some(0.5)),
+        ("list of 10,000 objects that may be stale (resourceVersion=0)", "?resourceVersion=0", LISTS, None),
+        ("page of 500", "?limit=500", PAGES, Some(0.5)),
     ] {
         let path = format!("{path}{query}");
         let mut both = Both::default();
@@ -181,7 +213,10 @@ async fn lists(table: &mut Table, pair: &Pair) -> Result<(), E2eError> {
             both.ours.push(load::read(&mut ours, &path).await?);
             both.theirs.push(load::read(&mut theirs, &path).await?);
         }
-        both.at_most(table, what, "ms", 0.5);
+        match bar {
+            Some(bar) => both.at_most(table, what, "ms", bar),
+            None => both.report(table, what, "ms"),
+        }
     }
     Ok(())
 }
