@@ -6,21 +6,23 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures::StreamExt;
+use futures::stream::BoxStream;
 use pullpiri_crds::model::Adapter;
-use pullpiri_node_adapters::{Runtime, RuntimeError};
+use pullpiri_node_adapters::{Runtime, RuntimeError, RuntimeEvent};
 use pullpiri_node_core::Action;
 use pullpiri_node_core::memory::{Failure, FailureKind};
 use pullpiri_node_core::plan::HostStep;
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, NetworkMode, PodId, PodObserved};
 use pullpiri_node_host::{SysError, process};
+use tracing::error;
 
 use crate::host;
 use crate::metrics::Metrics;
 use crate::network::Network;
 
-/// How often, and how long apart, a runtime is asked whether it knows that a process has ended.
-const LOOKS: u32 = 400;
-const LOOK: Duration = Duration::from_millis(5);
+/// How long a runtime may take to know that a process of its has ended, which is usually a moment after the kernel does.
+const NEWS: Duration = Duration::from_secs(5);
 
 /// What was done and how it is now.
 #[derive(Debug)]
@@ -122,10 +124,12 @@ impl Executor {
             }
             Action::EndContainer { pod, adapter, container, pid, grace } => {
                 let runtime = self.get(*adapter)?;
+                // Before the end that they are to tell of.
+                let events = runtime.events();
                 let (pid, grace) = (*pid, *grace);
                 let failed = |error: SysError| Failure { kind: FailureKind::Failed, message: error.to_string() };
                 blocking(move || process::end(pid, grace).map_err(failed)).await?;
-                self.until_ended(runtime, pod, container, pid, effects).await;
+                effects.push(until_ended(runtime.as_ref(), events, (pod, container, pid), NEWS).await?);
                 Ok(())
             }
             Action::StartContainer { pod, adapter, container, attempt } => {
@@ -171,38 +175,72 @@ impl Executor {
         })
     }
 
-    /// Looks until the runtime knows that the container's process has ended, which is a moment after the kernel does.
-    async fn until_ended(
-        &self,
-        runtime: &Arc<dyn Runtime>,
-        id: &PodId,
-        container: &str,
-        pid: u32,
-        effects: &mut Vec<Effect>,
-    ) {
-        for _ in 0..LOOKS {
-            let Ok(pods) = runtime.list().await else { return };
-            let pod = pods.into_iter().find(|pod| pod.id == *id);
-            let runs = pod.as_ref().is_some_and(|pod| {
-                pod.containers.iter().any(|known| {
-                    known.name == container
-                        && matches!(known.state, ContainerStateObserved::Running { pid: now, .. } if now == pid)
-                })
-            });
-            if !runs {
-                effects.push(Effect::Pod(runtime.adapter(), pod));
-                return;
-            }
-            tokio::time::sleep(LOOK).await;
-        }
-    }
-
     /// How the pod is now. If the runtime doesn't say, what was known stays.
     async fn look(&self, runtime: &Arc<dyn Runtime>, id: &PodId, effects: &mut Vec<Effect>) {
         if let Ok(pods) = runtime.list().await {
             let pod = pods.into_iter().find(|pod| pod.id == *id);
             effects.push(Effect::Pod(runtime.adapter(), pod));
         }
+    }
+}
+
+/// What comes of `work`, also if it panics: whoever waits for it would wait for ever.
+pub(crate) async fn surely(actions: &[Action], work: impl Future<Output = Acted> + Send + 'static) -> Acted {
+    match tokio::spawn(work).await {
+        Ok(acted) => acted,
+        Err(error) => {
+            let message = format!("carrying out what was decided broke off: {error}");
+            error!(first = actions.first().map(tracing::field::display), message);
+            let failure = Failure { kind: FailureKind::Failed, message };
+            Acted {
+                outcomes: actions.first().map(|one| (one.clone(), Err(failure))).into_iter().collect(),
+                effects: Vec::new(),
+            }
+        }
+    }
+}
+
+/// Waits by the runtime's events until it knows that the container's process has ended; how the pod is then.
+async fn until_ended(
+    runtime: &dyn Runtime,
+    mut events: BoxStream<'static, RuntimeEvent>,
+    (id, container, pid): (&PodId, &str, u32),
+    limit: Duration,
+) -> Result<Effect, Failure> {
+    let deadline = tokio::time::Instant::now() + limit;
+    let mut is_late = false;
+    loop {
+        let pods = runtime.list().await.map_err(|error| failure(&error))?;
+        let pod = pods.into_iter().find(|pod| pod.id == *id);
+        let runs = pod.as_ref().is_some_and(|pod| {
+            pod.containers.iter().any(|known| {
+                known.name == container
+                    && matches!(known.state, ContainerStateObserved::Running { pid: now, .. } if now == pid)
+            })
+        });
+        if !runs {
+            return Ok(Effect::Pod(runtime.adapter(), pod));
+        }
+        if is_late {
+            let message = format!(
+                "container {container}: process {pid} has ended, but runtime {} still says that it runs, {} s later",
+                runtime.adapter().as_str(),
+                limit.as_secs()
+            );
+            return Err(Failure { kind: FailureKind::Failed, message });
+        }
+        let news = async {
+            loop {
+                match events.next().await {
+                    Some(RuntimeEvent::Container { pod, .. } | RuntimeEvent::Sandbox { pod }) if pod == *id => return,
+                    Some(RuntimeEvent::Resync) => return,
+                    Some(_) => {}
+                    None => std::future::pending().await,
+                }
+            }
+        };
+        // An event may be lost, so the last look is without one.
+        is_late = tokio::time::timeout_at(deadline, news).await.is_err();
     }
 }
 
@@ -236,4 +274,125 @@ pub(crate) fn failure(error: &RuntimeError) -> Failure {
         RuntimeError::NoPod { .. } | RuntimeError::Failed { .. } => FailureKind::Failed,
     };
     Failure { kind, message: error.to_string() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use futures::future::BoxFuture;
+    use pullpiri_node_core::runtime::{ContainerSpec, Exit, PodSpec, RuntimeInfo, Timestamp};
+    use tokio::sync::broadcast;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_panics_has_failed() {
+        let actions = [Action::RemoveFiles { pod: PodId("p".into()) }, Action::Detach { pod: PodId("p".into()) }];
+        let acted = surely(&actions, async { panic!("a bug") }).await;
+        assert_eq!(acted.outcomes.len(), 1);
+        assert_eq!(acted.outcomes[0].0, actions[0]);
+        let failure = acted.outcomes[0].1.as_ref().unwrap_err();
+        assert!(failure.message.contains("a bug"), "{failure:?}");
+    }
+
+    /// A runtime with one pod, of which it tells when it is asked to.
+    #[derive(Debug)]
+    struct Slow {
+        pod: Mutex<PodObserved>,
+        events: broadcast::Sender<RuntimeEvent>,
+    }
+
+    impl Slow {
+        fn new() -> Self {
+            let state = ContainerStateObserved::Running { pid: 7, started_at: Timestamp(1) };
+            let container = ContainerObserved {
+                name: "c".into(),
+                attempt: 0,
+                state,
+                container_id: String::new(),
+                image_id: String::new(),
+            };
+            let pod = PodObserved {
+                id: PodId("p".into()),
+                namespace: String::new(),
+                name: String::new(),
+                hash: String::new(),
+                adapter: Adapter::Oci,
+                sandbox_alive: true,
+                containers: vec![container],
+            };
+            Self { pod: Mutex::new(pod), events: broadcast::channel(8).0 }
+        }
+    }
+
+    impl Runtime for Slow {
+        fn adapter(&self) -> Adapter {
+            Adapter::Oci
+        }
+        fn probe(&self) -> BoxFuture<'_, Result<RuntimeInfo, RuntimeError>> {
+            panic!("not asked for")
+        }
+        fn list(&self) -> BoxFuture<'_, Result<Vec<PodObserved>, RuntimeError>> {
+            Box::pin(async { Ok(vec![self.pod.lock().unwrap().clone()]) })
+        }
+        fn image<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<Option<String>, RuntimeError>> {
+            panic!("not asked for")
+        }
+        fn load_image<'a>(&'a self, _: &'a Path) -> BoxFuture<'a, Result<Vec<String>, RuntimeError>> {
+            panic!("not asked for")
+        }
+        fn run_pod<'a>(&'a self, _: &'a PodSpec) -> BoxFuture<'a, Result<PodObserved, RuntimeError>> {
+            panic!("not asked for")
+        }
+        fn start_container<'a>(
+            &'a self,
+            _: &'a PodId,
+            _: &'a ContainerSpec,
+            _: u32,
+        ) -> BoxFuture<'a, Result<ContainerObserved, RuntimeError>> {
+            panic!("not asked for")
+        }
+        fn stop_pod<'a>(&'a self, _: &'a PodId, _: Duration) -> BoxFuture<'a, Result<(), RuntimeError>> {
+            panic!("not asked for")
+        }
+        fn remove_pod<'a>(&'a self, _: &'a PodId) -> BoxFuture<'a, Result<(), RuntimeError>> {
+            panic!("not asked for")
+        }
+        fn events(&self) -> BoxStream<'static, RuntimeEvent> {
+            let receiver = self.events.subscribe();
+            futures::stream::unfold(receiver, |mut receiver| async { Some((receiver.recv().await.ok()?, receiver)) })
+                .boxed()
+        }
+    }
+
+    #[tokio::test]
+    async fn an_end_is_known_once_the_runtime_tells_of_it() {
+        let runtime = Slow::new();
+        let id = PodId("p".into());
+        let (events, limit) = (runtime.events(), Duration::from_secs(60));
+        let tell = async {
+            // Something of another pod's is no news.
+            let _ = runtime.events.send(RuntimeEvent::Sandbox { pod: PodId("other".into()) });
+            tokio::task::yield_now().await;
+            let exit = Exit { code: 143, oom_killed: false, started_at: Timestamp(1), finished_at: Timestamp(2) };
+            let container = {
+                let mut pod = runtime.pod.lock().unwrap();
+                pod.containers[0].state = ContainerStateObserved::Exited(exit);
+                pod.containers[0].clone()
+            };
+            let _ = runtime.events.send(RuntimeEvent::Container { pod: id.clone(), container });
+        };
+        let (ended, ()) = tokio::join!(until_ended(&runtime, events, (&id, "c", 7), limit), tell);
+        let Effect::Pod(Adapter::Oci, Some(pod)) = ended.unwrap() else { panic!("a pod") };
+        assert!(matches!(pod.containers[0].state, ContainerStateObserved::Exited(_)));
+    }
+
+    #[tokio::test]
+    async fn a_runtime_that_never_knows_of_an_end_is_told_of() {
+        let runtime = Slow::new();
+        let ended = until_ended(&runtime, runtime.events(), (&PodId("p".into()), "c", 7), Duration::ZERO).await;
+        assert!(ended.unwrap_err().message.contains("still says that it runs"));
+    }
 }

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions, Permissions};
 use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -201,10 +202,10 @@ async fn drain(
             let mut failed = BTreeMap::new();
             let mut reason = None;
             for (id, memory) in work {
-                let result = match &memory {
+                let result = surely(|| match &memory {
                     Some(memory) => disk.write(&id, memory),
                     None => disk.remove(&id),
-                };
+                });
                 if let Err(error) = result {
                     reason = Some(format!("writing the ledger of {id} in {}: {error}", disk.directory.display()));
                     failed.insert(id, memory);
@@ -213,6 +214,7 @@ async fn drain(
             (failed, reason)
         })
         .await;
+        // Only where the process ends.
         let Ok((failed, reason)) = outcome else { return };
         pending = failed;
         if let Some(reason) = &reason {
@@ -239,6 +241,11 @@ async fn drain(
             }
         }
     }
+}
+
+/// What comes of `work`; a panic is an error as another, so that one entry doesn't keep the others from the disk.
+fn surely(work: impl FnOnce() -> std::io::Result<()>) -> std::io::Result<()> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(std::io::Error::other("writing it panicked")))
 }
 
 #[cfg(test)]
@@ -278,6 +285,12 @@ mod tests {
             .collect();
         left.sort();
         assert_eq!(left, ["cut.json.corrupt", "good.json", "newer.json.corrupt"]);
+    }
+
+    #[test]
+    fn a_panic_is_an_error() {
+        assert!(surely(|| Ok(())).is_ok());
+        assert!(surely(|| panic!("a bug")).unwrap_err().to_string().contains("panicked"));
     }
 
     #[tokio::test]

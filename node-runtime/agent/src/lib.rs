@@ -58,6 +58,8 @@ pub enum AgentError {
     NoRuntime,
     #[error("runtime {wanted} was asked for, but only {given} can be used")]
     DefaultRuntime { wanted: &'static str, given: String },
+    #[error("making directory {path} private: {source}")]
+    Directory { path: std::path::PathBuf, source: std::io::Error },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }

@@ -22,11 +22,12 @@ use pullpiri_node_core::resolve::data_refs;
 use pullpiri_node_core::runtime::{PodId, Timestamp};
 use pullpiri_node_core::snapshot::{AdapterState, DataRef, DataState, Instance, Node as NodeFacts};
 use pullpiri_node_core::{Action, Plan, Snapshot, decide_one, decide_unknown};
+use pullpiri_node_host::files;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
-use crate::act::{Acted, Effect, Executor};
+use crate::act::{Acted, Effect, Executor, surely};
 use crate::instances::Told;
 use crate::metrics::Metrics;
 use crate::network::Network;
@@ -108,6 +109,12 @@ pub(crate) async fn run(
     let name = config.node_name()?;
     let disk = ledger::Ledger::open(&config.data_dir)?;
     let memories = disk.load()?;
+    let volumes = config.data_dir.join("volumes");
+    // Containers get what is in them by mounts of their own.
+    for directory in [&volumes, &config.data_dir.join("logs")] {
+        files::private_directory(directory)
+            .map_err(|source| AgentError::Directory { path: directory.clone(), source })?;
+    }
     info!(node = name, known = memories.len(), "node runtime starts");
 
     let stop = CancellationToken::new();
@@ -132,7 +139,6 @@ pub(crate) async fn run(
 
     let network =
         Network::start(&config, &name, client.clone(), sender.clone(), facts.clone(), &metrics.network, stop.clone());
-    let volumes = config.data_dir.join("volumes");
     let mut node = Node {
         snapshot: first_snapshot(&config, &name, &volumes, memories, &runtimes),
         executor: Executor::new(runtimes.clone(), volumes, network.clone(), metrics.clone()),
@@ -462,7 +468,8 @@ impl Node {
         }
         let (executor, messages, id) = (self.executor.clone(), self.messages.clone(), id.clone());
         tokio::spawn(async move {
-            let acted = executor.act(actions).await;
+            let work = actions.clone();
+            let acted = surely(&actions, async move { executor.act(work).await }).await;
             let _ = messages.send(Message::Acted(id, acted)).await;
         });
     }
@@ -491,10 +498,12 @@ impl Node {
         for action in crate::suspend::stops(&self.snapshot) {
             let executor = self.executor.clone();
             let id = action[0].pod().clone();
-            stops.spawn(async move { (id, executor.act(action).await) });
+            let work = action.clone();
+            stops.spawn(async move { (id, surely(&action, async move { executor.act(work).await }).await) });
         }
         info!(pods = stops.len(), "stopping the workloads");
-        while let Some(Ok((id, acted))) = stops.join_next().await {
+        while let Some(stopped) = stops.join_next().await {
+            let Ok((id, acted)) = stopped else { continue };
             self.busy.remove(&id);
             for effect in acted.effects {
                 // The exit codes come before the removal; both are to be remembered.
