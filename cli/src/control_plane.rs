@@ -9,6 +9,7 @@ use pullpiri_apiserver::access::NodeAccess;
 use pullpiri_apiserver::tls::{Pki, kubeconfig, names_for};
 use pullpiri_apiserver::{ApiServer, Config};
 use pullpiri_crds::{access, names};
+use pullpiri_node_host::files;
 use pullpiri_store::Store;
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -78,14 +79,25 @@ fn node_access() -> Result<NodeAccess, Failure> {
         .map_err(|error| Failure::from_error("reading what nodes may do", &error))
 }
 
-/// Makes the data directory if need be. It holds keys and other people's secrets.
+/// Makes the data directory if need be, and closes it to others. It holds keys and other people's secrets. A directory that isn't ours
+/// alone stays open; what we make in it is closed by itself.
 pub(crate) fn make_private(folder: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
-    fs::DirBuilder::new()
+    let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(folder)
-        .map_err(|error| Failure::from_error(format!("making {}", folder.display()), &error))
+        .and_then(|()| if is_shared(&folder.canonicalize()?)? { Ok(()) } else { files::private_directory(folder) });
+    made.map_err(|error| Failure::from_error(format!("making {} private", folder.display()), &error))
+}
+
+/// Whether a directory is the system's or a user's rather than one that was made for this: `/srv`, `/var/lib`, `/home/me`, `/tmp`.
+fn is_shared(folder: &Path) -> std::io::Result<bool> {
+    use std::os::unix::fs::PermissionsExt;
+    const STICKY: u32 = 0o1000;
+    const OF_THE_SYSTEM: [&str; 8] = ["/", "/home", "/media", "/mnt", "/opt", "/run", "/usr", "/var"];
+    let is_system = folder.parent().is_none_or(|parent| OF_THE_SYSTEM.iter().any(|known| parent == Path::new(known)));
+    Ok(is_system || fs::metadata(folder)?.permissions().mode() & STICKY != 0)
 }
 
 /// `DIR/kubeconfig.yaml` for the first address. One that fits already is kept: somebody may have added a namespace to it.
@@ -133,6 +145,26 @@ pub(crate) fn write_private(path: &Path, text: &str) -> Result<(), Failure> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_data_directory_is_closed_whoever_made_it() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o7777;
+        for (before, after) in [(0o755, 0o700), (0o1777, 0o1777)] {
+            let path = dir.path().join(format!("{before:o}"));
+            fs::create_dir(&path).unwrap();
+            fs::set_permissions(&path, fs::Permissions::from_mode(before)).unwrap();
+            make_private(&path).unwrap();
+            assert_eq!(mode(&path), after);
+        }
+        make_private(&dir.path().join("new/er")).unwrap();
+        assert_eq!(mode(&dir.path().join("new")), 0o700);
+        for shared in ["/", "/srv", "/var/lib", "/home/me"] {
+            let path = Path::new(shared);
+            assert!(is_shared(path).unwrap(), "{shared}");
+        }
+    }
 
     #[test]
     fn wildcard_addresses_are_reached_on_loopback() {

@@ -5,12 +5,14 @@ use std::path::{Path, PathBuf};
 use pullpiri_node_adapters::images::{ImageStore, build};
 
 use crate::args::ImageVerb;
+use crate::control_plane::make_private;
 use crate::fail::Failure;
 use crate::out;
 
 pub(crate) fn run(verb: &ImageVerb) -> Result<(), Failure> {
     match verb {
         ImageVerb::Load { archive, data_dir } => {
+            make_private(data_dir)?;
             let store = ImageStore::open(data_dir.join("images"))?;
             for image in store.load(archive)? {
                 for reference in &image.references {
