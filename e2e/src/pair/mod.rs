@@ -92,6 +92,9 @@ pub struct Node {
     on_stop: OnStop,
 }
 
+/// What a node logs once it knows what runs on it.
+const TAKEN_OVER: &str = "runtime is ready";
+
 impl Node {
     /// Starts the node runtime.
     ///
@@ -128,9 +131,13 @@ impl Node {
     fn clear(&mut self) {
         if self.on_stop == OnStop::Keep || self.process.is_none() {
             self.end(Signal::SIGTERM);
+            let before = self.log().matches(TAKEN_OVER).count();
             let _ = self.start(OnStop::Stop);
-            // Only where a measurement broke off: long enough to take over what runs.
-            std::thread::sleep(Duration::from_secs(3));
+            // Only where a measurement broke off: what isn't known yet wouldn't be stopped.
+            let deadline = Instant::now() + LIMIT;
+            while self.log().matches(TAKEN_OVER).count() <= before && Instant::now() < deadline {
+                std::thread::sleep(Duration::from_millis(10));
+            }
         }
         self.end(Signal::SIGTERM);
     }
