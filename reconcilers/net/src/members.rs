@@ -29,8 +29,8 @@ pub(crate) struct Member<'a> {
     pub node: String,
     /// What its containers publish: `hostPort`, protocol number and `containerPort`.
     pub ports: Vec<(u16, u8, u16)>,
-    /// Whether a runtime runs it whose cgroups the node knows nothing of.
-    pub elsewhere: bool,
+    /// The runtime that runs it, if that is one whose cgroups the datapath knows nothing of.
+    pub elsewhere: Option<Adapter>,
 }
 
 /// Why an instance's address isn't taken into account.
@@ -64,7 +64,11 @@ pub(crate) fn members<'a>(inputs: &Inputs<'a>) -> Vec<Member<'a>> {
                 addresses,
                 node: node_name(&instance.spec.node_name),
                 ports: container_ports(instance),
-                elsewhere: instance.status.as_ref().is_some_and(|status| status.runtime == Some(Adapter::Podman)),
+                elsewhere: instance
+                    .status
+                    .as_ref()
+                    .and_then(|status| status.runtime)
+                    .filter(|runtime| *runtime != Adapter::Oci),
             })
         })
         .collect();

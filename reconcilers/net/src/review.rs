@@ -234,14 +234,16 @@ fn paths(inputs: &Inputs<'_>, reviewed: &mut Reviewed) {
 /// Finds models with the node's network whose packets no class takes: what they send is known by their cgroup, which only runtime oci makes.
 fn unclassed(members: &[Member<'_>], reviewed: &mut Reviewed) {
     let is_shared = |declared: &Declared| declared.mode == NetworkMode::Host && !declared.classes.is_empty();
-    for member in members.iter().filter(|member| member.elsewhere) {
+    for (member, runtime) in members.iter().filter_map(|member| Some((member, member.elsewhere?))) {
         if !reviewed.valid.get(&member.network).is_some_and(is_shared) {
             continue;
         }
         if let Some(review) = reviewed.reviews.get_mut(&member.network) {
             let message = format!(
-                "{} on node {} runs under podman: no class of this Network takes what it sends; use runtime oci",
-                member.instance, member.node
+                "{} on node {} runs under {}: no class of this Network takes what it sends; use runtime oci",
+                member.instance,
+                member.node,
+                runtime.as_str()
             );
             review.degraded.push(Problem::new(reason::NO_QOS, message));
         }
