@@ -12,6 +12,9 @@ use nix::unistd::Pid;
 use crate::E2eError;
 use crate::process::free_address;
 
+/// The name of the node, if one is started.
+pub const NODE: &str = "kube-node";
+
 /// A running control plane that the script started; dropping it ends it.
 #[derive(Debug)]
 pub struct RealKube {
@@ -56,18 +59,54 @@ impl RealKube {
         command
     }
 
+    /// Why none with a node (kubelet, containerd) can be started here.
+    #[must_use]
+    pub fn missing_node() -> Option<String> {
+        if let Some(missing) = Self::missing() {
+            return Some(missing);
+        }
+        for name in ["kube-controller-manager", "kube-scheduler", "kubelet", "pause"] {
+            let binary = binaries().join(name);
+            if !binary.is_file() {
+                return Some(format!("no {}; hack/kube/build.sh builds it", binary.display()));
+            }
+        }
+        for command in ["containerd", "runc", "ip", "nsenter"] {
+            if Command::new(command).arg("--version").output().is_err() {
+                return Some(format!("no {command}"));
+            }
+        }
+        if !nix::unistd::geteuid().is_root() {
+            return Some("a node needs root".to_owned());
+        }
+        // Its names are fixed: one at a time.
+        Path::new("/run/netns/pullpiri-kube").exists().then(|| "another cluster with a node runs".to_owned())
+    }
+
     /// Starts etcd and kube-apiserver; aggregated APIs are reached at their Service's external name.
     ///
     /// # Errors
     /// What the script said.
     pub fn start() -> Result<Self, E2eError> {
+        Self::up("--apiserver-only", "--enable-aggregator-routing=false")
+    }
+
+    /// Starts a whole Kubernetes with the node [`NODE`].
+    ///
+    /// # Errors
+    /// What the script said.
+    pub fn start_node() -> Result<Self, E2eError> {
+        Self::up("--node", "")
+    }
+
+    fn up(parts: &str, flags: &str) -> Result<Self, E2eError> {
         let failed = |message: String| E2eError::failed("starting a kube-apiserver", message);
         let folder = tempfile::tempdir().map_err(|error| failed(error.to_string()))?;
         // The script uses a few ports from this one on.
         let port = free_address()?.port();
         let output = Self::script(folder.path(), port)
-            .args(["up", "--apiserver-only"])
-            .env("PULLPIRI_KUBE_APISERVER_FLAGS", "--enable-aggregator-routing=false")
+            .args(["up", parts])
+            .env("PULLPIRI_KUBE_APISERVER_FLAGS", flags)
             .output()
             .map_err(|error| failed(error.to_string()))?;
         if !output.status.success() {
@@ -89,6 +128,12 @@ impl RealKube {
         let mut config = config.map_err(|error| failed(error.to_string()))?;
         config.default_retry = false;
         Client::try_from(config).map_err(|error| failed(error.to_string()))
+    }
+
+    /// The script, for its other verbs (`import`, `run`).
+    #[must_use]
+    pub fn command(&self) -> Command {
+        Self::script(self.folder.path(), self.port)
     }
 
     /// The folder with its certificates.

@@ -1,0 +1,406 @@
+//! Runtime `kubernetes` against a real kubelet: a ModelInstance is a Pod of its node, made with no more rights than the chart gives a node; its processes get
+//! their real-time settings; it is restarted by the kubelet, adopted by the next node runtime, and removed without a trace.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
+
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Namespace, Pod};
+use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
+use kube::config::Kubeconfig;
+use kube::discovery::ApiResource;
+use kube::{Api, Client};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use pullpiri_crds::ModelInstance;
+use pullpiri_crds::instance::{ContainerState, ContainerStatus};
+use pullpiri_e2e::real::{NODE, RealKube};
+use pullpiri_e2e::{process, wait_for, workload};
+use serde_json::{Value, json};
+
+const LIMIT: Duration = Duration::from_secs(40);
+const USER: &str = "system:serviceaccount:pullpiri-system:pullpiri-node";
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
+}
+
+/// A node runtime beside the kubelet; dropping it kills it.
+struct Runtime(Child);
+
+impl Runtime {
+    fn start(kube: &RealKube, kubeconfig: &Path, folder: &Path) -> Self {
+        let log = std::fs::File::options().create(true).append(true).open(folder.join("node.log")).unwrap();
+        let child = kube
+            .command()
+            .arg("run")
+            .arg(process::binary().unwrap())
+            .args(["node", "--runtime=oci", "--name", NODE, "--kubernetes-node", NODE, "--kubeconfig"])
+            .arg(kubeconfig)
+            .arg("--data-dir")
+            .arg(folder.join("data"))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().unwrap())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        Self(child)
+    }
+}
+
+impl Runtime {
+    /// Waits until it is gone: the next one finds the data directory free.
+    fn kill(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+impl Drop for Runtime {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// What the chart gives a node, if there is a helm to say so.
+fn grants() -> Option<Vec<Value>> {
+    let helm = root().join("target/kube/bin/helm");
+    let output = Command::new(helm)
+        .args(["template", "pullpiri", "--namespace", "pullpiri-system", "--kube-version=1.37.0"])
+        .args(["--set", "node.kubernetesRuntime.enabled=true,rbac.nodeRestriction=on"])
+        .args(["--show-only", "templates/rbac-node.yaml", "--show-only", "templates/node-restriction.yaml"])
+        .arg(root().join("charts/pullpiri"))
+        .env("KUBECONFIG", "/dev/null")
+        .output()
+        .ok()?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let text = String::from_utf8(output.stdout).unwrap();
+    Some(
+        text.split("\n---")
+            .filter_map(|one| serde_saphyr::from_str::<Value>(one).ok())
+            .filter(Value::is_object)
+            .collect(),
+    )
+}
+
+async fn create(client: &Client, object: Value) {
+    let (api_version, kind) = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    let kind = kube::core::GroupVersionKind::gvk(group, version, kind);
+    let mut resource = ApiResource::from_gvk(&kind);
+    if kind.kind.ends_with("Policy") {
+        resource.plural = "validatingadmissionpolicies".to_owned();
+    }
+    let object: DynamicObject = serde_json::from_value(object).unwrap();
+    let api: Api<DynamicObject> = match &object.metadata.namespace {
+        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
+        None => Api::all_with(client.clone(), &resource),
+    };
+    let created = wait_for("an object is taken", LIMIT, async || {
+        api.create(&PostParams::default(), &object).await.map_err(|error| error.to_string())
+    });
+    created.await.unwrap();
+}
+
+/// Our kinds, and the node's rights. The path of the node's kubeconfig.
+async fn prepare(kube: &RealKube, client: &Client, folder: &Path) -> PathBuf {
+    for crd in pullpiri_crds::all() {
+        create(client, serde_json::to_value(crd).unwrap()).await;
+    }
+    let mut config = Kubeconfig::read_from(&kube.kubeconfig).unwrap();
+    match grants() {
+        Some(objects) => {
+            let namespaces: Api<Namespace> = Api::all(client.clone());
+            wait_for("the namespace of heartbeats", LIMIT, async || {
+                namespaces.get("kube-node-lease").await.map_err(|error| error.to_string())
+            })
+            .await
+            .unwrap();
+            for object in objects.into_iter().filter(|object| object["kind"].as_str().unwrap().contains("Role")) {
+                create(client, object).await;
+            }
+            for user in &mut config.auth_infos {
+                user.auth_info.as_mut().unwrap().impersonate = Some(USER.to_owned());
+            }
+        }
+        None => println!("without helm, the node runtime has an admin's rights in this test"),
+    }
+    let path = folder.join("node.kubeconfig");
+    std::fs::write(&path, serde_json::to_string(&config).unwrap()).unwrap();
+    path
+}
+
+fn instance(name: &str, spec: Value, realtime: bool) -> Value {
+    let task = json!({"name": "control", "policy": "FIFO", "priority": 20, "cpu": 0, "wcetNs": 1_000_000, "periodNs": 100_000_000,
+        "deadlineNs": 100_000_000, "responseTimeNs": 1_000_000});
+    let mut object = json!({
+        "apiVersion": "pullpiri.io/v1alpha1", "kind": "ModelInstance", "metadata": {"name": name, "namespace": "default"},
+        "spec": {"package": "p", "model": name, "nodeName": NODE, "run": true, "epoch": 1, "template": {"spec": spec}},
+    });
+    if realtime {
+        object["spec"]["realtime"] = json!([task]);
+    }
+    object
+}
+
+struct Cluster {
+    instances: Api<ModelInstance>,
+    pods: Api<Pod>,
+}
+
+impl Cluster {
+    /// Waits until the instance's first container is as wanted.
+    async fn until<T>(
+        &self,
+        what: &str,
+        name: &str,
+        wanted: impl Fn(&ModelInstance, &ContainerStatus) -> Option<T>,
+    ) -> T {
+        let seen = wait_for(what, LIMIT, async || {
+            let object = self.instances.get(name).await.map_err(|error| error.to_string())?;
+            let container = object.status.as_ref().and_then(|status| status.containers.first());
+            container.and_then(|container| wanted(&object, container)).ok_or_else(|| format!("{:?}", object.status))
+        });
+        seen.await.unwrap()
+    }
+
+    async fn running(&self, name: &str, restarts: i64) -> i32 {
+        let running = |_: &ModelInstance, container: &ContainerStatus| {
+            let runs = container.state == ContainerState::Running && container.restarts == Some(restarts);
+            container.pid.filter(|_| runs).and_then(|pid| i32::try_from(pid).ok())
+        };
+        self.until("it runs", name, running).await
+    }
+
+    async fn gone(&self, name: &str) {
+        wait_for("the Pod is gone", LIMIT, async || match self.pods.get_opt(name).await {
+            Ok(None) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+        .unwrap();
+    }
+}
+
+fn condition(object: &ModelInstance, kind: &str) -> Option<(String, String, String)> {
+    let conditions = &object.status.as_ref()?.conditions;
+    let found = conditions.iter().find(|condition| condition.type_ == kind)?;
+    Some((found.status.clone(), found.reason.clone(), found.message.clone()))
+}
+
+fn is_alive(pid: i32) -> bool {
+    Path::new(&format!("/proc/{pid}")).exists()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_model_runs_as_a_pod_of_its_node() {
+    if let Some(reason) = RealKube::missing_node() {
+        println!("skipped: {reason}");
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let archive = match workload::archive(dir.path()) {
+        Ok(archive) => archive,
+        Err(error) => return println!("skipped: {error}"),
+    };
+    let kube = RealKube::start_node().unwrap();
+    assert!(kube.command().arg("import").arg(&archive).status().unwrap().success());
+    let client = kube.client().await.unwrap();
+    let kubeconfig = prepare(&kube, &client, dir.path()).await;
+    let cluster =
+        Cluster { instances: Api::default_namespaced(client.clone()), pods: Api::default_namespaced(client.clone()) };
+    // Somebody's Pod with our label isn't ours.
+    let stranger = json!({"metadata": {"name": "stranger", "labels": {"pullpiri.io/instance-uid": "not-one"}},
+        "spec": {"nodeName": NODE, "tolerations": [{"operator": "Exists"}], "terminationGracePeriodSeconds": 0,
+            "containers": [{"name": "c", "image": workload::IMAGE, "args": ["stranger"], "imagePullPolicy": "Never"}]}});
+    cluster.pods.create(&PostParams::default(), &serde_json::from_value(stranger).unwrap()).await.unwrap();
+
+    let mut runtime = Runtime::start(&kube, &kubeconfig, dir.path());
+    runs_and_is_restarted(&cluster, &client).await;
+    is_adopted(&cluster, &mut runtime, || Runtime::start(&kube, &kubeconfig, dir.path())).await;
+    ends_and_is_told(&cluster, &client).await;
+    what_cannot_be_is_said(&cluster, &client).await;
+
+    for object in cluster.instances.list(&ListParams::default()).await.unwrap() {
+        cluster.instances.delete(object.metadata.name.as_deref().unwrap(), &DeleteParams::default()).await.unwrap();
+    }
+    wait_for("all instances are gone", LIMIT, async || {
+        let left = cluster.instances.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+        if left.items.is_empty() { Ok(()) } else { Err(format!("{} left", left.items.len())) }
+    })
+    .await
+    .unwrap_or_else(|error| panic!("{error}\n{}", std::fs::read_to_string(dir.path().join("node.log")).unwrap()));
+    let left: Vec<String> = cluster
+        .pods
+        .list(&ListParams::default())
+        .await
+        .unwrap()
+        .into_iter()
+        .filter_map(|pod| pod.metadata.name)
+        .collect();
+    assert_eq!(left, ["stranger"]);
+    // Last of all, as the policy would refuse this test's node runtime, too, whose token isn't of a node.
+    strangers_are_refused(&client).await;
+}
+
+async fn runs_and_is_restarted(cluster: &Cluster, client: &Client) {
+    let container = json!({"name": "demo", "image": workload::IMAGE, "args": ["pod", "--env"], "env": [{"name": "A", "value": "1"}],
+        "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}});
+    let spec = json!({"runtime": "kubernetes", "terminationGracePeriodSeconds": 3, "containers": [container]});
+    create(client, instance("pod", spec, true)).await;
+    let pid = cluster.running("pod", 0).await;
+    let pod = cluster.pods.get("pod").await.unwrap();
+    let uid = pod.metadata.uid.clone().unwrap();
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    assert!(groups.contains(&format!("pod{uid}")), "{groups}");
+    let spec = pod.spec.unwrap();
+    assert_eq!((spec.node_name.as_deref(), spec.automount_service_account_token), (Some(NODE), Some(false)));
+    let owner = &pod.metadata.owner_references.unwrap()[0];
+    assert_eq!((owner.kind.as_str(), owner.controller), ("ModelInstance", Some(true)));
+    has_its_settings(cluster, pid).await;
+    // The kubelet restarts it, and its settings follow.
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    let again = cluster.running("pod", 1).await;
+    assert_ne!(again, pid);
+    let code = cluster.until("the exit is told", "pod", |_, container| container.exit_code).await;
+    assert_eq!(code, 137);
+    assert_eq!(cluster.pods.get("pod").await.unwrap().metadata.uid, Some(uid), "in the same Pod");
+    has_its_settings(cluster, again).await;
+}
+
+/// Real-time settings, or a condition that says why not.
+async fn has_its_settings(cluster: &Cluster, pid: i32) {
+    let decided = cluster.until("its thread is looked at", "pod", |object, _| {
+        condition(object, "RealTime").filter(|(_, reason, _)| reason != "Starting" && reason != "NotRunning")
+    });
+    let (status, reason, message) = decided.await;
+    if status != "True" {
+        println!("without real-time settings here: {reason}: {message}");
+        return;
+    }
+    wait_for("the thread has its policy", LIMIT, async || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).map_err(|error| error.to_string())?;
+        // Fields 40 and 41: rt_priority and policy (proc_pid_stat(5)); 1 is SCHED_FIFO.
+        let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+        if (fields[37], fields[38]) == ("20", "1") { Ok(()) } else { Err(format!("{} {}", fields[37], fields[38])) }
+    })
+    .await
+    .unwrap();
+}
+
+async fn is_adopted(cluster: &Cluster, runtime: &mut Runtime, start: impl FnOnce() -> Runtime) {
+    let pid = cluster.running("pod", 1).await;
+    let uid = cluster.pods.get("pod").await.unwrap().metadata.uid;
+    let before = cluster.instances.get("pod").await.unwrap().metadata.generation;
+    // As the kubelet ends a pod's container: without a word.
+    runtime.kill();
+    *runtime = start();
+    // A generation that only the new one can have observed.
+    let patch = Patch::Merge(json!({"spec": {"epoch": 2}}));
+    cluster.instances.patch("pod", &PatchParams::default(), &patch).await.unwrap();
+    cluster
+        .until("the next one acts", "pod", |object, _| {
+            (object.status.as_ref()?.observed_generation > before).then_some(())
+        })
+        .await;
+    assert_eq!(cluster.running("pod", 1).await, pid);
+    assert_eq!(cluster.pods.get("pod").await.unwrap().metadata.uid, uid);
+    assert!(is_alive(pid));
+}
+
+async fn ends_and_is_told(cluster: &Cluster, client: &Client) {
+    // It is stopped with its grace, and its exit code outlives the Pod.
+    let pid = cluster.running("pod", 1).await;
+    let patch = Patch::Merge(json!({"spec": {"run": false}}));
+    cluster.instances.patch("pod", &PatchParams::default(), &patch).await.unwrap();
+    cluster.gone("pod").await;
+    assert!(!is_alive(pid));
+    let ended = |_: &ModelInstance, container: &ContainerStatus| {
+        (container.state == ContainerState::Terminated).then_some(container.exit_code).flatten()
+    };
+    assert_eq!(cluster.until("it has ended", "pod", ended).await, 0);
+    // One that ends for good stays, with its exit code, in a Pod that its kubelet doesn't restart.
+    let container = json!({"name": "demo", "image": workload::IMAGE, "args": ["once", "--exit", "7"]});
+    let spec =
+        json!({"runtime": "kubernetes", "restartPolicy": "Never", "hostNetwork": true, "containers": [container]});
+    create(client, instance("once", spec, false)).await;
+    assert_eq!(cluster.until("it has ended", "once", ended).await, 7);
+    // Somebody deletes a Pod: it comes back.
+    let patch = Patch::Merge(json!({"spec": {"run": true}}));
+    cluster.instances.patch("pod", &PatchParams::default(), &patch).await.unwrap();
+    let first = cluster.until("it runs", "pod", |_, c| c.pid.filter(|_| c.state == ContainerState::Running)).await;
+    cluster.pods.delete("pod", &DeleteParams::default()).await.unwrap();
+    cluster
+        .until("it runs again", "pod", |_, c| c.pid.filter(|pid| c.state == ContainerState::Running && *pid != first))
+        .await;
+}
+
+async fn what_cannot_be_is_said(cluster: &Cluster, client: &Client) {
+    let container = json!({"name": "demo", "image": "localhost/not-there:1", "imagePullPolicy": "Never"});
+    let spec = json!({"runtime": "kubernetes", "containers": [container]});
+    create(client, instance("no-image", spec, false)).await;
+    let said = cluster
+        .until("the image is missed", "no-image", |object, _| {
+            condition(object, "Ready").filter(|(_, reason, _)| reason == "ImageMissing")
+        })
+        .await;
+    assert!(said.2.contains("ErrImageNeverPull"), "{said:?}");
+    let container = json!({"name": "demo", "image": workload::IMAGE});
+    let spec = json!({"runtime": "kubernetes", "containers": [container]});
+    let mut networked = instance("networked", spec, false);
+    networked["spec"]["network"] = json!({"name": "backbone", "addresses": ["10.20.0.5"], "gateways": ["10.20.0.1"]});
+    create(client, networked).await;
+    let said = cluster
+        .until("the Network is refused", "networked", |object, _| {
+            condition(object, "Accepted").filter(|(status, ..)| status == "False")
+        })
+        .await;
+    assert_eq!(said.1, "CannotHonour");
+    assert!(said.2.contains("can't join Network backbone"), "{said:?}");
+}
+
+/// A node's token that was stolen makes no other Pods.
+async fn strangers_are_refused(client: &Client) {
+    let Some(objects) = grants() else { return };
+    for object in objects.into_iter().filter(|object| object["kind"].as_str().unwrap().starts_with("Validating")) {
+        create(client, object).await;
+    }
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "thief", "namespace": "default", "ownerReferences": [
+            {"apiVersion": "pullpiri.io/v1alpha1", "kind": "ModelInstance", "name": "pod", "uid": "u", "controller": true}]},
+        "spec": {"nodeName": NODE, "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "x"}]},
+    });
+    let attempt = async |change: &dyn Fn(&mut Value)| {
+        let mut body = pod.clone();
+        change(&mut body);
+        let request = http::Request::post("/api/v1/namespaces/default/pods?dryRun=All")
+            .header("content-type", "application/json")
+            .header("Impersonate-User", USER)
+            .header("Impersonate-Extra-authentication.kubernetes.io%2Fnode-name", NODE)
+            .body(serde_json::to_vec(&body).unwrap())
+            .unwrap();
+        client.request::<Value>(request).await.map(drop).map_err(|error| error.to_string())
+    };
+    type Change<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let changes: [Change<'_>; 4] = [
+        ("Pods of its own only", &|pod| pod["spec"]["nodeName"] = json!("other")),
+        ("Pods of ModelInstances only", &|pod| pod["metadata"]["ownerReferences"] = json!([])),
+        ("no token", &|pod| pod["spec"]["automountServiceAccountToken"] = json!(true)),
+        ("volumes of the node only", &|pod| {
+            pod["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "s"}}]);
+        }),
+    ];
+    for (said, change) in changes {
+        // Policies are in force a moment after they are made.
+        wait_for(said, LIMIT, async || match attempt(change).await {
+            Err(error) if error.contains(said) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+        .unwrap();
+    }
+    attempt(&|_| {}).await.unwrap();
+}
