@@ -282,9 +282,17 @@ impl KubernetesRuntime {
         Ok(observed)
     }
 
+    async fn has_no_pods(&self) -> bool {
+        let served = self.client.0.list_core_api_resources("v1").await;
+        served.is_ok_and(|list| list.resources.iter().all(|resource| resource.name != "pods"))
+    }
+
     async fn look(&self) -> Result<RuntimeInfo, RuntimeError> {
         let asked = async {
-            self.ask(LABEL_INSTANCE_UID, Some(1)).await.map_err(|error| away(&error))?;
+            if let Err(error) = self.ask(LABEL_INSTANCE_UID, Some(1)).await {
+                // Where there are no Pods, nobody was ever given the right to list them either.
+                return Err(if self.has_no_pods().await { no_pods() } else { away(&error) });
+            }
             self.client.0.apiserver_version().await.map_err(|error| away(&error))
         };
         let version = tokio::time::timeout(PROBE, asked).await.map_err(|_| RuntimeError::Unavailable {
@@ -311,11 +319,13 @@ fn wrong(pod: &PodId, attempted: &'static str, error: &kube::Error) -> RuntimeEr
     }
 }
 
+fn no_pods() -> RuntimeError {
+    let message = "this API server has no Pods, and so there is no kubelet; use runtime oci".to_owned();
+    RuntimeError::Unavailable { adapter: ADAPTER, message }
+}
+
 fn away(error: &kube::Error) -> RuntimeError {
     let message = match error {
-        kube::Error::Api(status) if status.code == 404 => {
-            "this API server has no Pods: there is no kubelet here, use runtime oci".to_owned()
-        }
         kube::Error::Api(status) if status.code == 403 => {
             format!("{}; the chart grants it with node.kubernetesRuntime.enabled", status.message)
         }
