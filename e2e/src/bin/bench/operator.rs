@@ -231,7 +231,7 @@ async fn report(client: &Client) -> Result<(), E2eError> {
             "metadata": {"name": instance.metadata.name},
             "status": {
                 "phase": "Running", "observedGeneration": 1, "runtime": "oci", "restarts": 0, "startedAt": now, "conditions": conditions,
-                "containers": [{"name": "service", "state": {"running": {"startedAt": now}}, "pid": pid + 1000, "restarts": 0}],
+                "containers": [{"name": "service", "state": "Running", "startedAt": now, "pid": pid + 1000, "restarts": 0}],
             },
         })
     });
