@@ -10,7 +10,7 @@ mkdir -p target
 # The real Kubernetes is built beside, of what the compilers leave idle: minutes the first time, nothing later.
 kube_build=
 if command -v go > /dev/null 2>&1; then
-    hack/kube/build.sh kube-apiserver ginkgo e2e.test > target/kube-build.log 2>&1 &
+    hack/kube/build.sh kube-apiserver ginkgo e2e.test kubelet kube-controller-manager kube-scheduler pause helm > target/kube-build.log 2>&1 &
     kube_build=$!
 fi
 
@@ -53,6 +53,9 @@ awk '/^test result:/ { passed += $4; failed += $6; ignored += $8 }
      END { printf "%d %d %d\n", passed, failed, ignored > "target/test.counts" }' "${log}"
 step "conformance (log: target/conformance/run.log)"
 e2e/conformance/run.sh | tee -a "${log}" || status=1
+step "by Helm on a real Kubernetes (log: target/e2e-k8s.log)"
+hack/e2e-k8s.sh > target/e2e-k8s.log 2>&1 || { tail -n 60 target/e2e-k8s.log; status=1; }
+tail -n 1 target/e2e-k8s.log | tee -a "${log}"
 skipped=$(grep -cE '^\s*skipped: ' "${log}" || true)
 read -r passed failed ignored < target/test.counts
 
