@@ -30,6 +30,7 @@ pub struct ClaimSpec {
     /// The Package it is about, in the same namespace.
     #[schemars(length(min = 1, max = 253))]
     pub package: String,
+    /// What is wished for the Package.
     pub action: Action,
     /// Default 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -51,9 +52,11 @@ pub struct ClaimSpec {
     pub because: Vec<ObservedValue>,
 }
 
+/// What is known of a claim.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ClaimStatus {
+    /// What holds and what does not, one condition per type; see docs/conditions.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

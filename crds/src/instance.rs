@@ -42,8 +42,10 @@ use crate::schedule::{OnMiss, SchedulingPolicy};
 #[x_kube(validation = Rule::new("self.epoch >= oldSelf.epoch").message("epoch never falls"))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelInstanceSpec {
+    /// The Package's name, in the same namespace.
     #[schemars(length(min = 1, max = 253))]
     pub package: String,
+    /// The Model's name, in the same namespace.
     #[schemars(length(min = 1, max = 253))]
     pub model: String,
     /// The NodeRuntime's name.
@@ -72,6 +74,7 @@ pub struct ModelInstanceSpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct InstanceTask {
+    /// The task's name, unique in the instance.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// The container whose thread it is; absent: any container of the instance.
@@ -82,6 +85,7 @@ pub struct InstanceTask {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
     pub thread: Option<String>,
+    /// The scheduling policy that its thread gets.
     pub policy: SchedulingPolicy,
     /// Under FIFO and RR.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -90,18 +94,24 @@ pub struct InstanceTask {
     /// The one CPU that it is pinned to.
     #[schemars(range(min = 0, max = 4095))]
     pub cpu: i32,
+    /// Worst-case execution time of one job, in nanoseconds.
     #[schemars(range(min = 1))]
     pub wcet_ns: i64,
+    /// The least time between two arrivals, in nanoseconds.
     #[schemars(range(min = 1))]
     pub period_ns: i64,
+    /// By when a job must have ended, in nanoseconds from its arrival.
     #[schemars(range(min = 1))]
     pub deadline_ns: i64,
+    /// How late a job may be released after it arrived, in nanoseconds. Default 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub jitter_ns: i64,
+    /// The first arrival, in nanoseconds after the start of the schedule. Default 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub offset_ns: i64,
+    /// How long less urgent work may hold it up, in nanoseconds. Default 0.
     #[serde(default, skip_serializing_if = "is_zero")]
     #[schemars(range(min = 0))]
     pub blocking_ns: i64,
@@ -110,6 +120,7 @@ pub struct InstanceTask {
     pub response_time_ns: i64,
     #[serde(default)]
     pub on_miss: OnMiss,
+    /// How many deadlines it may miss before `onMiss`. Default 0.
     #[serde(default)]
     #[schemars(range(min = 0))]
     pub miss_budget: i32,
@@ -157,11 +168,14 @@ pub struct Template {
     pub spec: ModelSpec,
 }
 
+/// Where an instance stands, as its node says.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelInstanceStatus {
+    /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
+    /// Where its containers stand, taken together. Default Pending.
     #[serde(default)]
     pub phase: Phase,
     /// The adapter that runs it.
@@ -171,8 +185,10 @@ pub struct ModelInstanceStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub restarts: Option<i64>,
+    /// When its containers were started first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<MicroTime>,
+    /// Where each of its containers stands.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -186,6 +202,7 @@ pub struct ModelInstanceStatus {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub realtime: Vec<TaskStatus>,
+    /// What holds and what does not, one condition per type; see docs/conditions.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -196,6 +213,7 @@ pub struct ModelInstanceStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskStatus {
+    /// The task's name, as in `spec.realtime`.
     #[schemars(length(max = 253))]
     pub name: String,
     /// Threads that hold its settings now.
@@ -221,6 +239,7 @@ pub struct TaskStatus {
     pub repairs: i64,
 }
 
+/// Where an instance's containers stand, taken together.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Phase {
     /// Not every container has been started, or it is stopped on purpose.
@@ -249,19 +268,24 @@ impl Phase {
     }
 }
 
+/// Where a container stands.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerStatus {
+    /// The container's name, as in the template.
     #[schemars(length(max = 63))]
     pub name: String,
+    /// Waiting (the default), Running or Terminated.
     #[serde(default)]
     pub state: ContainerState,
+    /// How often it was started again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0))]
     pub restarts: Option<i64>,
     /// In the node's PID namespace; only while running.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub pid: Option<i64>,
+    /// The name that the runtime knows it by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub container_id: Option<String>,
@@ -269,8 +293,10 @@ pub struct ContainerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub image_id: Option<String>,
+    /// When its latest run started.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub started_at: Option<MicroTime>,
+    /// When the latest run that ended did so.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finished_at: Option<MicroTime>,
     /// 128 + signal if a signal ended it. Of the last run that ended.
@@ -280,11 +306,13 @@ pub struct ContainerStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 63))]
     pub reason: Option<String>,
+    /// The reason in words, for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub message: Option<String>,
 }
 
+/// Where a container stands.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum ContainerState {
     /// Not started, or waiting for its restart.

@@ -55,6 +55,7 @@ pub struct ModelSpec {
     /// The runtime adapter; default: the node's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub runtime: Option<Adapter>,
+    /// Volumes that its containers may mount by name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -95,6 +96,7 @@ impl Adapter {
     }
 }
 
+/// When an exited container is started again.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RestartPolicy {
     #[default]
@@ -103,9 +105,11 @@ pub enum RestartPolicy {
     Never,
 }
 
+/// One container of a Model.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Container {
+    /// The container's name, unique in the Model.
     #[schemars(length(min = 1, max = 63), regex(pattern = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
     pub name: String,
     /// The image's reference, as `localhost/blis:1.0` or with `@sha256:…`.
@@ -119,9 +123,11 @@ pub struct Container {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 4096)))]
     pub args: Vec<String>,
+    /// The directory it starts in, absolute. Default: the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 4096), regex(pattern = r"^/"))]
     pub working_dir: Option<String>,
+    /// Environment variables, beside the image's and in place of those of the same name.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 128))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
@@ -132,16 +138,19 @@ pub struct Container {
     pub ports: Vec<ContainerPort>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub resources: Option<Resources>,
+    /// Where volumes appear in the container.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["mountPath".into()]))]
     pub volume_mounts: Vec<VolumeMount>,
+    /// What the container may do, and as whom it runs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub security_context: Option<SecurityContext>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub image_pull_policy: Option<ImagePullPolicy>,
 }
 
+/// When a kubelet fetches the image. The other runtimes fetch none: they run what was loaded.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ImagePullPolicy {
     Always,
@@ -149,56 +158,72 @@ pub enum ImagePullPolicy {
     Never,
 }
 
+/// An environment variable.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[x_kube(validation = Rule::new("!(has(self.value) && has(self.valueFrom))").message("value and valueFrom exclude each other"))]
 #[serde(rename_all = "camelCase")]
 pub struct EnvVar {
+    /// The variable's name.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[-._a-zA-Z][-._a-zA-Z0-9]*$"))]
     pub name: String,
     /// `$(NAME)` expands variables defined before.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32768))]
     pub value: Option<String>,
+    /// Where the value comes from; excludes `value`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub value_from: Option<EnvVarSource>,
 }
 
+/// A key of a ConfigMap or of a Secret.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[x_kube(validation = Rule::new("has(self.configMapKeyRef) != has(self.secretKeyRef)").message("exactly one of configMapKeyRef and secretKeyRef must be set"))]
 #[serde(rename_all = "camelCase")]
 pub struct EnvVarSource {
+    /// A key of a ConfigMap, in the Model's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_map_key_ref: Option<KeySelector>,
+    /// A key of a Secret, in the Model's namespace.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub secret_key_ref: Option<KeySelector>,
 }
 
+/// One key of an object that holds data.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct KeySelector {
+    /// The object's name.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
+    /// The key whose value is taken.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+    /// Whether the variable is left out when the object or the key is missing. Default false: the instance waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
 }
 
+/// A port that a container listens on.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ContainerPort {
+    /// The port in the container, 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
     pub container_port: i32,
+    /// The port of the node that leads to it, 1 to 65535. Default: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub host_port: Option<i32>,
+    /// TCP (the default) or UDP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<Protocol>,
+    /// A name for people.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
     pub name: Option<String>,
 }
 
+/// A transport protocol.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Protocol {
     #[default]
@@ -216,14 +241,17 @@ pub enum Protocol {
 #[x_kube(validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)").message("a request must not exceed the limit of the same resource").field_path(".requests"))]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
+    /// What the container never exceeds: `cpu` in cores, `memory` in bytes, `pids` as a number. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 8))]
     pub limits: Option<BTreeMap<String, Quantity>>,
+    /// What the container gets when the node is short: `cpu` in cores, `memory` in bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 8))]
     pub requests: Option<BTreeMap<String, Quantity>>,
 }
 
+/// Where a volume appears in a container.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeMount {
@@ -233,6 +261,7 @@ pub struct VolumeMount {
     /// Absolute, without `..`, and not the root.
     #[schemars(length(min = 1, max = 1024), regex(pattern = ABSOLUTE))]
     pub mount_path: String,
+    /// Whether the container may only read. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only: Option<bool>,
     /// A path within the volume: relative, without `..`.
@@ -241,19 +270,24 @@ pub struct VolumeMount {
     pub sub_path: Option<String>,
 }
 
+/// What a container may do, and as whom it runs.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SecurityContext {
+    /// Whether it has every capability and the node's devices. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub privileged: Option<bool>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub capabilities: Option<Capabilities>,
+    /// The user id of its first process. Default: the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 4294967294_i64))]
     pub run_as_user: Option<i64>,
+    /// The group id of its first process. Default: the image's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 4294967294_i64))]
     pub run_as_group: Option<i64>,
+    /// Whether the container's root file system can't be written to. Default false.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub read_only_root_filesystem: Option<bool>,
 }
@@ -265,9 +299,11 @@ const CAPABILITY: &str = r"^(ALL|(CAP_)?(AUDIT_CONTROL|AUDIT_READ|AUDIT_WRITE|BL
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Capabilities {
+    /// Capabilities beside the default ones.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 63), regex(pattern = CAPABILITY)))]
     pub add: Vec<String>,
+    /// Default capabilities that it does not get.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64), inner(length(max = 63), regex(pattern = CAPABILITY)))]
     pub drop: Vec<String>,
@@ -278,6 +314,7 @@ pub struct Capabilities {
 #[x_kube(validation = Rule::new("(has(self.hostPath) ? 1 : 0) + (has(self.emptyDir) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.secret) ? 1 : 0) == 1").message("exactly one of hostPath, emptyDir, configMap and secret must be set"))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelVolume {
+    /// The name that `volumeMounts` use.
     #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -290,6 +327,7 @@ pub struct ModelVolume {
     pub secret: Option<SecretFiles>,
 }
 
+/// A file or directory of the node.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct HostPath {
@@ -301,6 +339,7 @@ pub struct HostPath {
     pub kind: Option<HostPathType>,
 }
 
+/// What must be at the path; what ends in OrCreate is made if nothing is there.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HostPathType {
     DirectoryOrCreate,
@@ -312,6 +351,7 @@ pub enum HostPathType {
     BlockDevice,
 }
 
+/// An empty directory that lives as long as the instance.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct EmptyDir {
@@ -323,6 +363,7 @@ pub struct EmptyDir {
     pub size_limit: Option<Quantity>,
 }
 
+/// What an empty directory is kept in.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Medium {
     Memory,
@@ -332,6 +373,7 @@ pub enum Medium {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapFiles {
+    /// The ConfigMap's name, in the same namespace.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Only these keys, at these paths.
@@ -342,6 +384,7 @@ pub struct ConfigMapFiles {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 511))]
     pub default_mode: Option<i32>,
+    /// Whether the instance starts without the ConfigMap or a key that is missing. Default false: it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
 }
@@ -350,26 +393,34 @@ pub struct ConfigMapFiles {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SecretFiles {
+    /// The Secret's name, in the same namespace.
     #[schemars(length(min = 1, max = 253))]
     pub secret_name: String,
+    /// Only these keys, at these paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 64))]
     pub items: Vec<KeyToPath>,
+    /// Permission bits in decimal. Default 420 (0644).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 511))]
     pub default_mode: Option<i32>,
+    /// Whether the instance starts without the Secret or a key that is missing. Default false: it waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub optional: Option<bool>,
 }
 
+/// One key, and the file that it becomes.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[x_kube(validation = Rule::new("!self.path.startsWith('/') && !self.path.contains('..')").message("path must be relative and without '..'"))]
 #[serde(rename_all = "camelCase")]
 pub struct KeyToPath {
+    /// The key whose value is taken.
     #[schemars(length(min = 1, max = 253))]
     pub key: String,
+    /// The file's path within the volume: relative, without `..`.
     #[schemars(length(min = 1, max = 1024))]
     pub path: String,
+    /// The file's permission bits in decimal. Default: `defaultMode`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 511))]
     pub mode: Option<i32>,

@@ -67,6 +67,7 @@ pub struct NetworkSpec {
     pub qos: Option<Qos>,
 }
 
+/// Where the addresses of the models come from.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum NetworkMode {
     /// An address for each model, behind a bridge on each node.
@@ -99,6 +100,7 @@ pub struct Subnet {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct LabelSelector {
+    /// The labels, by key.
     #[schemars(extend("maxProperties" = 16, "minProperties" = 1))]
     pub match_labels: BTreeMap<String, String>,
 }
@@ -107,6 +109,7 @@ pub struct LabelSelector {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PublishedPort {
+    /// The port of the node, 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
     pub host_port: i32,
     /// Default: hostPort.
@@ -121,6 +124,7 @@ pub struct PublishedPort {
     pub to: Target,
 }
 
+/// What leaves the network.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Egress {
@@ -128,6 +132,7 @@ pub struct Egress {
     pub masquerade: bool,
 }
 
+/// Whether a connection is let through.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Verdict {
     #[default]
@@ -196,6 +201,7 @@ pub struct Target {
     pub match_labels: BTreeMap<String, String>,
 }
 
+/// A protocol that a rule or a selector asks for.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum RuleProtocol {
     #[serde(rename = "TCP")]
@@ -211,6 +217,7 @@ pub enum RuleProtocol {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Qos {
+    /// The shares of the link, tried in this order.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub classes: Vec<QosClass>,
@@ -221,6 +228,7 @@ pub struct Qos {
 #[x_kube(validation = Rule::new("!has(self.guarantee) || !has(self.ceiling) || quantity(string(self.guarantee)).compareTo(quantity(string(self.ceiling))) <= 0").message(Message::Expression("\"guarantee \" + string(self.guarantee) + \" exceeds ceiling \" + string(self.ceiling)".into())).field_path(".guarantee"))]
 #[serde(rename_all = "camelCase")]
 pub struct QosClass {
+    /// The class' name, unique in the network.
     #[schemars(length(min = 1, max = 63), regex(pattern = NAME))]
     pub name: String,
     /// Who is served first when the link is full: 0 before 7.
@@ -258,6 +266,7 @@ pub struct QosSelector {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<i32>,
+    /// TCP, UDP or ICMP. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub protocol: Option<RuleProtocol>,
     /// The code point that the sender set.
@@ -266,9 +275,11 @@ pub struct QosSelector {
     pub dscp: Option<i32>,
 }
 
+/// Where a network stands.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkStatus {
+    /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// As the spec says or implies.
@@ -282,6 +293,7 @@ pub struct NetworkStatus {
     #[schemars(length(max = 256))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub nodes: Vec<NetworkNodeStatus>,
+    /// What holds and what does not, one condition per type; see docs/conditions.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -292,6 +304,7 @@ pub struct NetworkStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkNodeStatus {
+    /// The NodeRuntime's name.
     #[schemars(length(max = 253))]
     pub name: String,
     /// Models of this network there.

@@ -52,6 +52,7 @@ pub struct UplinkSpec {
     pub rate: Option<Quantity>,
 }
 
+/// What a node is and can do, as it says itself.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeRuntimeStatus {
@@ -59,10 +60,12 @@ pub struct NodeRuntimeStatus {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 16))]
     pub capacity: BTreeMap<String, Quantity>,
+    /// Its runtime adapters.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub runtimes: Vec<RuntimeStatus>,
+    /// The adapter of Models that name none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub default_runtime: Option<Adapter>,
     /// `uname -r`.
@@ -91,6 +94,7 @@ pub struct NodeRuntimeStatus {
     /// What it can do for Networks; absent: nothing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub network: Option<NodeNetwork>,
+    /// What holds and what does not, one condition per type; see docs/conditions.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -158,8 +162,11 @@ pub struct NodeNetwork {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct RuntimeStatus {
+    /// Which adapter it is.
     pub name: Adapter,
+    /// Whether it can run containers now.
     pub available: bool,
+    /// The version of what it drives.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub version: Option<String>,

@@ -101,13 +101,16 @@ pub struct ModelResources {
     pub network: Option<String>,
 }
 
+/// How models work together.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Pattern {
+    /// The only one there is: plain, the models run beside each other.
     #[serde(rename = "type")]
     pub kind: PatternKind,
 }
 
+/// How models work together.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum PatternKind {
@@ -115,6 +118,7 @@ pub enum PatternKind {
     Plain,
 }
 
+/// Whether a package runs.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum DesiredState {
     /// As its claims say; without a claim it doesn't run.
@@ -124,9 +128,11 @@ pub enum DesiredState {
     Stopped,
 }
 
+/// Where a package stands.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PackageStatus {
+    /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     #[serde(default)]
@@ -142,6 +148,7 @@ pub struct PackageStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 32))]
     pub ready: Option<String>,
+    /// Where each of its models stands, on each of its nodes.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub models: Vec<ModelStatus>,
@@ -149,6 +156,7 @@ pub struct PackageStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub history: Vec<Transition>,
+    /// What holds and what does not, one condition per type; see docs/conditions.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -182,9 +190,11 @@ pub enum PackageState {
     Error,
 }
 
+/// Where one model stands on one node.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ModelStatus {
+    /// The Model's name.
     #[schemars(length(max = 253))]
     pub name: String,
     /// The NodeRuntime's name; absent while unplaced.
@@ -195,6 +205,7 @@ pub struct ModelStatus {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub instance: Option<String>,
+    /// The instance's phase; absent while there is none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub phase: Option<Phase>,
     /// Why it isn't placed or doesn't run.

@@ -21,12 +21,15 @@ use serde::{Deserialize, Serialize};
 )]
 #[serde(rename_all = "camelCase")]
 pub struct PolicySpec {
+    /// Where Packages may run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<PlacementRule>,
+    /// What happens when a node gets short of something.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub procedure: Option<Procedure>,
 }
 
+/// Where Packages may run.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct PlacementRule {
@@ -36,28 +39,35 @@ pub struct PlacementRule {
     pub available_nodes: Vec<String>,
 }
 
+/// What happens when a node gets short of something.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Procedure {
+    /// What is done: offloading moves work to another node.
     #[serde(rename = "type")]
     pub kind: ProcedureKind,
+    /// How it is done: redeployment starts the Package on the other node.
     pub strategy: ProcedureStrategy,
+    /// When it is done.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trigger: Option<Trigger>,
 }
 
+/// What is done.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ProcedureKind {
     Offloading,
 }
 
+/// How it is done.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum ProcedureStrategy {
     Redeployment,
 }
 
+/// When a procedure starts.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Trigger {
@@ -69,17 +79,21 @@ pub struct Trigger {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ResourceThreshold {
+    /// Percent of the node's CPU time, 1 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub cpu: Option<i32>,
+    /// Percent of the node's memory, 1 to 100.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub memory: Option<i32>,
 }
 
+/// What is known of a policy.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct PolicyStatus {
+    /// What holds and what does not, one condition per type; see docs/conditions.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]

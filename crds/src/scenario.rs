@@ -87,6 +87,7 @@ impl Term {
     }
 }
 
+/// How two values compare; lt, le, gt and ge compare numbers only.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
 pub enum Express {
@@ -114,6 +115,7 @@ pub struct Operands {
     pub value: String,
 }
 
+/// What is done to a Package.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[serde(rename_all = "lowercase")]
 pub enum Action {
@@ -136,9 +138,11 @@ impl Action {
     }
 }
 
+/// Where a scenario stands.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ScenarioStatus {
+    /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     #[serde(default)]
@@ -162,6 +166,7 @@ pub struct ScenarioStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     pub history: Vec<Transition>,
+    /// What holds and what does not, one condition per type; see docs/conditions.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -197,8 +202,10 @@ pub enum Truth {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct ObservedValue {
+    /// The signal's topic.
     #[schemars(length(max = 253))]
     pub topic: String,
+    /// The field of the signal.
     #[schemars(length(max = 253))]
     pub field: String,
     /// Absent: the signal had no value.
@@ -211,8 +218,10 @@ pub struct ObservedValue {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Transition {
+    /// The state before.
     #[schemars(length(max = 63))]
     pub from: String,
+    /// The state after.
     #[schemars(length(max = 63))]
     pub to: String,
     pub at: MicroTime,

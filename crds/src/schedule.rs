@@ -47,6 +47,7 @@ pub struct ScheduleSpec {
     /// Which of the CPUs that fit a task gets. Default FirstFit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
+    /// The tasks that are proven together.
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub tasks: Vec<Task>,
@@ -95,6 +96,7 @@ pub enum Placement {
 #[x_kube(validation = Rule::new("!has(self.deadline) || self.deadline.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.deadline".into())).field_path(".deadline"))]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
+    /// The task's name, unique in the Schedule.
     #[schemars(length(min = 1, max = 253))]
     pub name: String,
     /// Worst-case execution time of one job.
@@ -216,6 +218,7 @@ pub struct Realtime {
     pub miss_budget: Option<i32>,
 }
 
+/// A scheduling policy of Linux (sched(7)): SCHED_FIFO, SCHED_RR or SCHED_DEADLINE.
 #[derive(schemars::JsonSchema, Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum SchedulingPolicy {
     #[serde(rename = "FIFO")]
@@ -242,6 +245,7 @@ pub enum OnMiss {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct ScheduleStatus {
+    /// The generation of the spec that this status is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub observed_generation: Option<i64>,
     /// The Package whose placement was proven last.
@@ -252,6 +256,7 @@ pub struct ScheduleStatus {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1024))]
     pub tasks: Vec<TaskProof>,
+    /// What holds and what does not, one condition per type; see docs/conditions.md.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 16))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["type".into()]))]
@@ -262,22 +267,27 @@ pub struct ScheduleStatus {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct TaskProof {
+    /// The task's name, as in the spec.
     #[schemars(length(max = 253))]
     pub name: String,
     /// The NodeRuntime's name; absent while unplaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 253))]
     pub node: Option<String>,
+    /// The CPU that it was given; absent while unplaced.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cpu: Option<i32>,
+    /// The priority that it was given, 1 to 99; absent under SCHED_DEADLINE.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<i32>,
     /// Worst-case response time from the arrival; absent if it is unbounded.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub response_time_ns: Option<i64>,
+    /// By when a job must have ended, in nanoseconds from its arrival.
     pub deadline_ns: i64,
     /// Deadline less response time; negative if it misses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub slack_ns: Option<i64>,
+    /// Whether it is proven to meet its deadline.
     pub schedulable: bool,
 }

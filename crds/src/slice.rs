@@ -40,23 +40,30 @@ pub struct NetworkSliceSpec {
     /// This slice's place among `count`.
     #[schemars(range(min = 0, max = 255))]
     pub index: i32,
+    /// How many slices the generation has, 1 to 256.
     #[schemars(range(min = 1, max = 256))]
     pub count: i32,
+    /// The networks of which this node has models.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub networks: Vec<SliceNetwork>,
+    /// The instances that models of this node may talk to, its own included.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub endpoints: Vec<SliceEndpoint>,
+    /// New connections that are allowed beside those inside of a network.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub rules: Vec<SliceRule>,
+    /// The classes of the uplink.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub classes: Vec<SliceClass>,
+    /// What belongs to which class.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub selectors: Vec<SliceSelector>,
+    /// Ports of this node that lead to instances here.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 1000))]
     pub ports: Vec<SlicePort>,
@@ -74,9 +81,11 @@ pub struct SliceNetwork {
     pub name: String,
     /// Host: no bridge and no addresses; only its classes matter.
     pub mode: crate::network::NetworkMode,
+    /// Its IPv4 network, as `10.20.0.0/24`; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 18))]
     pub v4: Option<String>,
+    /// Its IPv6 network, as `fd00:20::/64`; absent: none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 43))]
     pub v6: Option<String>,
@@ -84,6 +93,7 @@ pub struct SliceNetwork {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2), inner(length(max = 45)))]
     pub gateways: Vec<String>,
+    /// What is allowed between its models without a rule.
     pub internal: Verdict,
     /// Whether its models may open connections to addresses outside of all networks.
     #[serde(default)]
@@ -105,6 +115,7 @@ pub struct SliceEndpoint {
     /// The Model's name.
     #[schemars(length(max = 253))]
     pub model: String,
+    /// The id of its network.
     #[schemars(range(min = 1, max = 65535))]
     pub network: i32,
     /// Instances that no rule and no selector can tell apart share one. From 1; 0 is whatever is outside of all networks.
@@ -140,6 +151,7 @@ pub struct SliceRule {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 43))]
     pub cidr: Option<String>,
+    /// The identity that connections go to.
     #[schemars(range(min = 1))]
     pub to: i32,
     /// An IP protocol number (1 stands for ICMPv6 too), or 0: all.
@@ -148,6 +160,7 @@ pub struct SliceRule {
     /// Destination ports, both ends included; 0 and 65535: all.
     #[schemars(range(min = 0, max = 65535))]
     pub first_port: i32,
+    /// The last of the destination ports, itself included.
     #[schemars(range(min = 0, max = 65535))]
     pub last_port: i32,
 }
@@ -162,6 +175,7 @@ pub struct SliceClass {
     /// `<namespace>/<network>/<class>`.
     #[schemars(length(max = 640))]
     pub name: String,
+    /// Who is served first when the link is full: 0 before 7.
     #[schemars(range(min = 0, max = 7))]
     pub priority: i32,
     /// Bits per second; 0: none.
@@ -171,6 +185,7 @@ pub struct SliceClass {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub ceiling_bps: Option<i64>,
+    /// The code point that its packets get (RFC 2474); absent: they keep theirs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 0, max = 63))]
     pub dscp: Option<i32>,
@@ -180,6 +195,7 @@ pub struct SliceClass {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SliceSelector {
+    /// The class' id.
     #[schemars(range(min = 1, max = 4095))]
     pub class: i32,
     /// The sender's identity, or 0: any of the class' network.
@@ -204,6 +220,7 @@ pub struct SliceSelector {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct SlicePort {
+    /// The port of the node, 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
     pub host_port: i32,
     /// 6 or 17.
@@ -212,6 +229,7 @@ pub struct SlicePort {
     /// The instance's address.
     #[schemars(length(max = 45))]
     pub address: String,
+    /// The instance's port, 1 to 65535.
     #[schemars(range(min = 1, max = 65535))]
     pub target_port: i32,
 }

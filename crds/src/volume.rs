@@ -22,8 +22,10 @@ use crate::model::{ConfigMapFiles, EmptyDir, HostPath, SecretFiles};
 #[x_kube(validation = Rule::new("(has(self.hostPath) ? 1 : 0) + (has(self.emptyDir) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.secret) ? 1 : 0) <= 1").message("at most one of hostPath, emptyDir, configMap and secret may be set"))]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSpec {
+    /// A file or directory of the node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_path: Option<HostPath>,
+    /// An empty directory that lives as long as the instance.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub empty_dir: Option<EmptyDir>,
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -9,7 +9,7 @@ use kube::discovery::ApiResource;
 use kube::{Api, Client};
 use pullpiri_apiserver::auth::UserInfo;
 use pullpiri_apiserver::{ApiServer, Config};
-use pullpiri_crds::{Model, Package, Scenario, Signal};
+use pullpiri_crds::{Model, Network, Package, Scenario, Signal};
 use pullpiri_store::memory::MemoryStore;
 use serde_json::{Value, json};
 
@@ -86,6 +86,107 @@ async fn wrong_manifests_are_refused_by_field() {
     let said =
         apply(&client, &scenarios, &json!({"condition": "foo", "action": "launch", "target": "x"})).await.unwrap_err();
     assert!(said.contains("spec.condition") && said.contains("express, value and operands"), "{said}");
+}
+
+#[tokio::test]
+async fn a_condition_is_told_what_it_should_be() {
+    let (_server, client) = server().await;
+    let scenarios = ApiResource::erase::<Scenario>(&());
+    let wished = |condition: &Value| json!({"condition": condition, "action": "launch", "target": "x"});
+    for scalar in [json!(7), json!(-7), json!(0.5), json!(true), json!(false), json!("lt"), json!("")] {
+        let said = apply(&client, &scenarios, &wished(&scalar)).await.unwrap_err();
+        let expected = "an object with express, value and operands, or a list of them";
+        assert!(said.contains("spec.condition:") && said.contains(expected), "{scalar}: {said}");
+        assert!(said.contains(&scalar.to_string()) && !said.contains("less than"), "{scalar}: {said}");
+    }
+    let text = json!("an object with express, value and operands, or a list of them");
+    assert!(apply(&client, &scenarios, &wished(&text)).await.is_err());
+
+    let term = |express: &str, value: &str| json!({"express": express, "value": value, "operands": {"name": "f", "value": "T"}});
+    for express in ["lt", "le", "gt", "ge"] {
+        let one = term(express, "abc");
+        let list = json!([term("eq", "abc"), one]);
+        for (condition, path) in [(one, "spec.condition.value"), (list, "spec.condition[1].value")] {
+            let said = apply(&client, &scenarios, &wished(&condition)).await.unwrap_err();
+            let blamed = format!("{path}: Invalid value: \"abc\"");
+            assert!(said.contains(&blamed) && said.contains("a number is expected for lt, le, gt and ge"), "{said}");
+            assert!(!said.contains(".express") && !said.contains("Unsupported value"), "{said}");
+        }
+        assert_eq!(apply(&client, &scenarios, &wished(&term(express, "-1.5"))).await, Ok(()), "{express}");
+    }
+    let said = apply(&client, &scenarios, &wished(&term("foo", "abc"))).await.unwrap_err();
+    assert!(said.contains("spec.condition.express: Unsupported value: \"foo\"") && !said.contains("anyOf"), "{said}");
+    for accepted in [json!(null), term("eq", "abc"), term("ne", "1"), json!([term("eq", "abc"), term("ge", "3")])] {
+        assert_eq!(apply(&client, &scenarios, &wished(&accepted)).await, Ok(()), "{accepted}");
+    }
+}
+
+#[tokio::test]
+async fn labels_to_select_by_are_labels() {
+    let (_server, client) = server().await;
+    let packages = ApiResource::erase::<Package>(&());
+    let networks = ApiResource::erase::<Network>(&());
+    let package = |labels: &Value| json!({"models": [{"name": "m", "nodeSelector": labels}]});
+    let attach = |labels: &Value| json!({"attach": {"matchLabels": labels}});
+    let from = |labels: &Value| json!({"allow": [{"from": {"matchLabels": labels}}]});
+    let to = |labels: &Value| json!({"allow": [{"from": {}, "to": {"matchLabels": labels}}]});
+    let port = |labels: &Value| json!({"ports": [{"hostPort": 80, "to": {"matchLabels": labels}}]});
+    let qos = |labels: &Value| json!({"qos": {"classes": [{"name": "c", "priority": 0, "selectors": [{"matchLabels": labels}]}]}});
+    type Spec<'a> = &'a dyn Fn(&Value) -> Value;
+    let places: [(&ApiResource, Spec<'_>, &str); 6] = [
+        (&packages, &package, "spec.models[0].nodeSelector"),
+        (&networks, &attach, "spec.attach.matchLabels"),
+        (&networks, &from, "spec.allow[0].from.matchLabels"),
+        (&networks, &to, "spec.allow[0].to.matchLabels"),
+        (&networks, &port, "spec.ports[0].to.matchLabels"),
+        (&networks, &qos, "spec.qos.classes[0].selectors[0].matchLabels"),
+    ];
+    let long = "a".repeat(64);
+    let far = format!("{}a/b", "a.".repeat(127));
+    for (resource, spec, path) in places {
+        for key in ["bad key!!", "-a", "a-", "/a", "a/", "a/b/c", "A.b/c", "", long.as_str(), far.as_str()] {
+            let said = apply(&client, resource, &spec(&json!({key: "x"}))).await.unwrap_err();
+            assert!(said.contains(&format!("{path}:")) && said.contains("example.com/zone"), "{key}: {said}");
+        }
+        for value in ["bad value", "-a", "a-", "a/b", long.as_str()] {
+            let said = apply(&client, resource, &spec(&json!({"zone": value}))).await.unwrap_err();
+            assert!(said.contains(&format!("{path}.zone: ")), "{value}: {said}");
+            assert!(said.contains(value) || said.contains("may not be more than 63 bytes"), "{value}: {said}");
+        }
+        let good = json!({"zone": "a-B_1.c", "example.com/zone": "", "A_b.c": "1", "x/y": "z"});
+        assert_eq!(apply(&client, resource, &spec(&good)).await, Ok(()), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_supported_lists_no_null() {
+    let (_server, client) = server().await;
+    let [models, packages, networks] =
+        [ApiResource::erase::<Model>(&()), ApiResource::erase::<Package>(&()), ApiResource::erase::<Network>(&())];
+    let with = |mut spec: Value, field: &str, value: &Value| {
+        *spec.pointer_mut(field).unwrap() = value.clone();
+        spec
+    };
+    let containers = json!([{"name": "c", "image": "a"}]);
+    let port = json!({"containers": [{"name": "c", "image": "a", "ports": [{"containerPort": 1, "protocol": null}]}]});
+    for (resource, spec, field, path) in [
+        (&models, json!({"containers": containers, "restartPolicy": null}), "/restartPolicy", "spec.restartPolicy"),
+        (&models, json!({"containers": containers, "runtime": null}), "/runtime", "spec.runtime"),
+        (&models, port, "/containers/0/ports/0/protocol", "spec.containers[0].ports[0].protocol"),
+        (&packages, json!({"models": [{"name": "m"}], "desiredState": null}), "/desiredState", "spec.desiredState"),
+        (&networks, json!({"mode": null}), "/mode", "spec.mode"),
+    ] {
+        let said = apply(&client, resource, &with(spec.clone(), field, &json!("x"))).await.unwrap_err();
+        assert!(said.contains(&format!("{path}: Unsupported value: \"x\": supported values:")), "{said}");
+        assert!(!said.contains("\"null\""), "{said}");
+        // A null stands for an absent field.
+        let api: Api<DynamicObject> = Api::default_namespaced_with(client.clone(), resource);
+        let object =
+            json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": "x"}, "spec": spec});
+        let object: DynamicObject = serde_json::from_value(object).unwrap();
+        let created = api.create(&PostParams { dry_run: true, ..PostParams::default() }, &object).await.unwrap();
+        assert_eq!(created.data["spec"].pointer(field), None, "{path}");
+    }
 }
 
 #[tokio::test]
