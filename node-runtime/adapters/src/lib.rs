@@ -54,6 +54,9 @@ pub enum RuntimeError {
     /// The specification can't be run here, whatever is tried: a bad capability name, an unreadable image, a missing binary.
     #[error("pod {pod}: {attempted}: {message}")]
     Refused { pod: PodId, attempted: &'static str, message: String },
+    /// Somebody else has a port of the node that the pod is to publish.
+    #[error("pod {pod}: {message}")]
+    PortTaken { pod: PodId, message: String },
     /// Something failed that may work later.
     #[error("pod {pod}: {attempted}: {message}")]
     Failed { pod: PodId, attempted: &'static str, message: String },

@@ -270,6 +270,7 @@ pub(crate) fn failure(error: &RuntimeError) -> Failure {
     let kind = match error {
         RuntimeError::ImageMissing { .. } => FailureKind::ImageMissing,
         RuntimeError::Unavailable { .. } => FailureKind::RuntimeMissing,
+        RuntimeError::PortTaken { .. } => FailureKind::PortTaken,
         RuntimeError::Refused { .. } | RuntimeError::Archive { .. } => FailureKind::Refused,
         RuntimeError::NoPod { .. } | RuntimeError::Failed { .. } => FailureKind::Failed,
     };

@@ -80,6 +80,17 @@ impl Config {
 
     /// The NodeRuntime's name.
     pub(crate) fn node_name(&self) -> Result<String, AgentError> {
-        rfc1123(&self.name).ok_or_else(|| AgentError::Name { given: self.name.clone() })
+        node_name(&self.name)
     }
+}
+
+/// The name that a node of this spelling is registered by: in lower case, `_` as `-`.
+///
+/// # Errors
+/// [`AgentError::Name`] for other characters than ASCII letters, digits, `-`, `_` and `.`, or without a letter or digit: a name that had to be
+/// guessed could be another node's.
+pub fn node_name(given: &str) -> Result<String, AgentError> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let name = rfc1123(given).filter(|_| given.chars().all(is_allowed));
+    name.ok_or_else(|| AgentError::Name { given: given.to_owned() })
 }

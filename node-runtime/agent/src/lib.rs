@@ -39,7 +39,7 @@ use pullpiri_node_adapters::Runtime;
 use tokio_util::sync::CancellationToken;
 
 pub use claim::{Claim, ClaimError};
-pub use config::{Config, Heartbeat};
+pub use config::{Config, Heartbeat, node_name};
 pub use ledger::LedgerError;
 pub use metrics::Metrics;
 pub use network::{NetworkConfig, Outcome, Pending, Plumbing};
@@ -50,7 +50,7 @@ pub const FIELD_MANAGER: &str = "pullpiri-node";
 /// Why a node can't run at all. What may pass (an API server that is away, a runtime that is down) is retried instead.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
-    #[error("node name {given:?} has no letter or digit; expected a name such as hpc or zone-1")]
+    #[error("node name {given:?}: expected letters (A-Z, a-z), digits, '-', '_' and '.', as in hpc or zone-1")]
     Name { given: String },
     #[error("data directory {path}: expected an absolute path")]
     DataDirectory { path: String },

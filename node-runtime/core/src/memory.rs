@@ -90,6 +90,8 @@ pub enum FailureKind {
     Volume,
     /// The pod couldn't be attached to its Network.
     Network,
+    /// Somebody else has a port of the node that the pod is to publish.
+    PortTaken,
     /// The runtime says that it will never work.
     Refused,
     Failed,
@@ -99,7 +101,7 @@ impl FailureKind {
     /// The longest wait before another try. Images and volumes appear while somebody works on the node and looking for them is cheap.
     const fn max_delay(self) -> Duration {
         Duration::from_secs(match self {
-            Self::ImageMissing | Self::Volume | Self::Network => 10,
+            Self::ImageMissing | Self::Volume | Self::Network | Self::PortTaken => 10,
             Self::RuntimeMissing => 30,
             Self::Failed => 60,
             Self::Refused => 300,

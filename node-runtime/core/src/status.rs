@@ -55,6 +55,7 @@ pub const fn failure_reason(kind: FailureKind) -> &'static str {
         FailureKind::RuntimeMissing => reason::RUNTIME_MISSING,
         FailureKind::Volume => reason::VOLUME_MISSING,
         FailureKind::Network => reason::NO_NETWORKING,
+        FailureKind::PortTaken => reason::HOST_PORT_TAKEN,
         FailureKind::Refused | FailureKind::Failed => reason::RUNTIME_ERROR,
     }
 }

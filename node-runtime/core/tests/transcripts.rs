@@ -115,6 +115,17 @@ fn an_image_that_is_missing_is_waited_for() {
 }
 
 #[test]
+fn a_port_of_the_node_that_is_taken_is_the_reason() {
+    let mut world = World::new();
+    world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
+    world.failing = 1;
+    let message = "somebody else has the node's port 18081".to_owned();
+    world.failure = Failure { kind: FailureKind::PortTaken, message };
+    let transcript = world.settle(true).to_string();
+    assert!(transcript.contains("HostPortTaken") && !transcript.contains("RuntimeError"), "{transcript}");
+}
+
+#[test]
 fn a_surpassed_epoch_is_refused() {
     let mut world = World::new();
     world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));

@@ -180,11 +180,11 @@ impl Archive {
         let mut tar = tar::Archive::new(BufReader::new(&file));
         for entry in tar.entries_with_seek().map_err(problem)? {
             let entry = entry.map_err(|e| {
-                let what = match members.is_empty() {
-                    true => "it is no tar file, so no OCI or docker image archive",
-                    false => "it is truncated or damaged",
-                };
-                problem(io::Error::other(format!("{what}: {e}")))
+                // What the reader says of a file that is none quotes it.
+                problem(io::Error::other(match members.is_empty() {
+                    true => "it is no tar file, so no OCI or docker image archive".to_owned(),
+                    false => format!("it is truncated or damaged: {}", e.kind()),
+                }))
             })?;
             let name = normal(&entry.path().map_err(problem)?);
             let member = match entry.header().entry_type() {

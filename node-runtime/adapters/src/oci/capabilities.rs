@@ -137,6 +137,25 @@ fn unknown(what: &str, name: &str) -> String {
     format!("{name:?} is {what}, which is no capability; expected a name such as SYS_NICE, or ALL")
 }
 
+/// What making namespaces, mounts, devices and cgroups, becoming another user and bounding capabilities takes (capabilities(7)): bit and name.
+const NEEDED: [(u32, &str); 10] = [
+    (0, "CAP_CHOWN"),
+    (1, "CAP_DAC_OVERRIDE"),
+    (3, "CAP_FOWNER"),
+    (5, "CAP_KILL"),
+    (6, "CAP_SETGID"),
+    (7, "CAP_SETUID"),
+    (8, "CAP_SETPCAP"),
+    (12, "CAP_NET_ADMIN"),
+    (21, "CAP_SYS_ADMIN"),
+    (27, "CAP_MKNOD"),
+];
+
+/// Which of [`NEEDED`] the set (a mask) lacks.
+pub(super) fn missing(held: u64) -> Vec<&'static str> {
+    NEEDED.iter().filter(|(bit, _)| held & (1 << bit) == 0).map(|(_, name)| *name).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +169,13 @@ mod tests {
             drop_capabilities: drop.iter().map(|s| (*s).to_owned()).collect(),
             ..Security::default()
         }
+    }
+
+    #[test]
+    fn a_process_that_may_not_bound_capabilities_lacks_something() {
+        assert_eq!(missing(u64::MAX), Vec::<&str>::new());
+        assert_eq!(missing(!(1 << 8)), ["CAP_SETPCAP"]);
+        assert_eq!(missing(0).len(), NEEDED.len());
     }
 
     #[test]

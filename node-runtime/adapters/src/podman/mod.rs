@@ -363,6 +363,9 @@ const HOPELESS: [&str; 6] = [
     "capabilit",
 ];
 
+/// What podman and its helpers say of a port of the node that somebody else has.
+const PORT_TAKEN: [&str; 2] = ["address already in use", "port is already allocated"];
+
 fn runtime_error(pod: &PodId, attempted: &'static str, error: HttpError) -> RuntimeError {
     let message = error.to_string();
     match error {
@@ -372,6 +375,9 @@ fn runtime_error(pod: &PodId, attempted: &'static str, error: HttpError) -> Runt
         HttpError::Refused { status, .. } => {
             let lower = message.to_lowercase();
             let starts = matches!(attempted, "making a container" | "starting a container" | "making the pod");
+            if PORT_TAKEN.iter().any(|words| lower.contains(words)) {
+                return RuntimeError::PortTaken { pod: pod.clone(), message };
+            }
             let hopeless = starts && HOPELESS.iter().any(|words| lower.contains(words));
             if status == StatusCode::BAD_REQUEST || hopeless {
                 RuntimeError::Refused { pod: pod.clone(), attempted, message }

@@ -20,9 +20,11 @@ use pullpiri_node_host::socket::SeqPacket;
 use pullpiri_node_host::{clock, files, limits, mount};
 use tokio::sync::broadcast;
 
+use super::capabilities;
 use super::link::{Link, LinkError, Reader};
 use super::prepare::{Node, Prepared, check_pod, failed, published, refused};
 use super::store::{self, LOCK_FILE, StoredPod};
+use super::supervisor::PORT_TAKEN;
 use super::wire::{Birth, What};
 use super::zygote::Zygote;
 use super::{ADAPTER, OciOptions, REMEDY};
@@ -30,18 +32,6 @@ use crate::images::{ImageError, ImageStore};
 use crate::logs::Logs;
 use crate::{RuntimeError, RuntimeEvent};
 
-/// What making namespaces, mounts, devices and cgroups and becoming another user takes (capabilities(7)): bit and name.
-const NEEDED_CAPABILITIES: [(u32, &str); 9] = [
-    (0, "CAP_CHOWN"),
-    (1, "CAP_DAC_OVERRIDE"),
-    (3, "CAP_FOWNER"),
-    (5, "CAP_KILL"),
-    (6, "CAP_SETGID"),
-    (7, "CAP_SETUID"),
-    (12, "CAP_NET_ADMIN"),
-    (21, "CAP_SYS_ADMIN"),
-    (27, "CAP_MKNOD"),
-];
 /// Events that a slow listener may lag behind before it is told to list again.
 const EVENT_BACKLOG: usize = 1024;
 /// How long a supervisor that is being born may take to listen.
@@ -164,8 +154,7 @@ impl Pods {
             return Err(unavailable("it needs root".to_owned()));
         }
         let held = limits::effective_capabilities().map_err(|e| unavailable(e.to_string()))?;
-        let missing: Vec<&str> =
-            NEEDED_CAPABILITIES.iter().filter(|(bit, _)| held & (1 << bit) == 0).map(|(_, name)| *name).collect();
+        let missing = capabilities::missing(held);
         if !missing.is_empty() {
             return Err(unavailable(format!("it needs {}, which this process doesn't have", missing.join(", "))));
         }
@@ -545,7 +534,12 @@ fn link_error(pod: &PodId, attempted: &'static str, dir: &Path, error: LinkError
         LinkError::Closed => {
             // It may have said why.
             let why = fs::read_to_string(dir.join("supervisor.log")).unwrap_or_default();
-            failed(pod, attempted, format!("the pod's supervisor died: {}", why.trim()))
+            match why.trim() {
+                taken if taken.starts_with(PORT_TAKEN) => {
+                    RuntimeError::PortTaken { pod: pod.clone(), message: taken.to_owned() }
+                }
+                why => failed(pod, attempted, format!("the pod's supervisor died: {why}")),
+            }
         }
     }
 }

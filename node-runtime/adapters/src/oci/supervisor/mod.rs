@@ -33,6 +33,7 @@ use pullpiri_node_host::{Result, SysError, clock, limits, netns, process, signal
 use self::container::{Container, Live};
 pub(super) use self::container::{record_path, write_record};
 use self::log::{Log, Source, Stream, StreamState};
+pub(super) use self::ports::PORT_TAKEN;
 use super::wire::{Answer, Birth, Request, SOCKET_NAME, Start, What};
 
 /// Creating a container takes milliseconds; one that hangs (a dead network file system in a mount) is given up.

@@ -27,6 +27,9 @@ const OTHER_DESCRIPTORS: usize = 32;
 /// some back.
 const SHORT_MS: u16 = 1000;
 
+/// How the error of a port that somebody else has begins.
+pub(in crate::oci) const PORT_TAKEN: &str = "somebody else has the node's port ";
+
 /// Binds the node's ports, in the network this process is in.
 pub(super) fn bind(ports: &[PublishedPort]) -> Result<Vec<(TcpListener, u16)>> {
     ports
@@ -37,9 +40,13 @@ pub(super) fn bind(ports: &[PublishedPort]) -> Result<Vec<(TcpListener, u16)>> {
                 listener.set_nonblocking(true)?;
                 Ok(listener)
             };
-            open()
-                .map(|listener| (listener, port.container))
-                .map_err(|e| SysError { attempted: format!("publishing port {} of the node", port.host), source: e })
+            open().map(|listener| (listener, port.container)).map_err(|source| {
+                let attempted = match source.kind() {
+                    io::ErrorKind::AddrInUse => format!("{PORT_TAKEN}{}", port.host),
+                    _ => format!("publishing port {} of the node", port.host),
+                };
+                SysError { attempted, source }
+            })
         })
         .collect()
 }

@@ -1,5 +1,6 @@
 //! Networks of pods.
 
+use pullpiri_node_adapters::RuntimeError;
 use pullpiri_node_core::runtime::{ContainerStateObserved, NetworkMode, Port};
 
 use crate::support::container;
@@ -44,6 +45,7 @@ pub async fn a_port_is_published_from_a_network_of_its_own(c: &Context) {
     let mut refused = pod.clone();
     refused.id = c.id("b");
     let error = c.runtime.run_pod(&refused).await.unwrap_err();
+    assert!(matches!(error, RuntimeError::PortTaken { .. }), "{error:?}");
     assert!(error.to_string().contains(&port.to_string()), "{error}");
     assert!(c.observed(&refused.id).await.is_none());
     c.runtime.remove_pod(&pod.id).await.unwrap();
