@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pullpiri_crds::names::CONTROLLERS_LEASE;
-use pullpiri_crds::rate::bits_per_second;
+
+use crate::values::{assignment, duration, node_name, rate, topic};
 
 /// Orchestrates the services of a software-defined vehicle.
 #[derive(Parser, Debug)]
@@ -155,7 +156,7 @@ pub(crate) struct Up {
     #[command(flatten)]
     pub(crate) serving: Serving,
     /// This ECU's name (default: the host's name); registered in lower case
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
     pub(crate) node: Option<String>,
     #[command(flatten)]
     pub(crate) workloads: Workloads,
@@ -233,7 +234,7 @@ pub(crate) struct Node {
     #[arg(long, value_name = "FILE")]
     pub(crate) kubeconfig: Option<PathBuf>,
     /// This ECU's name; registered in lower case
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
     pub(crate) name: String,
     /// Where state is kept: images, pods, logs, the ledger
     #[arg(long, value_name = "DIR")]
@@ -310,7 +311,7 @@ Examples:
   pullpiri signal set 'PowertrainTransmissionCurrentGear#gear=P' 'Vehicle.Speed#value=31.5'")]
     Set {
         /// TOPIC[#FIELD]=VALUE
-        #[arg(required = true, value_name = "TOPIC[#FIELD]=VALUE")]
+        #[arg(required = true, value_name = "TOPIC[#FIELD]=VALUE", value_parser = assignment)]
         assignments: Vec<String>,
         #[command(flatten)]
         connection: Connection,
@@ -319,7 +320,7 @@ Examples:
     #[command(after_help = "Example:\n  pullpiri signal get PowertrainTransmissionCurrentGear#gear")]
     Get {
         /// TOPIC[#FIELD]
-        #[arg(required = true, value_name = "TOPIC[#FIELD]")]
+        #[arg(required = true, value_name = "TOPIC[#FIELD]", value_parser = topic)]
         topics: Vec<String>,
         #[command(flatten)]
         connection: Connection,
@@ -506,47 +507,9 @@ pub(crate) struct Kubeconfig {
     pub(crate) server: String,
 }
 
-fn rate(text: &str) -> Result<u64, String> {
-    bits_per_second(text, 1).map_err(|error| error.to_string())
-}
-
-/// As Go writes durations, as far as anybody does: `15s`, `1m30s`, `500ms`.
-fn duration(text: &str) -> Result<Duration, String> {
-    let wrong = || format!("{text:?}: expected a duration as 15s, 1m30s or 500ms");
-    let mut rest = text;
-    let mut total = Duration::ZERO;
-    while !rest.is_empty() {
-        let digits = rest.find(|c: char| !c.is_ascii_digit()).ok_or_else(wrong)?;
-        let (number, after) = rest.split_at(digits);
-        let number: u64 = number.parse().map_err(|_| wrong())?;
-        let letters = after.find(|c: char| c.is_ascii_digit()).unwrap_or(after.len());
-        let (unit, after) = after.split_at(letters);
-        let part = match unit {
-            "ms" => Some(Duration::from_millis(number)),
-            "s" => Some(Duration::from_secs(number)),
-            "m" => number.checked_mul(60).map(Duration::from_secs),
-            "h" => number.checked_mul(3600).map(Duration::from_secs),
-            _ => None,
-        };
-        total = part.and_then(|part| total.checked_add(part)).ok_or_else(wrong)?;
-        rest = after;
-    }
-    if total.is_zero() { Err(wrong()) } else { Ok(total) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_read() {
-        for (text, ms) in [("15s", 15_000), ("500ms", 500), ("1m30s", 90_000), ("1h", 3_600_000)] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
-        }
-        for wrong in ["", "0s", "15", "s", "15 s", "-1s", "1d", "99999999999999999999s", "18446744073709551615h"] {
-            assert!(duration(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn leader_election_is_on_unless_told() {

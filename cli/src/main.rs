@@ -23,6 +23,7 @@ mod signal;
 mod storage;
 mod top;
 mod up;
+mod values;
 mod workloads;
 
 use std::future::Future;

@@ -24,13 +24,17 @@ pub(crate) async fn run(verb: &SignalVerb) -> Result<(), Failure> {
             let client = connect(connection.kubeconfig.as_deref()).await?;
             let signals = Api::<Signal>::all(client);
             for text in topics {
-                let (topic, field) = topic_and_field(text)?;
+                let (topic, field) = topic_and_field(text).map_err(Failure::new)?;
                 print_one(&signals, topic, field).await?;
             }
             Ok(())
         }
     }
 }
+
+/// What a topic may hold besides letters and digits, and how long it may be: as the Signal's schema has it.
+const TOPIC_SIGNS: &str = "-_.~:/%@!$&'()*+,;";
+const MAX_TOPIC: usize = 253;
 
 #[derive(Debug, PartialEq, Eq)]
 struct Assignment<'a> {
@@ -42,17 +46,24 @@ struct Assignment<'a> {
 fn assignment(text: &str) -> Result<Assignment<'_>, Failure> {
     let (name, value) =
         text.split_once('=').ok_or_else(|| Failure::new(format!("{text:?}: expected TOPIC[#FIELD]=VALUE")))?;
-    let (topic, field) = topic_and_field(name)?;
+    let (topic, field) = topic_and_field(name).map_err(Failure::new)?;
     Ok(Assignment { topic, field, value })
 }
 
-fn topic_and_field(text: &str) -> Result<(&str, Option<&str>), Failure> {
+/// Splits `TOPIC[#FIELD]`; a topic is what the API server takes as one ([`names::TOPIC`], 1 to 253 characters).
+pub(crate) fn topic_and_field(text: &str) -> Result<(&str, Option<&str>), String> {
     let (topic, field) = match text.split_once('#') {
         Some((topic, field)) => (topic, Some(field)),
         None => (text, None),
     };
     if topic.is_empty() || field.is_some_and(str::is_empty) {
-        return Err(Failure::new(format!("{text:?}: expected TOPIC[#FIELD], neither of them empty")));
+        return Err(format!("{text:?}: expected TOPIC[#FIELD], neither of them empty"));
+    }
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || TOPIC_SIGNS.contains(c);
+    if topic.len() > MAX_TOPIC || !topic.chars().all(is_allowed) {
+        return Err(format!(
+            "the topic {topic:?} can't be one: expected 1 to {MAX_TOPIC} letters (A-Z, a-z), digits and {TOPIC_SIGNS}"
+        ));
     }
     Ok((topic, field))
 }
@@ -64,18 +75,7 @@ async fn set(client: &Client, assignments: &[Assignment<'_>]) -> Result<(), Fail
     } else {
         BTreeMap::new()
     };
-    let mut samples: BTreeMap<&str, BTreeMap<String, String>> = BTreeMap::new();
-    for Assignment { topic, field, value } in assignments {
-        let fields = samples.entry(topic).or_default();
-        let names: Vec<String> = match field {
-            Some(field) => vec![(*field).to_owned()],
-            None => read.get(*topic).map(|fields| fields.iter().cloned().collect()).unwrap_or_default(),
-        };
-        if names.is_empty() {
-            return Err(Failure::new(format!("no scenario reads {topic:?}; name a field: {topic}#FIELD={value}")));
-        }
-        fields.extend(names.into_iter().map(|name| (name, (*value).to_owned())));
-    }
+    let samples = samples(assignments, &read)?;
     let signals = Api::<Signal>::all(client.clone());
     for (topic, fields) in samples {
         let name = names::signal_name(topic);
@@ -94,6 +94,32 @@ async fn set(client: &Client, assignments: &[Assignment<'_>]) -> Result<(), Fail
         }
     }
     Ok(())
+}
+
+/// Fields by topic; an assignment without a field is to all that scenarios read of the topic.
+fn samples<'a>(
+    assignments: &[Assignment<'a>],
+    read: &BTreeMap<String, BTreeSet<String>>,
+) -> Result<BTreeMap<&'a str, BTreeMap<String, String>>, Failure> {
+    let mut samples: BTreeMap<&'a str, BTreeMap<String, String>> = BTreeMap::new();
+    for Assignment { topic, field, value } in assignments {
+        let fields = samples.entry(topic).or_default();
+        let names: Vec<String> = match field {
+            Some(field) => vec![(*field).to_owned()],
+            None => read.get(*topic).map(|fields| fields.iter().cloned().collect()).unwrap_or_default(),
+        };
+        if names.is_empty() {
+            return Err(Failure::new(format!("no scenario reads {topic:?}; name a field: {topic}#FIELD={value}")));
+        }
+        for name in names {
+            if let Some(other) = fields.insert(name.clone(), (*value).to_owned()) {
+                return Err(Failure::new(format!(
+                    "{topic}#{name} is given twice, as {other:?} and as {value:?}; expected one value"
+                )));
+            }
+        }
+    }
+    Ok(samples)
 }
 
 async fn fields_that_scenarios_read(client: &Client) -> Result<BTreeMap<String, BTreeSet<String>>, Failure> {
@@ -147,8 +173,34 @@ mod tests {
         assert_eq!(given("Gear=P"), Some(Assignment { topic: "Gear", field: None, value: "P" }));
         assert_eq!(given("rt/x#y=a=b"), Some(Assignment { topic: "rt/x", field: Some("y"), value: "a=b" }));
         assert_eq!(given("Gear="), Some(Assignment { topic: "Gear", field: None, value: "" }));
-        for wrong in ["Gear", "=P", "#a=P", "Gear#=P", ""] {
+        let long = format!("{}=1", "x".repeat(254));
+        for wrong in ["Gear", "=P", "#a=P", "Gear#=P", "", "\u{fc}#f=1", "a\\b#f=1", "a b/c#f=1", &long] {
             assert_eq!(given(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_field_has_one_value_in_a_call() {
+        let read = BTreeMap::from([("t".to_owned(), BTreeSet::from(["f".to_owned()]))]);
+        let of = |texts: &[&'static str]| {
+            let given: Vec<_> = texts.iter().map(|text| assignment(text).unwrap()).collect();
+            samples(&given, &read).map_err(|failure| failure.to_string())
+        };
+        assert_eq!(of(&["t#f=1", "t#g=1", "u#f=1"]).map(|samples| samples.len()), Ok(2));
+        for twice in [["t#f=1", "t#f=2"], ["t#f=1", "t=2"]] {
+            let said = of(&twice).unwrap_err();
+            assert!(["t#f", "\"1\"", "\"2\""].iter().all(|part| said.contains(part)), "{said}");
+        }
+    }
+
+    #[test]
+    fn topics_are_what_the_schema_says() {
+        let crd_pattern = names::TOPIC;
+        for sign in ('\u{20}'..'\u{7f}').filter(|c| *c != '#') {
+            let text = sign.to_string();
+            let inside = crd_pattern.trim_start_matches("^[").trim_end_matches("]+$");
+            let expected = sign.is_ascii_alphanumeric() || inside.replace("A-Za-z0-9", "").contains(sign);
+            assert_eq!(topic_and_field(&text).is_ok(), expected, "{sign:?}");
         }
     }
 }

@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::fmt;
 
-pub use pullpiri_quantity::{QuantityError, millis, units};
+pub use pullpiri_quantity::{Amount, QuantityError, millis, units};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize};

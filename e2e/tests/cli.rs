@@ -21,7 +21,7 @@ fn refused(arguments: &[&str], code: i32, expected: &[&str]) {
     for part in expected {
         assert!(line.contains(part), "{arguments:?}: expected {part:?} in {line:?}");
     }
-    assert!(!text.contains("panicked"), "{text}");
+    assert!(!text.contains("panicked") && !text.contains("root:"), "{text}");
 }
 
 #[tokio::test]
@@ -98,17 +98,43 @@ fn wrong_arguments_say_what_is_expected() {
         &["no CA", "pullpiri up"],
     );
     refused(&["image", "load", "/nonexistent.tar", "--data-dir", &empty], 1, &["/nonexistent.tar"]);
-    refused(&["signal", "set", "Gear"], 1, &["\"Gear\"", "TOPIC[#FIELD]=VALUE"]);
+    refused(&["image", "load", "/etc/passwd", "--data-dir", &empty], 1, &["/etc/passwd", "no tar file"]);
+    refused(
+        &["node", "--kubeconfig", "/etc/passwd", "--name", "a", "--data-dir", &empty],
+        1,
+        &["/etc/passwd", "no kubeconfig"],
+    );
     refused(
         &["node", "--kubeconfig", "/nonexistent.yaml", "--name", "a", "--data-dir", &empty],
         1,
         &["/nonexistent.yaml"],
     );
+    let output = Command::new(process::binary().unwrap())
+        .args(["signal", "get", "x"])
+        .env("KUBECONFIG", "/etc/passwd")
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("it is no kubeconfig") && said.lines().count() == 1 && !said.contains("root:"), "{said}");
     let blocked = folder.path().join("file");
     std::fs::write(&blocked, "").unwrap();
     let below = blocked.join("data").display().to_string();
     refused(&["apiserver", "--data-dir", &below, "--listen", "127.0.0.1:0"], 1, &[&below]);
     assert_eq!(pullpiri(&["fly"]).status.code(), Some(2));
+    let long = format!("{}#f=1", "x".repeat(300));
+    for (arguments, expected) in [
+        (["signal", "set", "Gear"].as_slice(), "TOPIC[#FIELD]=VALUE"),
+        (&["signal", "set", "ü#f=1"], "letters"),
+        (&["signal", "set", "a\\b#f=1"], "letters"),
+        (&["signal", "set", "a b/c#f=1"], "letters"),
+        (&["signal", "set", &long], "253"),
+        (&["up", "--data-dir", &below, "--node", "Bad_Name!"], "expected letters"),
+        (&["up", "--data-dir", &below, "--link-rate", "fast"], "100M"),
+    ] {
+        let output = pullpiri(arguments);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && said.contains(expected), "{arguments:?}: {said}");
+    }
 }
 
 #[test]

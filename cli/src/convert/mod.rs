@@ -148,13 +148,20 @@ impl Dialect {
     }
 }
 
+/// As many of a stranger's fields are named.
+const KEYS_SAID: usize = 8;
+
 /// What a document is, or the line and the reason why it is nothing that can be converted.
 fn identity(document: &Document) -> Result<(Kind, Dialect, &str), (usize, String)> {
     let root = &document.root;
     let line = |key: &str| root.get(key).map_or(root.line, |node| node.line);
     let Some(kind_text) = root.get("kind").and_then(|node| node.as_text()) else {
         let keys: Vec<&str> = root.entries().iter().map(|entry| entry.key.as_str()).collect();
-        let found = if keys.is_empty() { root.describe() } else { format!("the fields {}", keys.join(", ")) };
+        let found = match keys.len() {
+            0 => root.kind_of_node().to_owned(),
+            1..=KEYS_SAID => format!("the fields {}", keys.join(", ")),
+            count => format!("the fields {} and {} more", keys[..KEYS_SAID].join(", "), count - KEYS_SAID),
+        };
         return Err((
             line("kind"),
             format!("not a Pullpiri resource: it has no kind, but {found}; this can't be represented"),

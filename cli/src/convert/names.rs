@@ -2,7 +2,7 @@
 //!
 //! A folder with a `package.yaml` is a scope: two published packages use one name for different things, so its Models, Networks and
 //! Volumes get the package's name as prefix. References are looked up in their own scope first, then among everything that
-//! belongs to no scope.
+//! belongs to no scope; those to kinds without prefix then in all other scopes.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -87,8 +87,11 @@ impl Names {
 
     /// `None` if nothing of the reference is left as a name.
     pub(crate) fn resolve(&self, scope: Option<&Scope>, kind: Kind, published: &str) -> Option<Resolved> {
-        let tables: Vec<_> =
+        let mut tables: Vec<_> =
             [scope.cloned(), None].into_iter().filter_map(|key| self.known.get(&(key, kind))).collect();
+        if !kind.is_scoped() {
+            tables.extend(self.known.iter().filter(|((_, other), _)| *other == kind).map(|(_, table)| table));
+        }
         if let Some(name) = tables.iter().find_map(|table| table.get(published)) {
             return Some(Resolved::Exact(name.clone()));
         }
@@ -173,6 +176,19 @@ mod tests {
         );
         assert_eq!(names.resolve(None, Kind::Volume, "x_y"), Some(Resolved::Unknown("x-y".into())));
         assert_eq!(names.resolve(None, Kind::Volume, "__"), None);
+    }
+
+    #[test]
+    fn what_has_no_prefix_is_found_in_other_scopes() {
+        let scope = |package: &str| Scope { folder: package.into(), package: package.to_owned() };
+        let (first, second) = (scope("one"), scope("two"));
+        let mut names = Names::default();
+        names.add(Some(&first), Kind::Package, "One");
+        names.add(Some(&first), Kind::Model, "core");
+        names.add(Some(&second), Kind::Package, "two");
+        assert_eq!(names.resolve(Some(&second), Kind::Package, "One"), Some(Resolved::Exact("one".into())));
+        assert_eq!(names.resolve(None, Kind::Package, "two"), Some(Resolved::Exact("two".into())));
+        assert_eq!(names.resolve(Some(&second), Kind::Model, "core"), Some(Resolved::Unknown("two-core".into())));
     }
 
     #[test]

@@ -127,6 +127,11 @@ fn wrong_manifests_name_file_document_and_line() {
             "apiVersion: v1\nkind: Volume\nmetadata:\n  name:\n",
             "noname.yaml: document 1, line 4: error: metadata.name",
         ),
+        (
+            "text",
+            "root:x:0:0:secret\ndaemon:x:1:1\n",
+            "text.yaml: document 1, line 1: error: not a Pullpiri resource: it has no kind, but text without fields; this",
+        ),
         ("syntax", "a: [1,\n", "syntax.yaml, line"),
         ("twice", "a: 1\na: 2\n", "twice.yaml, line 2: error: duplicate key \"a\""),
         (

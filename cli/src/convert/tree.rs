@@ -103,6 +103,16 @@ impl Node {
         }
     }
 
+    /// What it is without what it holds: it may be any file's text.
+    pub(crate) fn kind_of_node(&self) -> &'static str {
+        match &self.content {
+            _ if self.is_null() => "null",
+            Content::Scalar { .. } => "text without fields",
+            Content::List(_) => "a list",
+            Content::Map(_) => "a map without fields",
+        }
+    }
+
     /// What it is, for messages.
     pub(crate) fn describe(&self) -> String {
         match &self.content {

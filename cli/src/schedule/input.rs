@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::BadInput;
+use crate::fail::Failure;
 
 const API_VERSION: &str = "pullpiri.io/v1alpha1";
 /// A megabyte holds a thousand tasks ten times over.
@@ -42,7 +43,8 @@ pub(super) fn read(file: &Path) -> Result<(String, String), BadInput> {
 
 /// The documents, those in a `kind: List` one by one.
 fn documents(file: &str, text: &str) -> Result<Vec<Value>, BadInput> {
-    let values: Vec<Value> = serde_saphyr::from_multiple(text).map_err(|error| BadInput::new(file, error))?;
+    let values: Vec<Value> =
+        serde_saphyr::from_multiple(text).map_err(|error| BadInput::new(file, Failure::from(error)))?;
     let mut documents = Vec::new();
     for value in values {
         let list = value.get("kind").and_then(Value::as_str).is_some_and(|kind| kind.ends_with("List"));
