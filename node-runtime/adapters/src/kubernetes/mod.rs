@@ -8,6 +8,7 @@
 
 mod observe;
 mod pod;
+mod read;
 mod watch;
 
 use std::path::Path;
@@ -17,14 +18,14 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::{self, BoxStream};
-use k8s_openapi::api::core::v1::Pod;
-use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, ListParams, PostParams, Preconditions, Request};
 use kube::{Api, Client};
 use pullpiri_crds::model::Adapter;
 use pullpiri_crds::names::LABEL_INSTANCE_UID;
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerSpec, PodId, PodObserved, PodSpec, RuntimeInfo};
 use tokio::sync::broadcast::error::RecvError;
 
+use self::read::Pod;
 use self::watch::{Known, Shared};
 use crate::{Runtime, RuntimeError, RuntimeEvent};
 
@@ -128,13 +129,13 @@ impl KubernetesRuntime {
     async fn create(&self, spec: &PodSpec) -> Result<Pod, RuntimeError> {
         let id = &spec.id;
         let attempted = "creating the Pod";
-        let body: Pod = serde_json::from_value(pod::pod(spec, &self.node)).map_err(|error| RuntimeError::Refused {
-            pod: id.clone(),
-            attempted,
-            message: error.to_string(),
-        })?;
+        let refused = |message| RuntimeError::Refused { pod: id.clone(), attempted, message };
+        let body = serde_json::to_vec(&pod::pod(spec, &self.node)).map_err(|error| refused(error.to_string()))?;
         let api = self.within(&spec.namespace);
-        match api.create(&PostParams::default(), &body).await {
+        let request = Request::new(api.resource_url())
+            .create(&PostParams::default(), body)
+            .map_err(|error| refused(error.to_string()))?;
+        match self.client.0.request::<Pod>(request).await {
             Err(kube::Error::Api(status)) if status.code == 409 => {
                 let there = api.get_opt(&spec.name).await.map_err(|error| wrong(id, attempted, &error))?;
                 match there {
@@ -143,7 +144,7 @@ impl KubernetesRuntime {
                             "there is a Pod {}/{} that isn't this instance's; delete or rename it",
                             spec.namespace, spec.name
                         );
-                        Err(RuntimeError::Refused { pod: id.clone(), attempted, message })
+                        Err(refused(message))
                     }
                     Some(pod) => Ok(pod),
                     None => Err(failed(id, attempted, status.message)),

@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus, Pod};
+use k8s_openapi::api::core::v1::{ContainerStateTerminated, ContainerStatus};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use pullpiri_crds::model::Adapter;
 use pullpiri_crds::names::{ANNOTATION_TEMPLATE_HASH, LABEL_INSTANCE_UID};
 use pullpiri_node_core::memory::UNSEEN;
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, Exit, PodId, PodObserved, Timestamp};
+
+use super::read::Pod;
 
 /// The instance that a Pod runs; `None` if it isn't ours: the label says which, and the owner that it isn't somebody's who copied labels.
 pub(super) fn instance(pod: &Pod) -> Option<PodId> {

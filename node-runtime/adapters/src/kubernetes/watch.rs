@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use futures::StreamExt;
-use k8s_openapi::api::core::v1::Pod;
 use kube::runtime::{WatchStreamExt, watcher};
 use kube::{Api, Client};
 use pullpiri_node_core::runtime::{ContainerStateObserved, PodId, PodObserved, Timestamp};
@@ -14,6 +13,7 @@ use tokio::sync::{broadcast, watch};
 use tracing::debug;
 
 use super::observe;
+use super::read::Pod;
 use crate::RuntimeEvent;
 
 /// Events that may wait for a listener; one that is further behind lists again.
