@@ -14,7 +14,7 @@ use pullpiri_node_host::sched::{self, ApartCpus};
 use serde_json::{Value, json};
 
 use crate::agent_support::{LIMIT, condition, reason};
-use crate::cases::{OTHER, message};
+use crate::cases::message;
 use crate::rig::{Rig, task};
 
 const CPUSETS: &str = "/sys/fs/cgroup/cpuset";
@@ -119,12 +119,12 @@ pub fn given(rig: &Rig) -> BoxFuture<'_, ()> {
                 .await
                 .unwrap();
                 rig.declare("deadline", json!([])).await;
-                Rig::until_given(tid, OTHER, &all.to_string()).await;
+                Rig::until_given(tid, Rig::undeclared(), &all.to_string()).await;
             }
             None => {
                 let object = rig.cluster.until("deadline", |object| !condition(object, "RealTime").is_empty()).await;
                 assert_eq!(reason(&object, "RealTime"), "NoRealTime", "{object}");
-                Rig::until_given(Rig::thread(&object, "ctl").tid, OTHER, &all.to_string()).await;
+                Rig::until_given(Rig::thread(&object, "ctl").tid, Rig::undeclared(), &all.to_string()).await;
             }
         }
         rig.delete("deadline").await;

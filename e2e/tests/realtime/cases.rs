@@ -28,8 +28,6 @@ pub const ALL: &[Case] = &[
     ("an_instance_that_misses_is_stopped_until_its_spec_changes", terminated),
 ];
 
-pub(crate) const OTHER: Policy = Policy::Other { nice: 0 };
-
 fn fifo(priority: u32) -> Policy {
     Policy::Fifo { priority }
 }
@@ -88,7 +86,7 @@ fn given(rig: &Rig) -> BoxFuture<'_, ()> {
         // Without its task the thread has what it had.
         rig.declare("given", json!([])).await;
         let all: Cpus = cpus.iter().map(|cpu| u32::try_from(*cpu).unwrap()).collect();
-        Rig::until_given(thread.tid, OTHER, &all.to_string()).await;
+        Rig::until_given(thread.tid, Rig::undeclared(), &all.to_string()).await;
         assert!(!sched::settings(thread.tid).unwrap().reset_on_fork);
         let object = rig.cluster.until("given", |object| condition(object, "RealTime").is_empty()).await;
         assert!(object["status"]["realtime"].is_null());
@@ -196,7 +194,7 @@ fn adopted(rig: &Rig) -> BoxFuture<'_, ()> {
         };
         rig.cluster.until("stays", goes_on).await;
         let all: Cpus = cpus.iter().map(|cpu| u32::try_from(*cpu).unwrap()).collect();
-        Rig::until_given(left, OTHER, &all.to_string()).await;
+        Rig::until_given(left, Rig::undeclared(), &all.to_string()).await;
         // A change in place proves that the other is held again; what was counted of it goes on, and nothing was given to it twice.
         assert_eq!(rig.cluster.events("stays").await.len(), told);
         rig.declare("stays", json!([task("ctl", Some("ctl"), 51, cpu)])).await;
@@ -211,7 +209,7 @@ fn adopted(rig: &Rig) -> BoxFuture<'_, ()> {
         assert!(repairs(&object) >= counted, "{counted} before, {object}");
         // What it had before any of this is given back by the second life.
         rig.declare("stays", json!([])).await;
-        Rig::until_given(kept, OTHER, &all.to_string()).await;
+        Rig::until_given(kept, Rig::undeclared(), &all.to_string()).await;
         rig.delete("stays").await;
         rig.delete("changes").await;
     }
@@ -227,7 +225,7 @@ fn refused(rig: &Rig) -> BoxFuture<'_, ()> {
         assert_eq!(object["status"]["realtime"][0]["threads"], 0);
         let thread = Rig::thread(&object, "ctl");
         let all: Cpus = cpus.iter().map(|cpu| u32::try_from(*cpu).unwrap()).collect();
-        Rig::until_given(thread.tid, OTHER, &all.to_string()).await;
+        Rig::until_given(thread.tid, Rig::undeclared(), &all.to_string()).await;
         rig.until_event("refused", "NoRealTime").await;
         // Declared as it can be had, it is had.
         rig.declare("refused", json!([task("ctl", Some("ctl"), 50, cpus[0])])).await;

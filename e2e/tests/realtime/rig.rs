@@ -229,6 +229,12 @@ impl Rig {
         threads.iter().find(|thread| thread.name == name).unwrap_or_else(|| panic!("{name} in {threads:?}")).clone()
     }
 
+    /// How a thread runs that nobody declared: pods inherit the nice value of who runs the tests.
+    pub fn undeclared() -> Policy {
+        let own = i32::try_from(std::process::id()).unwrap();
+        sched::settings(own).unwrap().policy
+    }
+
     /// Waits until the kernel has the thread so.
     pub async fn until_given(tid: i32, policy: Policy, cpus: &str) {
         wait_for(&format!("thread {tid} is {policy} on {cpus}"), LIMIT, || async {
