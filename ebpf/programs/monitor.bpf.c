@@ -280,7 +280,10 @@ static __noinline int switched_out(struct task_struct *thread, __u32 pid, __u32 
 		return 0;
 	}
 	now = bpf_ktime_get_ns();
-	exec = thread->se.sum_exec_runtime - task->base_exec_ns;
+	/* What was counted by the clock of a job that went on into this one may be more than the scheduler's count, which leaves out interrupts and what
+	 * the hypervisor took. */
+	exec = thread->se.sum_exec_runtime;
+	exec = exec > task->base_exec_ns ? exec - task->base_exec_ns : 0;
 	spent = exec + delay_of(thread) - task->base_delay_ns;
 	release = spent < now ? now - spent : 0;
 	if (!(task->job & PP_JOB_ACTIVE)) {

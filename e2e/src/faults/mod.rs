@@ -58,6 +58,7 @@ pub struct Refuse {
 /// A write that reached the server.
 #[derive(Clone, Debug)]
 pub struct Written {
+    /// When it was passed on.
     pub at: Instant,
     pub method: Method,
     /// Without the query.

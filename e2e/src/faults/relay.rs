@@ -62,12 +62,12 @@ pub(super) async fn relay(state: Arc<State>, request: Request<Incoming>) -> Resu
     } else {
         body
     };
-    let (method, sent) = (head.method.clone(), body.clone());
+    let (method, sent, at) = (head.method.clone(), body.clone(), Instant::now());
     let response = state.upstream.send(passed_on(head, body)).await.map_err(|_| broken())?;
     if is_write {
         let status = response.status().as_u16();
         let body = serde_json::from_slice(&sent).unwrap_or_default();
-        lock(&state).push(Written { at: Instant::now(), method, path, body, status });
+        lock(&state).push(Written { at, method, path, body, status });
         if faults.lose_answer_every.is_some_and(|every| nth(&state.writes, every)) {
             return Err(broken());
         }
