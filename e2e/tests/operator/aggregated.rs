@@ -60,12 +60,23 @@ async fn until_put(client: &Client, value: &str) {
         .unwrap();
 }
 
+/// Whether the signal has the value, by that client.
+async fn read(client: &Client, value: &str) -> Result<(), String> {
+    let signals: Api<Signal> = Api::all(client.clone());
+    let list = signals.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
+    let fields: Vec<BTreeMap<String, String>> = list.items.into_iter().map(|signal| signal.fields).collect();
+    if fields.iter().any(|fields| fields["gear"] == value) { Ok(()) } else { Err(format!("{fields:?}")) }
+}
+
 async fn until_read(client: &Client, value: &str) {
-    wait_for(&format!("the gear is {value}"), LIMIT, || async {
-        let signals: Api<Signal> = Api::all(client.clone());
-        let list = signals.list(&ListParams::default()).await.map_err(|error| error.to_string())?;
-        let fields: Vec<BTreeMap<String, String>> = list.items.into_iter().map(|signal| signal.fields).collect();
-        if fields.iter().any(|fields| fields["gear"] == value) { Ok(()) } else { Err(format!("{fields:?}")) }
+    wait_for(&format!("the gear is {value}"), LIMIT, || read(client, value)).await.unwrap();
+}
+
+/// Tells by `writer` until `reader` sees it: what a leader takes while it goes, goes with it.
+async fn until_told(writer: &Client, reader: &Client, value: &str) {
+    wait_for(&format!("the gear is told to be {value}"), LIMIT, || async {
+        put(writer, value).await.map_err(|error| error.to_string())?;
+        read(reader, value).await
     })
     .await
     .unwrap();
@@ -116,8 +127,7 @@ pub async fn signals(plane: &Plane) {
     let a = Process::at(&place, &kubeconfig, folder.path(), "a", &flags(first)).await;
     until_holder(&place, "a_").await;
     let b = Process::at(&place, &kubeconfig, folder.path(), "b", &flags(second)).await;
-    until_put(&place.admin, "D").await;
-    until_read(&place.admin, "D").await;
+    until_told(&place.admin, &place.admin, "D").await;
     // By the command line, and as people do.
     let text = run(&["signal", "set", "Gear#gear=N", "--kubeconfig", kubeconfig.to_str().unwrap()]).unwrap();
     assert!(text.contains("Gear#gear=N"), "{text}");
@@ -130,17 +140,14 @@ pub async fn signals(plane: &Plane) {
     // A follower sends on, in whose name it came.
     b.until_ready().await;
     let follower = direct(&kubeconfig, &place, second).await;
-    until_put(&follower, "R").await;
-    until_read(&own, "R").await;
+    until_told(&follower, &own, "R").await;
     point_at(&place, second.port()).await;
-    until_put(&place.admin, "N").await;
-    until_read(&own, "N").await;
+    until_told(&place.admin, &own, "N").await;
     scenario(&place).await;
     // With the leader its signals go; the next one has its own.
     a.signal(nix::sys::signal::Signal::SIGTERM);
     until_holder(&place, "b_").await;
-    until_put(&place.admin, "D").await;
-    until_read(&place.admin, "D").await;
+    until_told(&place.admin, &place.admin, "D").await;
     let signals: Api<Signal> = Api::all(place.admin.clone());
     assert_eq!(signals.list(&ListParams::default()).await.unwrap().items.len(), 1);
     drop((a, b));
