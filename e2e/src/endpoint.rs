@@ -173,11 +173,8 @@ impl Connection {
         Ok(Exchange { status: parts.status, headers: parts.headers, body })
     }
 
-    /// GET of something long: its bytes are counted as they come, and thrown away.
-    ///
-    /// # Errors
-    /// If the connection breaks, or the answer isn't 200.
-    pub async fn drain(&mut self, path: &str) -> Result<usize, E2eError> {
+    /// GET, up to the answer's body.
+    async fn opened(&mut self, path: &str) -> Result<hyper::body::Incoming, E2eError> {
         let failed = |message: String| E2eError::failed(format!("GET {path}"), message);
         self.sender.ready().await.map_err(|error| failed(error.to_string()))?;
         let request = Request::builder()
@@ -190,9 +187,17 @@ impl Connection {
         if answer.status() != StatusCode::OK {
             return Err(failed(answer.status().to_string()));
         }
-        let (mut body, mut bytes) = (answer.into_body(), 0);
+        Ok(answer.into_body())
+    }
+
+    /// GET of something long: its bytes are counted as they come, and thrown away.
+    ///
+    /// # Errors
+    /// If the connection breaks, or the answer isn't 200.
+    pub async fn drain(&mut self, path: &str) -> Result<usize, E2eError> {
+        let (mut body, mut bytes) = (self.opened(path).await?, 0);
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|error| failed(error.to_string()))?;
+            let frame = frame.map_err(|error| E2eError::failed(format!("GET {path}"), error))?;
             bytes += frame.data_ref().map_or(0, Bytes::len);
         }
         Ok(bytes)
@@ -222,18 +227,7 @@ impl Connection {
     /// # Errors
     /// If the server doesn't answer with 200.
     pub async fn watch(mut self, path: &str) -> Result<Watch, E2eError> {
-        let failed = |message: String| E2eError::failed(format!("watching {path}"), message);
-        let request = Request::builder()
-            .uri(path)
-            .header("host", &self.host)
-            .header("accept", "application/json")
-            .body(Full::new(Bytes::new()))
-            .map_err(|error| failed(error.to_string()))?;
-        let answer = self.sender.send_request(request).await.map_err(|error| failed(error.to_string()))?;
-        if answer.status() != StatusCode::OK {
-            return Err(failed(answer.status().to_string()));
-        }
-        Ok(Watch { body: answer.into_body(), buffer: Vec::new(), _sender: self.sender })
+        Ok(Watch { body: self.opened(path).await?, buffer: Vec::new(), _sender: self.sender })
     }
 }
 
