@@ -62,7 +62,8 @@ read -r passed failed ignored < target/test.counts
 [ -s target/skipped-checks ] || rm -f target/skipped-checks
 
 if [ "${status}" -ne 0 ]; then
-    grep -nE 'panicked at|^error' "${log}" | head -n 40 || true
+    # A panic's message is on the line after it.
+    grep -nE -A 1 'panicked at|^error' "${log}" | cut -c -400 | head -n 80 || true
     tail -n 120 "${log}"
 fi
 if [ "${skipped}" -gt 0 ]; then
