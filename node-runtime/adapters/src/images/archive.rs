@@ -426,13 +426,27 @@ impl Archive {
 }
 
 impl ArchivedLayer {
+    /// What is read for it and what has to come out: layers that agree in both need one look.
+    pub(super) fn identity(&self) -> (&Digest, &str) {
+        (&self.diff_id, &self.member)
+    }
+
     /// Unpacks it into an empty directory and checks both digests: of the blob as stored and of the plain archive.
     pub(super) fn unpack(&self, target: &Path) -> Result<()> {
+        self.read(|plain| unpack::unpack(plain, target, &self.diff_id.to_string()))
+    }
+
+    /// As [`unpack`](Self::unpack), and makes nothing.
+    pub(super) fn check(&self) -> Result<()> {
+        self.read(|_| Ok(()))
+    }
+
+    fn read(&self, take: impl FnOnce(&mut dyn Read) -> Result<()>) -> Result<()> {
         let archive = &self.archive;
         let read_problem = |e: io::Error| archive.problem(&format!("{}: {e}", self.member));
         let mut stored = Hashing::new(BufReader::with_capacity(1 << 16, archive.open_member(&self.member)?));
         let mut plain = Hashing::new(decompress(&mut stored).map_err(read_problem)?);
-        let unpacked = unpack::unpack(&mut plain, target, &self.diff_id.to_string());
+        let unpacked = take(&mut plain);
         // A damaged blob shows as any error of unpacking; which digest is wrong says more.
         let plain_digest = plain.finish();
         let stored_digest = stored.finish();

@@ -176,23 +176,24 @@ impl ImageStore {
         self.dir.join("layers")
     }
 
-    /// Loads every image of an OCI image-layout archive or a docker archive (either may be compressed as a whole). On an error nothing
-    /// has changed.
+    /// Loads every image of an OCI image-layout archive or a docker archive (either may be compressed as a whole). All that they need is
+    /// checked, also what the store has already. On an error nothing has changed.
     pub fn load(&self, archive: &Path) -> Result<Vec<LoadedImage>> {
         let scratch = Scratch::new(&self.dir.join("tmp"))?;
         let images = archive::Archive::open(archive, &scratch.path)?.read()?;
         let known: BTreeSet<String> = list_names(&self.layers_dir())?;
         let mut unpacked = BTreeSet::new();
-        for image in &images {
-            for layer in &image.layers {
-                let name = layer_name(&layer.diff_id);
-                if known.contains(&name) || !unpacked.insert(name.clone()) {
-                    continue;
-                }
-                let target = scratch.path.join(&name);
-                fs::create_dir(&target).map_err(|e| ImageError::io(format!("making {}", target.display()), e))?;
-                layer.unpack(&target)?;
+        let mut read = BTreeSet::new();
+        for layer in images.iter().flat_map(|image| &image.layers).filter(|layer| read.insert(layer.identity())) {
+            let name = layer_name(&layer.diff_id);
+            if known.contains(&name) || !unpacked.insert(name.clone()) {
+                // It stays as it is; who hands over a damaged archive is told all the same.
+                layer.check()?;
+                continue;
             }
+            let target = scratch.path.join(&name);
+            fs::create_dir(&target).map_err(|e| ImageError::io(format!("making {}", target.display()), e))?;
+            layer.unpack(&target)?;
         }
         // One sync for all that was unpacked, before anything refers to it.
         files::sync_file_system(&self.dir)?;
