@@ -115,7 +115,7 @@ impl Backend for Oci {
 }
 
 /// Processes that hold the pod's lock, by what /proc says about their descriptors.
-fn supervisors(pod: &PodId) -> Vec<i32> {
+pub fn supervisors(pod: &PodId) -> Vec<i32> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
         let Some(pid) = entry.file_name().to_str().and_then(|n| n.parse::<i32>().ok()) else { continue };

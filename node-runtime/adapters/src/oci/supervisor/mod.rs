@@ -1,15 +1,19 @@
 //! A pod's supervisor: one single-threaded process that outlives the agent.
 //!
 //! It holds the containers' stdio and writes their logs, reaps them, writes each exit to disk before it tells anybody, and answers on a
-//! socket in the pod's directory. It waits in one poll call; nothing happens on a timer but the end of a grace period. Its pod's
-//! network namespace, if it has one of its own, lives exactly as long as it or its last container.
+//! socket in the pod's directory. It waits in one poll call; nothing happens on a timer but the end of a grace period, and another try to
+//! take a connection that there were no descriptors for. Its pod's network namespace, if it has one of its own, lives exactly as long as it
+//! or its last container.
 //!
 //! It ends when told to remove the pod. Until then it stays, so that containers can be started again in the same sandbox.
 
+mod clients;
 mod container;
 mod create;
 mod log;
 mod ports;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
@@ -27,7 +31,7 @@ use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved};
 use pullpiri_node_host::cgroup::{Cgroups, container_group};
 use pullpiri_node_host::net::namespace;
 use pullpiri_node_host::process::{CleanPages, Pidfd};
-use pullpiri_node_host::socket::{Listener, MAX_MESSAGE, Received, SeqPacket, set_nonblocking};
+use pullpiri_node_host::socket::{Listener, SeqPacket, set_nonblocking};
 use pullpiri_node_host::{Result, SysError, clock, limits, netns, process, signals};
 
 use self::container::{Container, Live};
@@ -59,6 +63,8 @@ struct Supervisor {
     pod: String,
     cgroups: Cgroups,
     listener: Listener,
+    /// Until then no connection is taken.
+    deaf_until: Option<Instant>,
     clients: BTreeMap<u64, SeqPacket>,
     next_client: u64,
     children: signals::ChildSignals,
@@ -141,6 +147,7 @@ impl Supervisor {
             pod: birth.pod,
             cgroups,
             listener,
+            deaf_until: None,
             clients: BTreeMap::new(),
             next_client: 0,
             children,
@@ -165,12 +172,7 @@ impl Supervisor {
                 // Logging goes on all the time and isn't worth it.
                 self.stirred |= !matches!(slot, Slot::Stream { .. } | Slot::CreatingStream { .. });
                 match slot {
-                    Slot::Listener => {
-                        while let Some(client) = self.listener.accept()? {
-                            // One that can't be greeted is closed, and comes again.
-                            let _ = self.welcome(client);
-                        }
-                    }
+                    Slot::Listener => self.take_connections(),
                     Slot::Children => self.reap()?,
                     Slot::Verdict => self.hear_verdict()?,
                     Slot::Client(client) => self.read_client(client)?,
@@ -203,7 +205,10 @@ impl Supervisor {
             None => drop(slots.remove(0)),
         }
         fds.push(PollFd::new(self.children.as_fd(), PollFlags::POLLIN));
-        fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN));
+        match self.deaf_until {
+            None => fds.push(PollFd::new(self.listener.as_fd(), PollFlags::POLLIN)),
+            Some(_) => drop(slots.pop()),
+        }
         for (id, client) in &self.clients {
             slots.push(Slot::Client(*id));
             fds.push(PollFd::new(client.as_fd(), PollFlags::POLLIN));
@@ -224,6 +229,7 @@ impl Supervisor {
             .and_then(|s| s.deadline)
             .into_iter()
             .chain(self.creating.as_ref().map(|c| c.deadline))
+            .chain(self.deaf_until)
             .min();
         let timeout = match deadline {
             None => PollTimeout::NONE,
@@ -252,41 +258,6 @@ impl Supervisor {
             _ => 0,
         });
         Ok(ready)
-    }
-
-    /// Greets a new connection with what runs and a pidfd of this process.
-    fn welcome(&mut self, client: SeqPacket) -> Result<()> {
-        client.set_nonblocking()?;
-        let pidfd = Pidfd::open(nix::unistd::getpid())?;
-        let hello = Answer::Hello { containers: self.containers.values().map(|c| c.observed.clone()).collect() };
-        let bytes = serde_json::to_vec(&hello).unwrap_or_default();
-        if client.send(&bytes, &[pidfd.as_fd()]).is_ok() {
-            self.clients.insert(self.next_client, client);
-            self.next_client += 1;
-        }
-        Ok(())
-    }
-
-    fn read_client(&mut self, id: u64) -> Result<()> {
-        loop {
-            let Some(client) = self.clients.get(&id) else { return Ok(()) };
-            match client.receive() {
-                Ok(Received::Message(message)) => {
-                    // What can't be understood comes from a newer agent; the connection's end tells it so.
-                    let Ok(request) = serde_json::from_slice::<Request>(&message.bytes) else {
-                        self.clients.remove(&id);
-                        return Ok(());
-                    };
-                    self.waiting.push_back((id, request));
-                    self.next_request()?;
-                }
-                Ok(Received::Nothing) => return Ok(()),
-                Ok(Received::Closed) | Err(_) => {
-                    self.clients.remove(&id);
-                    return Ok(());
-                }
-            }
-        }
     }
 
     /// Takes up requests in order; a creation holds up those behind it, but not a removal.
@@ -497,6 +468,11 @@ impl Supervisor {
                 self.hear_verdict()?;
             }
             let status = waitpid(pid, None).map_err(failed)?;
+            if self.creating.as_ref().is_some_and(|c| c.creator == pid) {
+                // All that it said was read. A child of it may hold the pipe open, so that there would be no end of it.
+                let why = self.why_creator_died();
+                self.created(Err(why))?;
+            }
             let Some((name, container)) = self.containers.iter_mut().find(|(_, c)| c.is(pid)) else { continue };
             let kills = self.cgroups.oom_kills(&container_group(&self.pod, name)).unwrap_or(0);
             // A full disk must not keep the exit from being told.
@@ -548,6 +524,7 @@ impl Supervisor {
 
     fn check_deadlines(&mut self) -> Result<()> {
         let now = Instant::now();
+        self.deaf_until = self.deaf_until.filter(|until| *until > now);
         if let Some(stopping) = &mut self.stopping
             && stopping.deadline.is_some_and(|d| d <= now)
         {
@@ -576,23 +553,6 @@ impl Supervisor {
         let Some(stream) = creating.streams.get_mut(index) else { return };
         if stream.pump(&mut creating.log) == StreamState::Ended {
             creating.streams.remove(index);
-        }
-    }
-
-    fn answer(&mut self, client: u64, answer: &Answer) {
-        let Some(socket) = self.clients.get(&client) else { return };
-        let bytes = serde_json::to_vec(answer).unwrap_or_default();
-        debug_assert!(bytes.len() <= MAX_MESSAGE);
-        // An agent that doesn't read is cut off; it finds everything on disk when it comes back.
-        if socket.send(&bytes, &[]).is_err() {
-            self.clients.remove(&client);
-        }
-    }
-
-    fn tell(&mut self, answer: &Answer) {
-        let clients: Vec<u64> = self.clients.keys().copied().collect();
-        for client in clients {
-            self.answer(client, answer);
         }
     }
 }

@@ -5,8 +5,9 @@ use std::time::Duration;
 use futures::StreamExt;
 use pullpiri_node_adapters::{LogRetention, RuntimeError, RuntimeEvent};
 use pullpiri_node_core::runtime::{ContainerStateObserved, NetworkMode, PodId};
+use pullpiri_node_host::socket::{Received, SeqPacket};
 
-use crate::oci::{Oci, foreign_files, is_alive, start_agent};
+use crate::oci::{Oci, foreign_files, is_alive, start_agent, supervisors};
 use crate::support::container;
 use crate::{Backend, Context, DEADLINE, Narrow, exit_of, pid_of};
 
@@ -310,4 +311,67 @@ pub async fn a_frozen_sandbox_holds_nothing_up(c: &Context) {
         assert!(!is_alive(*pid));
         assert_eq!(c.backend.leftovers(pod), Vec::<String>::new());
     }
+}
+
+/// The numbers of a process' descriptors.
+fn descriptors(pid: i32) -> Vec<usize> {
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    entries.map(|entry| entry.unwrap().file_name().to_str().unwrap().parse().unwrap()).collect()
+}
+
+/// How many descriptors a process may have, or `false` where that can't be said.
+fn limit_descriptors(pid: i32, limit: usize) -> bool {
+    let arguments = [format!("--pid={pid}"), format!("--nofile={limit}:")];
+    std::process::Command::new("prlimit").args(arguments).status().is_ok_and(|status| status.success())
+}
+
+/// What a process has computed, in clock ticks.
+fn ticks(pid: i32) -> u64 {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    fields.split_ascii_whitespace().skip(11).take(2).map(|field| field.parse::<u64>().unwrap()).sum()
+}
+
+pub async fn a_sandbox_without_descriptors_goes_on(c: &Context) {
+    let pod = c.pod("a", NetworkMode::Host, vec![container("c", &["trap", "9"]), container("d", &["exit", "6"])]);
+    c.runtime.run_pod(&pod).await.unwrap();
+    c.logged(&pod.id, "c", "stdout trapping").await;
+    c.exit(&pod.id, "d").await;
+    let Some(draft) = c.backend.record_draft(&pod.id, "c") else {
+        println!("skipped: this adapter's pods have no sandbox of their own");
+        return;
+    };
+    let dir = draft.ancestors().nth(3).unwrap().to_owned();
+    let [supervisor] = supervisors(&pod.id)[..] else { panic!("one supervisor") };
+    // Connections, until there is no gap in its numbers: then a limit leaves none for another.
+    let greeted = |client: &SeqPacket| matches!(client.receive(), Ok(Received::Message(_)));
+    let mut clients = Vec::new();
+    while *descriptors(supervisor).iter().max().unwrap() >= descriptors(supervisor).len() {
+        clients.push(SeqPacket::connect(&dir, "ctl.sock").unwrap());
+        assert!(clients.last().is_some_and(greeted));
+    }
+    if !limit_descriptors(supervisor, descriptors(supervisor).len()) {
+        println!("skipped: no prlimit");
+        return;
+    }
+    let waiting = SeqPacket::connect(&dir, "ctl.sock").unwrap();
+    // The agent is served meanwhile, by the connection that it has.
+    let again = container("d", &["exit", "7"]);
+    let refused = c.runtime.start_container(&pod.id, &again, 1).await.unwrap_err();
+    assert!(matches!(refused, RuntimeError::Failed { .. }), "{refused}");
+    let (begin, before) = (std::time::Instant::now(), ticks(supervisor));
+    while begin.elapsed() < Duration::from_millis(500) {
+        assert!(ticks(supervisor) < before + 10, "it turns in circles");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(is_alive(pid_of(&c.observed(&pod.id).await.unwrap(), "c").unwrap()));
+    assert_eq!(supervisors(&pod.id), [supervisor]);
+    // Who waits is heard once there are descriptors again.
+    assert!(limit_descriptors(supervisor, 64));
+    let heard = tokio::task::spawn_blocking(move || greeted(&waiting));
+    assert!(tokio::time::timeout(DEADLINE, heard).await.unwrap().unwrap());
+    c.runtime.start_container(&pod.id, &again, 1).await.unwrap();
+    tokio::time::timeout(DEADLINE, c.runtime.stop_pod(&pod.id, Duration::from_secs(600))).await.unwrap().unwrap();
+    assert_eq!(exit_of(&c.observed(&pod.id).await.unwrap(), "c").unwrap().code, 9);
+    c.runtime.remove_pod(&pod.id).await.unwrap();
 }

@@ -59,5 +59,6 @@ cases![
         removal_leaves_nothing,
         logs_of_removed_pods_are_kept_for_a_while,
         a_flood_of_output_leaves_a_bounded_log,
-        a_frozen_sandbox_holds_nothing_up;
+        a_frozen_sandbox_holds_nothing_up,
+        a_sandbox_without_descriptors_goes_on;
 ];
