@@ -14,6 +14,7 @@ use pullpiri_node_core::Action;
 use pullpiri_node_core::memory::{Failure, FailureKind};
 use pullpiri_node_core::plan::HostStep;
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, NetworkMode, PodId, PodObserved};
+use pullpiri_node_host::process::Pidfd;
 use pullpiri_node_host::{SysError, process};
 use tracing::error;
 
@@ -126,10 +127,8 @@ impl Executor {
                 let runtime = self.get(*adapter)?;
                 // Before the end that they are to tell of.
                 let events = runtime.events();
-                let (pid, grace) = (*pid, *grace);
-                let failed = |error: SysError| Failure { kind: FailureKind::Failed, message: error.to_string() };
-                blocking(move || process::end(pid, grace).map_err(failed)).await?;
-                effects.push(until_ended(runtime.as_ref(), events, (pod, container, pid), NEWS).await?);
+                end(runtime.as_ref(), (pod, container, *pid), *grace).await?;
+                effects.push(until_ended(runtime.as_ref(), events, (pod, container, *pid), NEWS).await?);
                 Ok(())
             }
             Action::StartContainer { pod, adapter, container, attempt } => {
@@ -200,6 +199,25 @@ pub(crate) async fn surely(actions: &[Action], work: impl Future<Output = Acted>
     }
 }
 
+/// Ends a container's first process. If that has ended by itself, its number may be another process' of this machine by now: what the runtime doesn't
+/// know as the container's after it was opened is left alone.
+async fn end(runtime: &dyn Runtime, (id, container, pid): (&PodId, &str, u32), grace: Duration) -> Result<(), Failure> {
+    let failed = |error: SysError| Failure { kind: FailureKind::Failed, message: error.to_string() };
+    let Some(process) = Pidfd::find(pid).map_err(failed)? else { return Ok(()) };
+    let pods = runtime.list().await.map_err(|error| failure(&error))?;
+    if !pods.iter().any(|pod| pod.id == *id && runs_as(pod, container, pid)) {
+        return Ok(());
+    }
+    blocking(move || process::end(&process, grace).map_err(failed)).await
+}
+
+/// Whether this process is the one that a container runs as.
+fn runs_as(pod: &PodObserved, container: &str, pid: u32) -> bool {
+    pod.containers.iter().any(|known| {
+        known.name == container && matches!(known.state, ContainerStateObserved::Running { pid: now, .. } if now == pid)
+    })
+}
+
 /// Waits by the runtime's events until it knows that the container's process has ended; how the pod is then.
 async fn until_ended(
     runtime: &dyn Runtime,
@@ -212,13 +230,7 @@ async fn until_ended(
     loop {
         let pods = runtime.list().await.map_err(|error| failure(&error))?;
         let pod = pods.into_iter().find(|pod| pod.id == *id);
-        let runs = pod.as_ref().is_some_and(|pod| {
-            pod.containers.iter().any(|known| {
-                known.name == container
-                    && matches!(known.state, ContainerStateObserved::Running { pid: now, .. } if now == pid)
-            })
-        });
-        if !runs {
+        if !pod.as_ref().is_some_and(|pod| runs_as(pod, container, pid)) {
             return Ok(Effect::Pod(runtime.adapter(), pod));
         }
         if is_late {
@@ -307,7 +319,11 @@ mod tests {
 
     impl Slow {
         fn new() -> Self {
-            let state = ContainerStateObserved::Running { pid: 7, started_at: Timestamp(1) };
+            Self::running(7)
+        }
+
+        fn running(pid: u32) -> Self {
+            let state = ContainerStateObserved::Running { pid, started_at: Timestamp(1) };
             let container = ContainerObserved {
                 name: "c".into(),
                 attempt: 0,
@@ -388,6 +404,23 @@ mod tests {
         let (ended, ()) = tokio::join!(until_ended(&runtime, events, (&id, "c", 7), limit), tell);
         let Effect::Pod(Adapter::Oci, Some(pod)) = ended.unwrap() else { panic!("a pod") };
         assert!(matches!(pod.containers[0].state, ContainerStateObserved::Exited(_)));
+    }
+
+    #[tokio::test]
+    async fn only_the_containers_own_process_is_ended() {
+        let mut process = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let (pid, id) = (process.id(), PodId("p".into()));
+        // The container that had this number has ended, unseen.
+        end(&Slow::new(), (&id, "c", pid), Duration::ZERO).await.unwrap();
+        assert!(process.try_wait().unwrap().is_none());
+        let runtime = Slow::running(pid);
+        for (pod, container) in [("other", "c"), ("p", "other")] {
+            end(&runtime, (&PodId(pod.into()), container, pid), Duration::ZERO).await.unwrap();
+        }
+        assert!(process.try_wait().unwrap().is_none());
+        end(&runtime, (&id, "c", pid), Duration::ZERO).await.unwrap();
+        assert!(process.wait().unwrap().code().is_none());
+        end(&runtime, (&id, "c", pid), Duration::ZERO).await.unwrap();
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 use std::ffi::CStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use nix::fcntl::{OFlag, open};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -75,6 +75,16 @@ impl Pidfd {
         Ok(Self(fd))
     }
 
+    /// The process that has this number now, if one has.
+    pub fn find(pid: u32) -> Result<Option<Self>> {
+        let Ok(pid @ 1..) = i32::try_from(pid) else { return Ok(None) };
+        match Self::open(Pid::from_raw(pid)) {
+            Ok(process) => Ok(Some(process)),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Takes a descriptor that another process sent.
     #[must_use]
     pub fn from_fd(fd: OwnedFd) -> Self {
@@ -106,13 +116,19 @@ impl Pidfd {
         if error.raw_os_error() == Some(libc::ESRCH) { Ok(()) } else { Err(error) }
     }
 
-    /// Waits until the process has ended, at most `milliseconds`; whether it has.
-    pub fn wait_ended(&self, milliseconds: u16) -> Result<bool> {
+    /// Waits until the process has ended, at most for `patience`; whether it has.
+    pub fn wait_ended(&self, patience: Duration) -> Result<bool> {
+        // Beyond what a clock can tell: for ever.
+        let deadline = Instant::now().checked_add(patience);
         let mut fds = [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)];
         loop {
-            match poll(&mut fds, PollTimeout::from(milliseconds)) {
-                Ok(ready) => return Ok(ready > 0),
-                Err(nix::errno::Errno::EINTR) => {}
+            let left = deadline.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+            // Rounded up, or the last millisecond would be spun through; poll takes a minute at once.
+            let piece = u16::try_from(left.as_nanos().div_ceil(1_000_000)).unwrap_or(u16::MAX);
+            match poll(&mut fds, PollTimeout::from(piece)) {
+                Ok(0) if left.is_zero() => return Ok(false),
+                Ok(0) | Err(nix::errno::Errno::EINTR) => {}
+                Ok(_) => return Ok(true),
                 Err(e) => return Err(SysError::errno("waiting for a process to end", e)),
             }
         }
@@ -148,18 +164,16 @@ impl AsRawFd for Pidfd {
 ///
 /// # Errors
 /// ETIMEDOUT: it is stuck in the kernel.
-pub fn end(pid: u32, grace: Duration) -> Result<()> {
+pub fn end(process: &Pidfd, grace: Duration) -> Result<()> {
     /// SIGKILL takes no longer, unless the process is stuck in the kernel.
     const LAST_WAIT: Duration = Duration::from_secs(10);
-    let Some(process) = i32::try_from(pid).ok().and_then(|pid| Pidfd::open(Pid::from_raw(pid)).ok()) else {
-        return Ok(());
-    };
     for (signal, wait) in [(Signal::SIGTERM, grace), (Signal::SIGKILL, LAST_WAIT)] {
         process.send_signal(signal)?;
-        if process.wait_ended(u16::try_from(wait.as_millis()).unwrap_or(u16::MAX))? {
+        if process.wait_ended(wait)? {
             return Ok(());
         }
     }
+    let pid = process.pid().ok().flatten().unwrap_or_default();
     Err(SysError::errno(format!("ending process {pid}"), nix::errno::Errno::ETIMEDOUT))
 }
 
@@ -345,9 +359,10 @@ mod tests {
         let pid = Pid::from_raw(i32::try_from(child.id()).unwrap());
         let pidfd = Pidfd::open(pid).unwrap();
         assert_eq!(pidfd.pid().unwrap(), Some(pid.as_raw()));
-        assert!(!pidfd.wait_ended(0).unwrap());
+        assert!(!pidfd.wait_ended(Duration::ZERO).unwrap());
+        assert!(!pidfd.wait_ended(Duration::from_micros(1)).unwrap());
         pidfd.send_signal(Signal::SIGKILL).unwrap();
-        assert!(pidfd.wait_ended(10_000).unwrap());
+        assert!(pidfd.wait_ended(Duration::MAX).unwrap());
         child.wait().unwrap();
         pidfd.send_signal(Signal::SIGKILL).unwrap();
     }
@@ -359,10 +374,12 @@ mod tests {
                 .args(["-c", "trap '' TERM; while :; do sleep 1; done"])
                 .spawn()
                 .unwrap();
-            end(child.id(), grace).unwrap();
+            let process = Pidfd::find(child.id()).unwrap().unwrap();
+            end(&process, grace).unwrap();
             assert!(!child.wait().unwrap().success());
-            end(child.id(), grace).unwrap();
+            end(&process, grace).unwrap();
         }
+        assert!(Pidfd::find(0).unwrap().is_none() && Pidfd::find(u32::MAX).unwrap().is_none());
     }
 
     #[test]

@@ -217,33 +217,26 @@ impl Cgroups {
     /// Kills every process in the group and below it and waits until they are gone, but for `except`.
     pub fn kill(&self, group: &str, except: Option<i32>) -> Result<()> {
         let deadline = Instant::now() + KILL_DEADLINE;
-        // Processes may fork while they are being killed, hence the rounds.
+        // Processes may fork while they are being killed, and there may be more of them than descriptors, hence the rounds.
         loop {
             let mut doomed = self.processes(group)?;
             if let Some(pid) = except {
                 doomed.remove(&pid);
             }
-            let mut waiting = Vec::new();
-            for pid in doomed {
-                // One that is gone by now is what was wanted.
-                if let Ok(pidfd) = Pidfd::open(Pid::from_raw(pid)) {
-                    pidfd.send_signal(Signal::SIGKILL)?;
-                    waiting.push((pid, pidfd));
-                }
+            let Some(first) = doomed.first().copied() else { return Ok(()) };
+            if Instant::now() > deadline {
+                return Err(still_there(group, first));
             }
-            if waiting.is_empty() {
-                return Ok(());
+            let opened = open_some(&doomed)?;
+            // Between the list and that, a number may have become another process' of this machine.
+            let still = self.processes(group)?;
+            let meant = || opened.iter().filter(|(pid, _)| still.contains(pid));
+            for (_, pidfd) in meant() {
+                pidfd.send_signal(Signal::SIGKILL)?;
             }
-            for (pid, pidfd) in waiting {
-                let left = deadline.saturating_duration_since(Instant::now()).as_millis();
-                if !pidfd.wait_ended(u16::try_from(left).unwrap_or(u16::MAX))? {
-                    return Err(SysError::io(
-                        format!("killing cgroup {group}"),
-                        std::io::Error::new(
-                            std::io::ErrorKind::TimedOut,
-                            format!("process {pid} is still there {} s after SIGKILL", KILL_DEADLINE.as_secs()),
-                        ),
-                    ));
+            for (pid, pidfd) in meant() {
+                if !pidfd.wait_ended(deadline.saturating_duration_since(Instant::now()))? {
+                    return Err(still_there(group, *pid));
                 }
             }
         }
@@ -267,6 +260,25 @@ impl Cgroups {
         let text = std::fs::read_to_string(self.controller_path("memory", group)?.join(file)).ok()?;
         text.lines().find_map(|l| l.strip_prefix("oom_kill "))?.trim().parse().ok()
     }
+}
+
+/// Handles on processes, as many as there are descriptors for. Those that are gone by now are what was wanted.
+fn open_some(processes: &BTreeSet<i32>) -> Result<Vec<(i32, Pidfd)>> {
+    let mut opened = Vec::new();
+    for pid in processes {
+        match Pidfd::open(Pid::from_raw(*pid)) {
+            Ok(pidfd) => opened.push((*pid, pidfd)),
+            Err(error) if error.raw_os_error() == Some(libc::ESRCH) => {}
+            Err(error) if opened.is_empty() => return Err(error),
+            Err(_) => break,
+        }
+    }
+    Ok(opened)
+}
+
+fn still_there(group: &str, pid: i32) -> SysError {
+    let message = format!("process {pid} is still there {} s after SIGKILL", KILL_DEADLINE.as_secs());
+    SysError::io(format!("killing cgroup {group}"), std::io::Error::new(std::io::ErrorKind::TimedOut, message))
 }
 
 /// The group of a pod.
