@@ -170,7 +170,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let socket = dir.path().join("podman.sock");
         let listener = UnixListener::bind(&socket).unwrap();
-        let mut events = listen(Client::new(&socket), "test".to_owned());
+        let mut events = listen(Client::new(&socket, Duration::from_secs(60)), "test".to_owned());
         let limit = Duration::from_secs(30);
         let mut next = async || tokio::time::timeout(limit, events.next()).await.expect("an event");
         let (mut stream, _) = listener.accept().await.unwrap();

@@ -2,6 +2,7 @@
 //! one request only.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode};
@@ -29,6 +30,8 @@ pub(super) enum HttpError {
     Connect { path: PathBuf, source: std::io::Error },
     #[error("{method} {path}: {message}")]
     Broken { method: Method, path: String, message: String },
+    #[error("{method} {path}: no answer within {} s", within.as_secs_f64())]
+    Late { method: Method, path: String, within: Duration },
     /// podman answered, and said no.
     #[error("{message}")]
     Refused { status: StatusCode, message: String },
@@ -38,7 +41,7 @@ impl HttpError {
     pub fn status(&self) -> Option<StatusCode> {
         match self {
             Self::Refused { status, .. } => Some(*status),
-            Self::NoSocket { .. } | Self::Connect { .. } | Self::Broken { .. } => None,
+            Self::NoSocket { .. } | Self::Connect { .. } | Self::Broken { .. } | Self::Late { .. } => None,
         }
     }
 
@@ -52,11 +55,13 @@ type Body = BoxBody<Bytes, std::io::Error>;
 #[derive(Clone, Debug)]
 pub(super) struct Client {
     socket: PathBuf,
+    /// What podman may take to answer, beyond what it was told to wait for.
+    deadline: Duration,
 }
 
 impl Client {
-    pub fn new(socket: &Path) -> Self {
-        Self { socket: socket.to_owned() }
+    pub fn new(socket: &Path, deadline: Duration) -> Self {
+        Self { socket: socket.to_owned(), deadline }
     }
 
     /// The answer's status and body, unless podman says no.
@@ -100,6 +105,22 @@ impl Client {
         Err(HttpError::Refused { status, message })
     }
 
+    /// [`read`](Self::read), unless that takes too long. podman goes on with what it does; who asks again finds what came of it.
+    async fn read_in_time(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+        allowance: Duration,
+    ) -> Result<Bytes, HttpError> {
+        let within = self.deadline.saturating_add(allowance);
+        let answer = self.read(method.clone(), path, body, "application/json");
+        match tokio::time::timeout(within, answer).await {
+            Ok(answer) => answer,
+            Err(_) => Err(HttpError::Late { method, path: path.to_owned(), within }),
+        }
+    }
+
     async fn read(&self, method: Method, path: &str, body: Body, kind: &'static str) -> Result<Bytes, HttpError> {
         let response = self.send(method.clone(), path, body, kind).await?;
         collect(response).await.map_err(|error| HttpError::Broken {
@@ -118,13 +139,18 @@ impl Client {
     }
 
     pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, HttpError> {
-        let answer = self.read(Method::GET, path, empty(), "application/json").await?;
+        let answer = self.read_in_time(Method::GET, path, empty(), Duration::ZERO).await?;
         Self::parse(&Method::GET, path, &answer)
     }
 
     pub async fn post(&self, path: &str, body: Option<&Value>) -> Result<Bytes, HttpError> {
         let body = body.map_or_else(empty, |value| full(value.to_string()));
-        self.read(Method::POST, path, body, "application/json").await
+        self.read_in_time(Method::POST, path, body, Duration::ZERO).await
+    }
+
+    /// [`post`](Self::post) of what makes podman wait for as long as `allowance`.
+    pub async fn post_and_wait(&self, path: &str, allowance: Duration) -> Result<Bytes, HttpError> {
+        self.read_in_time(Method::POST, path, empty(), allowance).await
     }
 
     pub async fn create<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T, HttpError> {
@@ -134,23 +160,27 @@ impl Client {
 
     /// podman's version. `/version` tells it too, after asking the package manager about each of podman's programs: that takes seconds.
     pub async fn version(&self) -> Result<String, HttpError> {
-        let response = self.send(Method::GET, "/_ping", empty(), "application/json").await?;
+        let (path, within) = ("/_ping", self.deadline);
+        let asked = tokio::time::timeout(within, self.send(Method::GET, path, empty(), "application/json")).await;
+        let late = |_| HttpError::Late { method: Method::GET, path: path.to_owned(), within };
+        let response = asked.map_err(late)??;
         let version = response.headers().get("Libpod-API-Version").and_then(|version| version.to_str().ok());
         version.map(str::to_owned).ok_or_else(|| HttpError::Broken {
             method: Method::GET,
-            path: "/_ping".to_owned(),
+            path: path.to_owned(),
             message: "the answer names no libpod version; is this podman's socket?".to_owned(),
         })
     }
 
     /// What isn't there is as good as deleted.
     pub async fn delete(&self, path: &str) -> Result<(), HttpError> {
-        match self.read(Method::DELETE, path, empty(), "application/json").await {
+        match self.read_in_time(Method::DELETE, path, empty(), Duration::ZERO).await {
             Err(error) if !error.is_not_found() => Err(error),
             _ => Ok(()),
         }
     }
 
+    /// However long it takes: an image may be large and the disk slow.
     pub async fn upload<T: DeserializeOwned>(&self, path: &str, file: tokio::fs::File) -> Result<T, HttpError> {
         use futures::StreamExt;
         let frames = tokio_util::io::ReaderStream::with_capacity(file, 1 << 16).map(|chunk| chunk.map(Frame::data));
@@ -208,8 +238,27 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_socket_says_what_to_do() {
-        let client = Client::new(Path::new("/nonexistent/podman.sock"));
+        let client = Client::new(Path::new("/nonexistent/podman.sock"), Duration::from_secs(60));
         let error = client.get::<Value>("/info").await.unwrap_err();
         assert!(error.to_string().contains("/nonexistent/podman.sock; start podman's API service"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_service_that_says_nothing_is_not_waited_for_without_end() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("podman.sock");
+        // The kernel takes the connection; nobody reads it.
+        let _silent = tokio::net::UnixListener::bind(&socket).unwrap();
+        let client = Client::new(&socket, Duration::from_millis(20));
+        let limit = Duration::from_secs(60);
+        for answer in [
+            tokio::time::timeout(limit, client.get::<Value>("/info")).await.unwrap().err(),
+            tokio::time::timeout(limit, client.post("/x", None)).await.unwrap().err(),
+            tokio::time::timeout(limit, client.delete("/x")).await.unwrap().err(),
+            tokio::time::timeout(limit, client.version()).await.unwrap().err(),
+        ] {
+            let error = answer.unwrap();
+            assert!(matches!(&error, HttpError::Late { .. }) && error.to_string().contains("within 0.02 s"), "{error}");
+        }
     }
 }

@@ -61,11 +61,18 @@ pub struct PodmanOptions {
     pub log_max_bytes: u64,
     /// Of removed pods.
     pub log_retention: LogRetention,
+    /// podman answers within seconds, beyond the grace of a stop. Two minutes, as a kubelet waits for its runtime: what has hung for so long is told
+    /// as a failure and tried again.
+    pub answer_deadline: Duration,
 }
 
 impl Default for PodmanOptions {
     fn default() -> Self {
-        Self { log_max_bytes: 50 << 20, log_retention: LogRetention::default() }
+        Self {
+            log_max_bytes: 50 << 20,
+            log_retention: LogRetention::default(),
+            answer_deadline: Duration::from_secs(120),
+        }
     }
 }
 
@@ -96,7 +103,7 @@ impl PodmanRuntime {
     pub fn with_options(socket: &Path, data_dir: &Path, options: &PodmanOptions) -> Self {
         let logs = Logs::new(data_dir.join("podman").join("logs"), options.log_retention);
         Self {
-            client: Client::new(socket),
+            client: Client::new(socket, options.answer_deadline),
             logs: Arc::new(logs),
             pruned: Arc::default(),
             owner: data_dir.display().to_string(),
@@ -303,7 +310,7 @@ impl PodmanRuntime {
         let seconds = grace.as_secs() + u64::from(grace.subsec_nanos() > 0);
         let stops = running.iter().map(|entry| async {
             let path = format!("/containers/{}/stop?timeout={seconds}", entry.id);
-            match self.client.post(&path, None).await {
+            match self.client.post_and_wait(&path, Duration::from_secs(seconds)).await {
                 Err(error) if !error.is_not_found() => Err(error),
                 _ => Ok(()),
             }
@@ -385,7 +392,7 @@ fn runtime_error(pod: &PodId, attempted: &'static str, error: HttpError) -> Runt
                 failed(pod, attempted, message)
             }
         }
-        HttpError::Broken { .. } => failed(pod, attempted, message),
+        HttpError::Broken { .. } | HttpError::Late { .. } => failed(pod, attempted, message),
     }
 }
 

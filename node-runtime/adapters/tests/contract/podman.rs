@@ -40,7 +40,11 @@ impl Backend for Podman {
     }
 
     fn open_narrow(&self, narrow: Narrow) -> BoxFuture<'_, Arc<dyn Runtime>> {
-        let options = PodmanOptions { log_max_bytes: narrow.log_max_bytes, log_retention: narrow.retention };
+        let options = PodmanOptions {
+            log_max_bytes: narrow.log_max_bytes,
+            log_retention: narrow.retention,
+            ..PodmanOptions::default()
+        };
         let runtime = PodmanRuntime::with_options(&self.service.socket(), &self.data, &options);
         Box::pin(async { Arc::new(runtime) as Arc<dyn Runtime> })
     }
