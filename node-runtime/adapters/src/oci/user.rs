@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::OFlag;
 use pullpiri_node_core::runtime::Security;
-use pullpiri_node_host::files::Root;
+use pullpiri_node_host::files::{self, Root};
 
 /// The most of a password file that is read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -101,7 +102,10 @@ fn read(layers: &[PathBuf], path: &str) -> String {
     for layer in layers {
         let Ok(root) = Root::open(layer) else { continue };
         if root.open_within(Path::new(path), OFlag::O_PATH | OFlag::O_NOFOLLOW).is_err() {
-            continue;
+            match Path::new(path).parent() {
+                Some(directory) if hides(&root, directory) => return String::new(),
+                _ => continue,
+            }
         }
         // A whiteout is a device, which must not be read.
         let text =
@@ -116,6 +120,17 @@ fn read(layers: &[PathBuf], path: &str) -> String {
         return text.unwrap_or_default();
     }
     String::new()
+}
+
+/// Whether a layer has something in place of a directory of those below it: a whiteout, or one that is opaque.
+fn hides(layer: &Root, directory: &Path) -> bool {
+    let Ok(found) = layer.open_within(directory, OFlag::O_PATH | OFlag::O_NOFOLLOW) else { return false };
+    let found = File::from(found);
+    let is_opaque = || {
+        let path = files::path_of(found.as_fd()).ok()?;
+        files::get_xattr(&path, "trusted.overlay.opaque").ok()?
+    };
+    found.metadata().is_ok_and(|metadata| !metadata.is_dir()) || is_opaque().as_deref() == Some(b"y")
 }
 
 #[cfg(test)]
@@ -162,6 +177,16 @@ mod tests {
         std::fs::write(bottom.join("etc/passwd"), "low").unwrap();
         assert_eq!(read(&[top.clone(), bottom.clone()], "etc/passwd"), "low");
         std::os::unix::fs::symlink("/etc/hostname", top.join("etc/passwd")).unwrap();
-        assert_eq!(read(&[top, bottom], "etc/passwd"), "");
+        assert_eq!(read(&[top.clone(), bottom.clone()], "etc/passwd"), "");
+        // Something else in place of the directory, or the directory made anew.
+        let (none, anew) = (dir.path().join("none"), layer("anew"));
+        std::fs::create_dir(&none).unwrap();
+        std::fs::write(none.join("etc"), "").unwrap();
+        assert_eq!(read(&[none, bottom.clone()], "etc/passwd"), "");
+        let directory = File::open(&anew).unwrap();
+        match files::set_xattr(directory.as_fd(), "etc".as_ref(), "trusted.overlay.opaque".as_ref(), b"y") {
+            Ok(()) => assert_eq!(read(&[anew, bottom], "etc/passwd"), ""),
+            Err(error) => println!("skipped: {error}"),
+        }
     }
 }
