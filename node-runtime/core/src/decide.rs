@@ -10,6 +10,7 @@
 //! * nothing is removed because of what isn't known (an API server not yet heard, a runtime that doesn't answer).
 
 mod realtime;
+mod removal;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,6 +27,8 @@ use crate::runtime::{ContainerStateObserved, PodId, PodObserved, Timestamp};
 use crate::snapshot::{AdapterState, DataState, Instance, Snapshot};
 use crate::status::{self, Blocked, Facts};
 
+use self::removal::removal;
+
 /// Keeps a ModelInstance until its pod was stopped and removed. A node that is gone for good can't remove it: the controllers, or a
 /// person, may, once they know that the node won't come back.
 pub const FINALIZER: &str = pullpiri_crds::names::NODE_FINALIZER;
@@ -34,8 +37,6 @@ pub const FINALIZER: &str = pullpiri_crds::names::NODE_FINALIZER;
 const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 /// For a pod that nobody knows: it can't be asked how long it needs.
 const UNKNOWN_GRACE: Duration = Duration::from_secs(10);
-/// Stopping was tried this often before the pod is removed by force.
-const STOP_ATTEMPTS: u32 = 2;
 
 /// What shall become of an instance.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,16 +80,6 @@ pub fn decide_unknown(snapshot: &Snapshot) -> Plan {
         plan.actions.push(Action::RemoveFiles { pod: id.clone() });
     }
     plan
-}
-
-/// Stop while something runs, remove once nothing does.
-fn removal(pod: &PodObserved, grace: Duration, why: StopReason) -> Action {
-    let runs = |state: &ContainerStateObserved| matches!(state, ContainerStateObserved::Running { .. });
-    if pod.sandbox_alive && pod.containers.iter().any(|container| runs(&container.state)) {
-        Action::StopPod { pod: pod.id.clone(), adapter: pod.adapter, grace, why }
-    } else {
-        Action::RemovePod { pod: pod.id.clone(), adapter: pod.adapter, why }
-    }
 }
 
 /// Decides on one instance.
@@ -274,86 +265,10 @@ impl<'a> Pass<'a> {
         }
     }
 
-    /// Nothing of the instance is left but its files, its finalizer and what is remembered.
-    fn leave(mut self) -> Plan {
-        if self.pods().next().is_some() {
-            // Nobody knows what it was: it is removed as unknown.
-            return self.plan;
-        }
-        if self.snapshot.network.attached.contains(self.id) {
-            match self.wait_after_failure("") {
-                Some(at) => self.plan.requeue(at),
-                None => self.plan.actions.push(Action::Detach { pod: self.id.clone() }),
-            }
-            return self.plan;
-        }
-        if self.snapshot.directories.contains(self.id) {
-            self.plan.actions.push(Action::RemoveFiles { pod: self.id.clone() });
-            if let Some(at) = self.wait_after_failure("") {
-                self.plan.actions.clear();
-                self.plan.requeue(at);
-            }
-            return self.plan;
-        }
-        if self.instance.memory != Memory::default() {
-            self.plan.ledger.insert(self.id.clone(), LedgerChange::Forget);
-        }
-        if self.instance.object.as_ref().is_some_and(|object| has_finalizer(object)) {
-            let change = ObjectChange { status: None, finalizer: Some(FinalizerChange::Remove) };
-            self.plan.objects.insert(self.id.clone(), change);
-        }
-        self.plan
-    }
-
     /// When a failed operation may be tried again, if that isn't now.
     fn wait_after_failure(&self, key: &str) -> Option<Timestamp> {
         let at = self.memory.failures.get(key)?.retry_at(self.now());
         (at > self.now()).then_some(at)
-    }
-
-    fn decide_removal(&mut self, accepted: &ModelInstance, why: StopReason, uncertain: Option<Blocked>) {
-        let pods: Vec<&PodObserved> = self.pods().collect();
-        if pods.is_empty() {
-            // Where nobody can look, a pod may still use it.
-            if uncertain.is_none() {
-                self.detach();
-            }
-            self.blocked = uncertain;
-        }
-        for pod in pods {
-            self.remove(pod, grace(accepted), why);
-        }
-    }
-
-    fn remove(&mut self, pod: &PodObserved, grace: Duration, why: StopReason) {
-        if let Some(at) = self.wait_after_failure("") {
-            self.plan.requeue(at);
-            return;
-        }
-        let stubborn = self.memory.failures.get("").is_some_and(|failure| failure.count >= STOP_ATTEMPTS);
-        let action = match removal(pod, grace, why) {
-            Action::StopPod { pod, adapter, why, .. } if stubborn => Action::RemovePod { pod, adapter, why },
-            action => action,
-        };
-        if matches!(action, Action::StopPod { .. }) {
-            self.event("Killing", false, format!("stopping the containers: {why}"));
-        }
-        let removes = matches!(action, Action::RemovePod { .. });
-        self.plan.actions.push(action);
-        // Its successor gets a namespace that nobody has touched.
-        if removes && self.snapshot.network.attached.contains(self.id) {
-            self.plan.actions.push(Action::Detach { pod: self.id.clone() });
-        }
-    }
-
-    fn detach(&mut self) {
-        if !self.snapshot.network.attached.contains(self.id) {
-            return;
-        }
-        match self.wait_after_failure("") {
-            Some(at) => self.plan.requeue(at),
-            None => self.plan.actions.push(Action::Detach { pod: self.id.clone() }),
-        }
     }
 
     fn decide_run(&mut self, accepted: &ModelInstance) {
