@@ -7,6 +7,7 @@
  *   uplink_ingress tcx ingress of the node's uplink: whether such a source can come from there
  *   uplink_egress  tcx egress of it, before its queues
  *   host_egress    cgroup/skb egress: workloads in the node's own network
+ *   guest_egress   tcx ingress of a pod's interface that somebody else made (a CNI plugin): its class, and nothing is ever dropped
  *
  * A packet reads `config.epoch` once in each program; its lowest bit names the slot of every table, so it sees one generation whole.
  * The loader fills the other slot, then writes the epoch. Connections remember under which epoch they were allowed: the first packet of each
@@ -424,7 +425,7 @@ int uplink_egress(struct __sk_buff *skb)
 		return NEXT;
 	if ((skb->priority & ~PHAROS_CLASS_MASK) == PHAROS_PRIORITY) {
 		id = skb->priority & PHAROS_CLASS_MASK;
-	} else if ((skb->tc_index & PHAROS_STAMP_MASK) == PHAROS_STAMP) {
+	} else if ((skb->tc_index & PHAROS_STAMP_MASK) == PHAROS_STAMP || (skb->tc_index & PHAROS_STAMP_MASK) == PHAROS_GUEST) {
 		id = skb->tc_index & PHAROS_CLASS_MASK;
 		/* Where the link ends in a namespace of this machine, that would find it. */
 		skb->tc_index = 0;
@@ -501,6 +502,35 @@ int host_egress(struct __sk_buff *skb)
 	if (id)
 		skb->priority = PHAROS_PRIORITY | id;
 	return 1;
+}
+
+SEC("classifier")
+int guest_egress(struct __sk_buff *skb)
+{
+	struct pharos_key key = { .kind = PHAROS_ADDRESS };
+	struct pharos_host *guest;
+	struct packet packet = {};
+	union pharos_value *value;
+	__u32 ifindex = skb->ifindex;
+	__u32 epoch = current_epoch();
+	__u32 class = 0;
+
+	guest = bpf_map_lookup_elem(&pharos_guests, &ifindex);
+	if (!guest || !epoch)
+		return NEXT;
+	__builtin_memcpy(key.address, guest->address, 16);
+	value = find(epoch, &key);
+	if (value && value->identity.shapes && !pharos_parse(skb, &packet) && !(packet.is & IS_ARP)) {
+		/* Who it is its interface says. What it remembers of fragments is its own, whatever source it claims. */
+		__builtin_memcpy(packet.source, guest->address, 16);
+		if (packet.is & IS_FIRST_FRAGMENT)
+			remember_fragment(&packet);
+		if (!(packet.is & IS_LATER_FRAGMENT) || !fragment_ports(&packet))
+			class = pharos_classify(epoch, &value->identity, &packet) & PHAROS_CLASS_MASK;
+	}
+	/* Without a class as well: no address that it claims gets it another's at the uplink. */
+	skb->tc_index = PHAROS_GUEST | class;
+	return NEXT;
 }
 
 char LICENSE[] SEC("license") = "Dual BSD/GPL";

@@ -33,6 +33,8 @@
  * From the uplink to a pod it is PHAROS_LINK: that source may come from there. A packet with neither came another way. */
 #define PHAROS_STAMP 0xa000u
 #define PHAROS_LINK 0xb000u
+/* The same as PHAROS_STAMP from a pod whose interface is somebody else's: a class, and no word for its source address. */
+#define PHAROS_GUEST 0xc000u
 #define PHAROS_STAMP_MASK 0xf000u
 #define PHAROS_CLASS_MASK 0x0fffu
 /* skb->priority from a cgroup to the uplink, which knows the major number of its HTB: "PH" and the class. */
@@ -183,7 +185,7 @@ struct pharos_uplink {
 	__u32 major;
 };
 
-/* A workload in the node's own network, by cgroup id: the address that stands for it in `tables`. */
+/* A workload whose network isn't ours, by cgroup id or by ifindex: the address that stands for it in `tables`. */
 struct pharos_host {
 	__u32 address[4];
 };

@@ -76,6 +76,14 @@ struct {
 	__type(value, struct pharos_host);
 } pharos_hosts SEC(".maps");
 
+/* By the node's end of a pod's interface that somebody else made. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, struct pharos_host);
+} pharos_guests SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_LRU_HASH);
 	__uint(max_entries, 65536);

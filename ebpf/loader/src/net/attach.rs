@@ -4,6 +4,7 @@ use std::io;
 use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use aya::maps::MapError;
 use aya::programs::links::{FdLink, PinnedLink};
@@ -17,6 +18,9 @@ use super::datapath::{Datapath, absent};
 use super::error::{NetError, map_error, pin_error};
 use super::layout::{BUDGET, HAS_MAC, HAS_V4, HAS_V6, Port, Slot, address_bytes, host_address};
 use super::pins::{Hook, LinkPin};
+
+/// How long the kernel may take to detach a program whose link is gone: milliseconds.
+const DETACHED: Duration = Duration::from_secs(1);
 
 /// A pod's end of its interface on the node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -113,6 +117,31 @@ impl Datapath {
         absent(self.hosts.remove(&cgroup_id)).map_err(map_error("clearing", "pharos_hosts"))
     }
 
+    /// Chooses classes for a pod whose interface somebody else made, and does nothing else to it: `device` is the node's end of that, `uid` the endpoint's.
+    ///
+    /// # Errors
+    /// When the device isn't there, has programs of others (which may read `tc_index` in a way of their own), or the kernel refuses.
+    pub fn attach_guest(&mut self, device: &str, uid: &str) -> Result<(), NetError> {
+        let ifindex = ifindex(device)?;
+        let hook = Hook::GuestEgress;
+        let (_, found) =
+            SchedClassifier::query_tcx(device, TcAttachType::Ingress).map_err(attach_error(hook, device))?;
+        if found.iter().any(|program| program.name_as_str() != Some(hook.program())) {
+            return Err(NetError::Taken { device: device.to_owned() });
+        }
+        self.forget_others(device, ifindex)?;
+        self.guests.insert(ifindex, host_address(uid), 0).map_err(map_error("writing", "pharos_guests"))?;
+        self.ensure_link(device, ifindex, hook, TcAttachType::Ingress)
+    }
+
+    /// Undoes `attach_guest`, whether or not the device is still there.
+    ///
+    /// # Errors
+    /// When a pin or an entry can't be removed.
+    pub fn detach_guest(&mut self, device: &str) -> Result<(), NetError> {
+        self.forget_others(device, 0)
+    }
+
     /// Devices that programs are attached to, and cgroup ids, by program.
     ///
     /// # Errors
@@ -154,11 +183,19 @@ impl Datapath {
             self.pins.unpin(&pin).map_err(pin_error("removing", &path))?;
         }
         let program = self.classifier(hook, device)?;
-        // First: another's program that accepts a packet would end the chain.
-        let link = program
-            .attach_with_options(device, direction, TcAttachOptions::TcxOrder(LinkOrder::first()))
-            .and_then(|id| program.take_link(id))
-            .map_err(attach_error(hook, device))?;
+        // First: another's program that accepts a packet would end the chain. On an interface of theirs, they come first.
+        let order = || if hook == Hook::GuestEgress { LinkOrder::last() } else { LinkOrder::first() };
+        let deadline = Instant::now() + DETACHED;
+        let id = loop {
+            match program.attach_with_options(device, direction, TcAttachOptions::TcxOrder(order())) {
+                // It was detached just now, and is there until the kernel is done with that.
+                Err(error) if is_refused(&error, Errno::EEXIST) && Instant::now() < deadline => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                attached => break attached.map_err(attach_error(hook, device))?,
+            }
+        };
+        let link = program.take_link(id).map_err(attach_error(hook, device))?;
         let link: FdLink = link.try_into().map_err(attach_error(hook, device))?;
         link.pin(&path).map_err(attach_error(hook, device))?;
         Ok(())
@@ -177,7 +214,8 @@ impl Datapath {
                 drop(program.take_link(id).map_err(attach_error(pin.hook, &pin.device))?);
                 Ok(Updated::Alive)
             }
-            Err(error) if is_dead(&error) => Ok(Updated::Dead),
+            // The device is gone, and the link with it (tcx_link_update in kernel/bpf/tcx.c).
+            Err(error) if is_refused(&error, Errno::ENOLINK) => Ok(Updated::Dead),
             Err(error) => Err(attach_error(pin.hook, &pin.device)(error)),
         }
     }
@@ -208,6 +246,9 @@ impl Datapath {
             Hook::PodIngress => Hook::PodEgress,
             Hook::UplinkIngress => Hook::UplinkEgress,
             Hook::UplinkEgress => Hook::UplinkIngress,
+            Hook::GuestEgress => {
+                return absent(self.guests.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_guests"));
+            }
             Hook::HostEgress => return Ok(()),
         };
         let other = LinkPin { hook: other, ..pin.clone() };
@@ -241,10 +282,9 @@ enum Updated {
     Dead,
 }
 
-/// The device is gone, and the link with it (tcx_link_update in kernel/bpf/tcx.c).
-fn is_dead(error: &ProgramError) -> bool {
+fn is_refused(error: &ProgramError, with: Errno) -> bool {
     let ProgramError::SyscallError(error) = error else { return false };
-    error.io_error.raw_os_error().map(Errno::from_raw) == Some(Errno::ENOLINK)
+    error.io_error.raw_os_error().map(Errno::from_raw) == Some(with)
 }
 
 fn attach_error<E: std::error::Error + Send + Sync + 'static>(
@@ -289,6 +329,7 @@ mod tests {
     #[test]
     fn only_a_link_without_a_device_is_dead() {
         let refused = |io_error| ProgramError::from(SyscallError { call: "bpf_link_update", io_error });
+        let is_dead = |error: &ProgramError| is_refused(error, Errno::ENOLINK);
         assert!(is_dead(&refused(Errno::ENOLINK.into())));
         for errno in [Errno::EPERM, Errno::ENOMEM, Errno::EINVAL, Errno::ENOENT, Errno::ENODEV, Errno::ESTALE] {
             assert!(!is_dead(&refused(errno.into())), "{errno}");

@@ -23,7 +23,7 @@ use super::policy::Compiled;
 use crate::object;
 
 /// Every map of the object: all are pinned.
-const MAPS: [&str; 16] = [
+const MAPS: [&str; 17] = [
     "pharos_config",
     "pharos_tables",
     "pharos_prefixes",
@@ -31,6 +31,7 @@ const MAPS: [&str; 16] = [
     "pharos_ports",
     "pharos_uplinks",
     "pharos_hosts",
+    "pharos_guests",
     "pharos_conns",
     "pharos_opened",
     "pharos_slots",
@@ -58,6 +59,7 @@ pub struct Datapath {
     pub(super) ports: HashMap<MapData, u32, Port>,
     pub(super) uplinks: HashMap<MapData, u32, u32>,
     pub(super) hosts: HashMap<MapData, u64, [u8; 16]>,
+    pub(super) guests: HashMap<MapData, u32, [u8; 16]>,
     config: Array<MapData, Config>,
     tables: ArrayOfMaps<MapData, Exact>,
     prefixes: ArrayOfMaps<MapData, Prefixes>,
@@ -95,7 +97,7 @@ impl Datapath {
             loader.map_pin_path(name, pins.maps().join(name));
         }
         let mut ebpf = loader.load(bytes).map_err(|source| NetError::Load(Box::new(source)))?;
-        for hook in [Hook::PodEgress, Hook::PodIngress, Hook::UplinkIngress, Hook::UplinkEgress] {
+        for hook in Hook::ALL.into_iter().filter(|hook| *hook != Hook::HostEgress) {
             load::<SchedClassifier>(&mut ebpf, hook, SchedClassifier::load)?;
         }
         load::<CgroupSkb>(&mut ebpf, Hook::HostEgress, CgroupSkb::load)?;
@@ -103,6 +105,7 @@ impl Datapath {
             ports: typed(&mut ebpf, "pharos_ports")?,
             uplinks: typed(&mut ebpf, "pharos_uplinks")?,
             hosts: typed(&mut ebpf, "pharos_hosts")?,
+            guests: typed(&mut ebpf, "pharos_guests")?,
             config: typed(&mut ebpf, "pharos_config")?,
             tables: typed(&mut ebpf, "pharos_tables")?,
             prefixes: typed(&mut ebpf, "pharos_prefixes")?,

@@ -53,6 +53,8 @@ pub enum NetError {
     },
     #[error("pod on {device}: {count} addresses, one IPv4 and one IPv6 at most")]
     Addresses { device: String, count: usize },
+    #[error("network device {device} has programs of somebody else, which might read a class as something of theirs")]
+    Taken { device: String },
     #[error(transparent)]
     Compile(#[from] CompileError),
 }
@@ -69,6 +71,7 @@ impl NetError {
             Self::Attach { .. } => "AttachFailed",
             Self::Map { .. } => "MapFailed",
             Self::Addresses { .. } => "BadAddresses",
+            Self::Taken { .. } => "DeviceTaken",
             Self::Compile(_) => "PolicyTooLarge",
         }
     }

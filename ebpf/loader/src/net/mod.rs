@@ -7,6 +7,7 @@
 //!              │  uplink: tcx ingress uplink_ingress can such a source come from there?
 //!              │          tcx egress uplink_egress  class → skb->priority (HTB), code point, counters
 //!              │  cgroup v2: egress  host_egress    the same for workloads in the node's own network
+//!   a CNI's veth: tcx ingress  guest_egress   the class of a pod whose interface somebody else made; drops nothing
 //! ```
 //!
 //! A generation is written beside the one in force and switched to by one word; maps and links are pinned and adopted by the next process. The

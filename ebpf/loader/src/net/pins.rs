@@ -21,11 +21,19 @@ pub enum Hook {
     UplinkEgress,
     /// What workloads in the node's own network send.
     HostEgress,
+    /// What a pod sends whose interface somebody else made.
+    GuestEgress,
 }
 
 impl Hook {
-    pub const ALL: [Self; 5] =
-        [Self::PodEgress, Self::PodIngress, Self::UplinkIngress, Self::UplinkEgress, Self::HostEgress];
+    pub const ALL: [Self; 6] = [
+        Self::PodEgress,
+        Self::PodIngress,
+        Self::UplinkIngress,
+        Self::UplinkEgress,
+        Self::HostEgress,
+        Self::GuestEgress,
+    ];
 
     /// The function's name in `pharos.bpf.c`.
     #[must_use]
@@ -36,6 +44,7 @@ impl Hook {
             Self::UplinkIngress => "uplink_ingress",
             Self::UplinkEgress => "uplink_egress",
             Self::HostEgress => "host_egress",
+            Self::GuestEgress => "guest_egress",
         }
     }
 }
