@@ -42,7 +42,7 @@ pub use claim::{Claim, ClaimError};
 pub use config::{Config, Heartbeat, node_name};
 pub use ledger::LedgerError;
 pub use metrics::Metrics;
-pub use network::{NetworkConfig, Outcome, Pending, Plumbing};
+pub use network::{NetworkConfig, Outcome, Pending, Plumbing, Pods};
 
 /// The field manager of everything that a node writes.
 pub const FIELD_MANAGER: &str = "pullpiri-node";

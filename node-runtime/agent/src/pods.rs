@@ -1,16 +1,19 @@
 //! What the runtimes have: listed once and again whenever events may have been missed, and kept up to date by events in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures::StreamExt;
 use pullpiri_crds::model::Adapter;
 use pullpiri_node_adapters::{Runtime, RuntimeError, RuntimeEvent};
+use pullpiri_node_core::Snapshot;
 use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, PodId, PodObserved, RuntimeInfo};
+use pullpiri_node_core::snapshot::AdapterState;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
+use crate::network::Pods;
 use crate::node::Message;
 
 /// A runtime that says nothing for so long isn't there.
@@ -74,6 +77,24 @@ pub(crate) async fn ask(runtime: &dyn Runtime) -> Listed {
             message: format!("no answer within {} s", PROBE.as_secs()),
         }),
     }
+}
+
+/// The Pods of the node's kubelet that are there, with the processes that are known of each; `None`: the API server hasn't said.
+pub(crate) fn of_kubelet(snapshot: &Snapshot) -> Option<Pods> {
+    if let Some(AdapterState::Unavailable { .. }) = snapshot.node.adapters.get(&Adapter::Kubernetes) {
+        return None;
+    }
+    let pods = snapshot.pods.iter().filter(|((_, adapter), _)| *adapter == Adapter::Kubernetes);
+    let processes = pods.map(|((id, _), pod)| {
+        let running = pod.containers.iter().filter_map(|container| match container.state {
+            ContainerStateObserved::Running { pid, .. } if pid > 0 => Some(pid),
+            _ => None,
+        });
+        (id.clone(), running.collect::<BTreeSet<u32>>(), pod.sandbox_alive)
+    });
+    Some(
+        processes.filter(|(_, pids, is_alive)| *is_alive || !pids.is_empty()).map(|(id, pids, _)| (id, pids)).collect(),
+    )
 }
 
 /// Folds an event into what is known. `false`: the pod isn't known, so the runtime is to be asked.

@@ -1,7 +1,8 @@
 //! Which instance is in which network.
 //!
 //! A bridged network is joined by what its ModelInstance says: it was given the addresses. The node's network (mode Host) has no addresses to
-//! give; an instance that uses it belongs to the network that its Package names for its Model, else to the first that attaches its labels.
+//! give; an instance that uses it, or that is a Pod on its cluster's network, belongs to the network that its Package names for its Model, else to the
+//! first that attaches its labels.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -29,7 +30,7 @@ pub(crate) struct Member<'a> {
     pub node: String,
     /// What its containers publish: `hostPort`, protocol number and `containerPort`.
     pub ports: Vec<(u16, u8, u16)>,
-    /// The runtime that runs it, if that is one whose cgroups the datapath knows nothing of.
+    /// The runtime that runs it, if that is one of whose workloads the datapath knows nothing.
     pub elsewhere: Option<Adapter>,
 }
 
@@ -68,7 +69,7 @@ pub(crate) fn members<'a>(inputs: &Inputs<'a>) -> Vec<Member<'a>> {
                     .status
                     .as_ref()
                     .and_then(|status| status.runtime)
-                    .filter(|runtime| *runtime != Adapter::Oci),
+                    .filter(|runtime| !matches!(runtime, Adapter::Oci | Adapter::Kubernetes)),
             })
         })
         .collect();
@@ -154,7 +155,7 @@ impl<'a> HostNetworks<'a> {
 
     fn of(&self, namespace: &str, instance: &ModelInstance) -> Option<ObjectName> {
         let spec = &instance.spec;
-        if spec.template.spec.host_network != Some(true) {
+        if spec.template.spec.host_network != Some(true) && !is_pod(instance) {
             return None;
         }
         let mut here =
@@ -166,6 +167,12 @@ impl<'a> HostNetworks<'a> {
         };
         network.map(|network| name_of(network))
     }
+}
+
+/// Whether the cluster gives it its network. Its Model says so, or the node whose default runtime it has.
+fn is_pod(instance: &ModelInstance) -> bool {
+    let told = instance.status.as_ref().and_then(|status| status.runtime);
+    instance.spec.template.spec.runtime.or(told) == Some(Adapter::Kubernetes)
 }
 
 /// The namespace and name of an instance.

@@ -231,7 +231,7 @@ fn paths(inputs: &Inputs<'_>, reviewed: &mut Reviewed) {
     }
 }
 
-/// Finds models with the node's network whose packets no class takes: what they send is known by their cgroup, which only runtime oci makes.
+/// Finds models with the node's network whose packets no class takes: what they send is known by their cgroup, which only runtime oci and a kubelet make.
 fn unclassed(members: &[Member<'_>], reviewed: &mut Reviewed) {
     let is_shared = |declared: &Declared| declared.mode == NetworkMode::Host && !declared.classes.is_empty();
     for (member, runtime) in members.iter().filter_map(|member| Some((member, member.elsewhere?))) {
@@ -240,7 +240,7 @@ fn unclassed(members: &[Member<'_>], reviewed: &mut Reviewed) {
         }
         if let Some(review) = reviewed.reviews.get_mut(&member.network) {
             let message = format!(
-                "{} on node {} runs under {}: no class of this Network takes what it sends; use runtime oci",
+                "{} on node {} runs under {}: no class of this Network takes what it sends; use runtime oci or kubernetes",
                 member.instance,
                 member.node,
                 runtime.as_str()

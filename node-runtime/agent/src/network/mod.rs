@@ -6,6 +6,7 @@
 
 mod adopt;
 mod disk;
+mod hosts;
 mod kernel;
 mod metrics;
 mod plumbing;
@@ -28,6 +29,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+pub use self::hosts::Pods;
 pub use self::plumbing::{Outcome, Pending, Plumbing};
 use crate::config::Config;
 use crate::node::Message;
@@ -63,6 +65,8 @@ pub(crate) struct Network {
     plumbing: Arc<Mutex<Plumbing>>,
     facts: watch::Sender<Facts>,
     pending: watch::Sender<Pending>,
+    /// `None`: not known yet.
+    pods: watch::Sender<Option<Pods>>,
 }
 
 /// What is kept until the agent runs: metrics are registered before.
@@ -99,7 +103,8 @@ impl Network {
     ) -> Self {
         let plumbing = Arc::new(Mutex::new(Plumbing::new(node, &config.data_dir, config.network.clone())));
         *source.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&plumbing));
-        let network = Self { plumbing, facts, pending: watch::Sender::new(Pending::Nothing) };
+        let network =
+            Self { plumbing, facts, pending: watch::Sender::new(Pending::Nothing), pods: watch::Sender::default() };
         tokio::spawn(network.clone().run(client, node.to_owned(), messages, stop));
         network
     }
@@ -115,6 +120,9 @@ impl Network {
             plumbing.open();
             plumbing.state()
         });
+        let mut pods = self.pods.subscribe();
+        // They may have been told while that was done.
+        pods.mark_changed();
         let mut pending = self.pending.subscribe();
         pending.mark_changed();
         let Some(state) = state.await else { return };
@@ -136,6 +144,15 @@ impl Network {
                     let known = receiver.borrow_and_update().clone();
                     if let slices::Known::All(generation) = known {
                         self.take(generation).await;
+                    }
+                }
+                changed = pods.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let known = pods.borrow_and_update().clone();
+                    if let Some(known) = known {
+                        self.with(move |plumbing| plumbing.know(known)).await;
                     }
                 }
                 changed = pending.changed() => {
@@ -187,6 +204,16 @@ impl Network {
     /// Takes everything away that isn't a pod's.
     pub async fn close(&self) {
         self.with(Plumbing::close).await;
+    }
+
+    /// Which Pods the node's kubelet runs, with their processes.
+    pub fn pods(&self, pods: Pods) {
+        let pods = Some(pods);
+        self.pods.send_if_modified(|known| {
+            let is_news = *known != pods;
+            *known = pods;
+            is_news
+        });
     }
 
     /// A pod in the node's own network came.
@@ -267,6 +294,12 @@ fn describe(plumbing: &Plumbing) -> NetworkFacts {
         (false, reason::FAMILY_MISSING, message)
     } else if let Some(no_qos) = no_qos {
         (false, reason::NO_QOS, format!("pods can join Networks, but the link isn't shared by classes: {no_qos}"))
+    } else if let Some((instance, why)) = plumbing.hosts.unclassed.first_key_value() {
+        let others = match plumbing.hosts.unclassed.len() {
+            1 => String::new(),
+            count => format!(" (and {} more)", count - 1),
+        };
+        (false, reason::NO_QOS, format!("no class takes what {instance}{others} sends: {why}"))
     } else {
         let shared = found.zip(rate).map(|(found, bps)| format!("; {} has {bps} bit/s", found.uplink.name));
         let open = plumbing.unclosed.as_ref().map(|why| format!("; others can route through this node: {why}"));

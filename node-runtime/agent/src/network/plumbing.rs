@@ -3,13 +3,11 @@
 //! Every change ends in [`Plumbing::converge`]: look, decide in the core, do what differs. What fails for one pod holds up no other, and a
 //! pod's interface goes up only after its programs are there.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use pullpiri_crds::network::NetworkMode;
-use pullpiri_ebpf::net::{Datapath, NetError, PodPort, ensure_bpffs, policy, probe};
+use pullpiri_ebpf::net::{Datapath, PodPort, ensure_bpffs, policy, probe};
 use pullpiri_node_core::network::names;
 use pullpiri_node_core::network::shape::MAJOR;
 use pullpiri_node_core::network::{
@@ -21,6 +19,7 @@ use pullpiri_node_host::net::{Family, Netlink, nat, sysctl};
 use tracing::{debug, info, warn};
 
 use super::disk::{Disk, Record};
+use super::hosts::{Hosts, Pods};
 use super::kernel::{self, Place};
 use super::uplink::{self, Found, Said, Server};
 use super::{NetworkConfig, adopt};
@@ -77,8 +76,8 @@ pub struct Plumbing {
     datapath: Option<Datapath>,
     guarded: BTreeSet<String>,
     nat: Option<Nat>,
-    /// Workloads in the node's own network that have their classes, with their cgroup's id.
-    hosts: BTreeMap<String, u64>,
+    /// Workloads whose network isn't ours, which have classes.
+    pub(super) hosts: Hosts,
     pub(super) uplink: Result<Found, String>,
     /// What failed last, but for single pods.
     pub(super) failure: Option<String>,
@@ -97,7 +96,7 @@ impl std::fmt::Debug for Plumbing {
     }
 }
 
-fn text(error: &dyn std::error::Error) -> String {
+pub(super) fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(next) = cause {
@@ -138,7 +137,7 @@ impl Plumbing {
             applied: None,
             datapath: None,
             guarded: BTreeSet::new(),
-            hosts: BTreeMap::new(),
+            hosts: Hosts::default(),
             uplink: Err("it hasn't been looked for yet".to_owned()),
             failure: None,
             unclosed: None,
@@ -273,7 +272,14 @@ impl Plumbing {
 
     /// Whether the pod is in the node's own network and has its class.
     pub(super) fn has_host(&self, pod: &PodId) -> bool {
-        self.hosts.contains_key(&pod.0)
+        self.hosts.has(&pod.0)
+    }
+
+    /// Learns which Pods the node's kubelet runs.
+    pub fn know(&mut self, pods: Pods) {
+        if self.hosts.tell(pods) {
+            let _ = self.converge();
+        }
     }
 
     /// What failed last, but for single pods.
@@ -365,7 +371,7 @@ impl Plumbing {
                     failures.insert(pod.clone(), failure.clone());
                 }
             })?);
-            let released = self.datapath.as_mut().map(|opened| adopt::release(opened, &wanted, &self.cgroups));
+            let released = self.datapath.as_mut().map(|opened| adopt::release(opened, &wanted));
             trouble = trouble.or(released.and_then(Result::err).map(|error| text(&error)));
         }
         let mut broken: BTreeSet<String> = BTreeSet::new();
@@ -535,7 +541,7 @@ impl Plumbing {
             self.applied = Some(generation.number);
             info!(generation = generation.number, rules = compiled.rules.len(), "network rules in force");
         }
-        classify_hosts(datapath, generation, &self.node, &self.cgroups, &mut self.hosts).map_err(|error| text(&error))
+        self.hosts.classify(datapath, generation, &self.node, &self.cgroups).map_err(|error| text(&error))
     }
 
     /// The family over which pods here and pods of other nodes don't reach each other: the link has no address of it.
@@ -561,44 +567,6 @@ impl Plumbing {
         let names = classes.filter_map(|class| Some((u16::try_from(class.id).ok()?, class.name.clone()))).collect();
         Some((counters, names))
     }
-}
-
-/// Workloads in the node's own network get their classes by their cgroup, where runtime oci puts them.
-fn classify_hosts(
-    datapath: &mut Datapath,
-    generation: &Generation,
-    node: &str,
-    cgroups: &Path,
-    known: &mut BTreeMap<String, u64>,
-) -> Result<(), NetError> {
-    use std::os::unix::fs::MetadataExt;
-    let networks = generation.parts.iter().flat_map(|part| &part.networks);
-    let host: BTreeSet<i32> = networks.filter(|n| n.mode == NetworkMode::Host).map(|network| network.id).collect();
-    let endpoints = generation.parts.iter().flat_map(|part| &part.endpoints);
-    let mut wanted = BTreeMap::new();
-    for endpoint in endpoints.filter(|endpoint| endpoint.node == node && host.contains(&endpoint.network)) {
-        let cgroup = cgroups.join("pullpiri").join(&endpoint.uid);
-        if let Ok(found) = std::fs::metadata(&cgroup) {
-            wanted.insert(endpoint.uid.clone(), (found.ino(), cgroup));
-        }
-    }
-    let gone: Vec<String> = known
-        .iter()
-        .filter(|(uid, id)| wanted.get(*uid).is_none_or(|(now, _)| now != *id))
-        .map(|(u, _)| u.clone())
-        .collect();
-    for uid in gone {
-        if let Some(id) = known.remove(&uid) {
-            datapath.detach_host(id)?;
-        }
-    }
-    for (uid, (id, cgroup)) in wanted {
-        if let Entry::Vacant(unknown) = known.entry(uid) {
-            datapath.attach_host(&cgroup, unknown.key())?;
-            unknown.insert(id);
-        }
-    }
-    Ok(())
 }
 
 #[cfg(test)]

@@ -193,6 +193,9 @@ pub(crate) async fn run(
                 tokio::spawn(register::keep(client.clone(), identity, facts, network, owner, stop.clone()));
             }
             node.decide();
+            if let Some(known) = pods::of_kubelet(&node.snapshot) {
+                network.pods(known);
+            }
         }
     }
     node.shut_down(&mut messages, config.stop_workloads).await;

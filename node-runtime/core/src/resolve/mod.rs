@@ -236,7 +236,7 @@ fn join(
     let Some(given) = &instance.spec.network else { return NetworkMode::Own };
     if adapter == Adapter::Kubernetes {
         let message = format!(
-            "a Pod is on the cluster's network and can't join Network {}: neither its rules nor its classes would hold; use runtime oci, or hostNetwork",
+            "a Pod is on the cluster's network and can't join Network {}, whose rules wouldn't hold for it; use runtime oci, or a Network of mode Host, whose classes do",
             given.name
         );
         problems.push(Problem { kind: ProblemKind::CannotHonour, field: "spec.network".to_owned(), message });

@@ -30,6 +30,35 @@ pub fn container_directory(pod: &Path, id: &str) -> Option<PathBuf> {
     directories(pod).into_iter().find(|(name, _)| is_it(name)).map(|(_, path)| path)
 }
 
+/// The Pod's group, of a path of a container's group or one below it; `None`: no kubelet made it.
+#[must_use]
+pub fn pod_of(group: &str) -> Option<&str> {
+    let mut end = 0;
+    let mut is_below = false;
+    for part in group.split_inclusive('/') {
+        end += part.len();
+        let name = part.trim_end_matches('/');
+        if is_below && is_pod(name) {
+            return group.get(..end).map(|path| path.trim_end_matches('/'));
+        }
+        is_below = is_below || is_root(name);
+    }
+    None
+}
+
+fn is_root(name: &str) -> bool {
+    name == "kubepods" || name.strip_suffix("kubepods.slice").is_some()
+}
+
+/// Whether it is a Pod's by either driver: `pod<uid>`, or a slice that ends so. Static Pods' uids are hashes.
+fn is_pod(name: &str) -> bool {
+    let uid = match name.strip_suffix(".slice") {
+        Some(slice) => slice.rsplit_once("-pod").map(|(_, uid)| uid),
+        None => name.strip_prefix("pod"),
+    };
+    uid.is_some_and(|uid| uid.len() >= 32 && uid.bytes().all(|b| b.is_ascii_hexdigit() || b == b'-' || b == b'_'))
+}
+
 /// The first process of a container: of those whose parent isn't in the container, the one that started first. `None` if nothing runs in it.
 ///
 /// # Errors
@@ -60,7 +89,6 @@ fn choose(processes: &BTreeMap<i32, (i32, u64)>) -> Option<i32> {
 
 fn find_root(directory: &Path, uid: &str, depth: usize) -> Option<PathBuf> {
     let found = directories(directory);
-    let is_root = |name: &str| name == "kubepods" || name.strip_suffix("kubepods.slice").is_some();
     let here = found.iter().filter(|(name, _)| is_root(name)).find_map(|(_, path)| find_pod(path, uid, POD_DEPTH));
     if here.is_some() || depth == 0 {
         return here;
@@ -147,6 +175,26 @@ mod tests {
                 assert_eq!(first_process(&container).unwrap(), None);
                 assert_eq!(pod_directory(&cgroups, "00000000-0000-4000-8000-000000000000"), None);
             }
+        }
+    }
+
+    #[test]
+    fn the_pods_group_is_the_one_above_its_containers() {
+        let under = UID.replace('-', "_");
+        for pod in [
+            format!("/kubepods/burstable/pod{UID}"),
+            format!("/pullpiri-kube/kubepods/pod{UID}"),
+            "/kubepods/besteffort/pod0123456789abcdef0123456789abcdef".to_owned(),
+            format!("/kubepods.slice/kubepods-besteffort.slice/kubepods-besteffort-pod{under}.slice"),
+            format!("/kubelet.slice/kubelet-kubepods.slice/kubelet-kubepods-pod{under}.slice"),
+        ] {
+            for below in ["", "/cri-containerd-1f00.scope", "/1f00/inner"] {
+                assert_eq!(pod_of(&format!("{pod}{below}")), Some(pod.as_str()));
+            }
+        }
+        let strange = format!("/user.slice/pod{UID}/x");
+        for other in ["", "/", "/system.slice/kubelet.service", "/kubepods/burstable/podium", &strange] {
+            assert_eq!(pod_of(other), None, "{other}");
         }
     }
 

@@ -11,6 +11,7 @@ use crate::{Result, SysError};
 const RTM_NEWLINK: u16 = 16;
 const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
+const RTM_GETNSID: u16 = 90;
 
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
@@ -20,6 +21,7 @@ const IFLA_MASTER: u16 = 10;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_IFALIAS: u16 = 20;
 const IFLA_NET_NS_FD: u16 = 28;
+const IFLA_LINK_NETNSID: u16 = 37;
 const IFLA_GSO_MAX_SEGS: u16 = 40;
 const IFLA_GSO_MAX_SIZE: u16 = 41;
 const IFLA_TXQLEN: u16 = 13;
@@ -31,8 +33,14 @@ const IFLA_INFO_SLAVE_DATA: u16 = 5;
 const IFLA_BR_MCAST_SNOOPING: u16 = 23;
 const IFLA_BRPORT_ISOLATED: u16 = 33;
 
+/// Attributes of linux/net_namespace.h.
+const NETNSA_NSID: u16 = 1;
+const NETNSA_FD: u16 = 3;
+
 /// Bytes of `struct ifinfomsg`.
 const IFINFO: usize = 16;
+/// Of `struct rtgenmsg`, padded.
+const GENERAL: usize = 4;
 const IFF_UP: u32 = 1;
 const IFF_LOOPBACK: u32 = 8;
 
@@ -52,6 +60,8 @@ pub struct Link {
     pub mtu: u32,
     /// The index of the bridge that it is a port of.
     pub master: Option<u32>,
+    /// The number that this namespace has for the one in which the other end is, if that is another.
+    pub peer_namespace: Option<u32>,
     /// Whether it hears no other isolated port of its bridge, but the bridge itself.
     pub isolated: bool,
     /// The hardware address.
@@ -104,6 +114,7 @@ fn parse(payload: &[u8]) -> Link {
             IFLA_MTU => link.mtu = read_u32(value, 0),
             IFLA_QDISC => link.qdisc = read_text(value),
             IFLA_MASTER => link.master = Some(read_u32(value, 0)),
+            IFLA_LINK_NETNSID => link.peer_namespace = Some(read_u32(value, 0)),
             IFLA_LINKINFO => {
                 link.kind = Attributes(value).find(IFLA_INFO_KIND).map(read_text);
                 let port = Attributes(value).find(IFLA_INFO_SLAVE_DATA);
@@ -136,6 +147,18 @@ impl Netlink {
             Err(error) if error.raw_os_error() == Some(libc::ENODEV) => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// The number that this namespace has for another, as `Link::peer_namespace` says it; `None`: no interface here has its other end there. Numbers are
+    /// given when interfaces are listed.
+    pub fn namespace_number(&mut self, namespace: BorrowedFd<'_>) -> Result<Option<u32>> {
+        let descriptor = u32::try_from(namespace.as_raw_fd()).unwrap_or(u32::MAX);
+        let mut message = Message::new(RTM_GETNSID, 0, &[0; GENERAL]);
+        message.u32(NETNSA_FD, descriptor);
+        let answer = self.get(message, "asking for the number of a network namespace")?;
+        let number = Attributes::after(&answer.payload, GENERAL).find(NETNSA_NSID).map(|value| read_u32(value, 0));
+        // NETNSA_NSID_NOT_ASSIGNED is -1.
+        Ok(number.filter(|number| *number != u32::MAX))
     }
 
     /// Makes a veth pair: `name` here, `peer` in another network namespace, both down.

@@ -96,4 +96,12 @@ fn a_link_without_an_address_of_a_family_in_use_is_a_condition_of_the_node() {
     assert!(message.contains("over IPv4"), "{message}");
     plumbing.uplink = Ok(found(&["fd09::1", "192.0.2.1"]));
     as_declared(&plumbing);
+    // So is a Pod that has no class.
+    for (instance, expected) in [
+        ("default/a", "no class takes what default/a sends: it is so"),
+        ("default/b", "no class takes what default/a (and 1 more) sends: it is so"),
+    ] {
+        plumbing.hosts.unclassed.insert(instance.to_owned(), "it is so".to_owned());
+        assert_eq!(said(&plumbing), (false, reason::NO_QOS, expected.to_owned()));
+    }
 }
