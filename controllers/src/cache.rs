@@ -2,6 +2,9 @@
 //!
 //! An answer to a write is newer than the watch; a watch event may be older than what is here already. The resource version decides (it is a
 //! number that grows, and comparing it is allowed since Kubernetes 1.35); the UID tells an object from its predecessor of the same name.
+//!
+//! A list is read after it began to be asked for, so it is newer than all that was here by then, whatever the numbers: after a backup was
+//! restored they may be lower than before. Only what came up while it was being read may be newer than it.
 
 use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
 use std::fmt;
@@ -58,9 +61,26 @@ struct Inner<K> {
     objects: HashMap<Key, Arc<K>>,
     terms: HashMap<String, BTreeSet<Key>>,
     graves: VecDeque<String>,
-    /// Keys seen since the list that is under way began.
-    listing: Option<HashSet<Key>>,
+    /// The list that is under way.
+    listing: Option<Listing>,
     synced: bool,
+}
+
+#[derive(Default)]
+struct Listing {
+    /// Keys seen since it began.
+    seen: HashSet<Key>,
+    /// Those of them that were written meanwhile.
+    written: HashSet<Key>,
+}
+
+/// How an object came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Arrival {
+    /// On the list that is under way.
+    Listed,
+    /// By a watch, or as the answer to a write.
+    News,
 }
 
 /// The objects of one kind.
@@ -131,22 +151,22 @@ impl<K: Resource> Cache<K> {
     }
 
     /// Takes in an object. `None` if it is old news.
-    pub fn put(&self, mut object: K) -> Option<Change<K>> {
+    pub fn put(&self, mut object: K, by: Arrival) -> Option<Change<K>> {
         slim(&mut object);
         let key = Key::of(&object);
         let mut inner = self.write();
-        if let Some(listing) = &mut inner.listing {
-            listing.insert(key.clone());
-        }
+        let is_newest = inner.is_newest(&key, by);
         if object.meta().uid.as_ref().is_some_and(|uid| inner.graves.contains(uid)) {
             return None;
         }
         let before = inner.objects.get(&key).cloned();
-        if let Some(before) = &before
-            && version(&**before) >= version(&object)
-            && version(&object).is_some()
-        {
-            return None;
+        if let Some(before) = &before {
+            let (known, given) = (version(&**before), version(&object));
+            let is_old =
+                if is_newest { known == given && before.meta().uid == object.meta().uid } else { known >= given };
+            if is_old && given.is_some() {
+                return None;
+            }
         }
         let after = Arc::new(object);
         inner.file(&key, before.as_deref(), Some(&after), self.index);
@@ -171,18 +191,21 @@ impl<K: Resource> Cache<K> {
 
     /// A list begins.
     pub fn list_begins(&self) {
-        self.write().listing = Some(HashSet::new());
+        self.write().listing = Some(Listing::default());
     }
 
     /// The list is complete: what wasn't on it, and didn't come up since, is gone.
     pub fn list_ends(&self) -> Vec<Change<K>> {
         let mut inner = self.write();
-        let seen = inner.listing.take().unwrap_or_default();
+        let Listing { seen, .. } = inner.listing.take().unwrap_or_default();
         inner.synced = true;
         let lost: Vec<Key> = inner.objects.keys().filter(|key| !seen.contains(key)).cloned().collect();
         lost.into_iter()
             .filter_map(|key| {
                 let before = inner.objects.remove(&key)?;
+                if let Some(uid) = &before.meta().uid {
+                    inner.bury(uid);
+                }
                 inner.file(&key, Some(&*before), None, self.index);
                 Some(Change { before: Some(before), after: None })
             })
@@ -207,6 +230,19 @@ impl<K> Inner<K> {
         }
         for term in new {
             self.terms.entry(term).or_default().insert(key.clone());
+        }
+    }
+
+    /// Whether the object of this key is newer than the one that is here, whatever their versions say. Notes that it was seen.
+    fn is_newest(&mut self, key: &Key, by: Arrival) -> bool {
+        let Some(Listing { seen, written }) = &mut self.listing else { return false };
+        seen.insert(key.clone());
+        match by {
+            Arrival::Listed => !written.contains(key),
+            Arrival::News => {
+                written.insert(key.clone());
+                false
+            }
         }
     }
 
@@ -253,6 +289,10 @@ mod tests {
         }
     }
 
+    fn news(cache: &Cache<ConfigMap>, object: ConfigMap) -> Option<Change<ConfigMap>> {
+        cache.put(object, Arrival::News)
+    }
+
     fn cache() -> Cache<ConfigMap> {
         Cache::new(|o| o.metadata.labels.iter().flatten().map(|(_, v)| v.clone()).collect())
     }
@@ -260,10 +300,10 @@ mod tests {
     #[test]
     fn the_newest_version_stays_whatever_the_order_of_arrival() {
         let cache = cache();
-        assert!(cache.put(object("a", "1", 7, "x")).is_some());
-        assert!(cache.put(object("a", "1", 5, "y")).is_none());
-        assert!(cache.put(object("a", "1", 7, "y")).is_none());
-        assert!(cache.put(object("a", "1", 9, "y")).is_some());
+        assert!(news(&cache, object("a", "1", 7, "x")).is_some());
+        assert!(news(&cache, object("a", "1", 5, "y")).is_none());
+        assert!(news(&cache, object("a", "1", 7, "y")).is_none());
+        assert!(news(&cache, object("a", "1", 9, "y")).is_some());
         assert_eq!((cache.count("x"), cache.count("y")), (0, 1));
         assert!(cache.get(&Key::new("ns", "a")).unwrap().metadata.managed_fields.is_none());
     }
@@ -272,23 +312,56 @@ mod tests {
     fn what_was_deleted_does_not_come_back_but_its_successor_does() {
         let cache = cache();
         let key = Key::new("ns", "a");
-        cache.put(object("a", "1", 1, "x"));
+        news(&cache, object("a", "1", 1, "x"));
         assert!(cache.remove(&key, Some("1")).is_some());
-        assert!(cache.put(object("a", "1", 2, "x")).is_none(), "a late answer to a write");
-        assert!(cache.put(object("a", "2", 3, "x")).is_some());
+        assert!(news(&cache, object("a", "1", 2, "x")).is_none(), "a late answer to a write");
+        assert!(news(&cache, object("a", "2", 3, "x")).is_some());
         assert!(cache.remove(&key, Some("1")).is_none(), "a late event about the predecessor");
         assert!(cache.get(&key).is_some());
     }
 
     #[test]
+    fn a_list_is_right_even_if_its_numbers_are_lower() {
+        let cache = cache();
+        let label =
+            |name: &str| cache.get(&Key::new("ns", name)).unwrap().metadata.labels.clone().unwrap()["l"].clone();
+        let uid = |name: &str| cache.get(&Key::new("ns", name)).unwrap().metadata.uid.clone().unwrap();
+        for name in ["restored", "successor", "same", "written"] {
+            news(&cache, object(name, name, 50, "lost"));
+        }
+        cache.list_begins();
+        assert!(cache.put(object("restored", "restored", 9, "x"), Arrival::Listed).is_some());
+        assert!(cache.put(object("successor", "another", 9, "x"), Arrival::Listed).is_some());
+        assert!(cache.put(object("same", "same", 50, "lost"), Arrival::Listed).is_none());
+        // What was written while the list was read may be newer than it.
+        assert!(news(&cache, object("written", "written", 60, "w")).is_some());
+        assert!(cache.put(object("written", "written", 50, "lost"), Arrival::Listed).is_none());
+        assert!(cache.list_ends().is_empty());
+        assert_eq!((label("restored"), label("successor"), label("written")), ("x".into(), "x".into(), "w".into()));
+        assert_eq!(uid("successor"), "another");
+        // Afterwards numbers count again.
+        assert!(news(&cache, object("restored", "restored", 8, "old")).is_none());
+    }
+
+    #[test]
+    fn what_a_list_ends_does_not_come_back_by_a_late_answer() {
+        let cache = cache();
+        news(&cache, object("a", "1", 1, "x"));
+        cache.list_begins();
+        assert_eq!(cache.list_ends().len(), 1);
+        assert!(news(&cache, object("a", "1", 2, "x")).is_none());
+        assert!(news(&cache, object("a", "2", 3, "x")).is_some(), "its successor");
+    }
+
+    #[test]
     fn a_list_removes_what_is_not_on_it_but_not_what_was_just_written() {
         let cache = cache();
-        cache.put(object("a", "1", 1, "x"));
-        cache.put(object("b", "2", 2, "x"));
+        news(&cache, object("a", "1", 1, "x"));
+        news(&cache, object("b", "2", 2, "x"));
         assert!(!cache.synced());
         cache.list_begins();
-        cache.put(object("b", "2", 2, "x"));
-        cache.put(object("c", "3", 9, "x"));
+        cache.put(object("b", "2", 2, "x"), Arrival::Listed);
+        news(&cache, object("c", "3", 9, "x"));
         let lost = cache.list_ends();
         assert_eq!(lost.len(), 1);
         assert!(cache.synced());

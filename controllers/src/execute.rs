@@ -36,7 +36,7 @@ fn params(manager: &str) -> PatchParams {
     PatchParams::apply(manager).force()
 }
 
-fn failed<K: Kind>(verb: &'static str, key: &Key) -> impl FnOnce(kube::Error) -> Error {
+pub(crate) fn failed<K: Kind>(verb: &'static str, key: &Key) -> impl FnOnce(kube::Error) -> Error {
     let name = key.to_string();
     move |cause| Error::Write { verb, kind: K::kind(&()).into_owned(), name, cause }
 }
@@ -80,17 +80,18 @@ where
         .map_err(failed::<K>("apply the status of", &key))
 }
 
-/// Writes part of a status, of an object in any scope.
+/// Writes part of a status, of the object with this UID in any scope.
 pub(crate) async fn apply_partial_status<K: Kind>(
     api: &Api<K>,
     key: &Key,
+    uid: &str,
     status: Value,
     manager: &str,
 ) -> Result<K, Error> {
     let body = json!({
         "apiVersion": K::api_version(&()),
         "kind": K::kind(&()),
-        "metadata": {"name": key.name},
+        "metadata": {"name": key.name, "uid": uid},
         "status": status,
     });
     api.patch_status(&key.name, &params(manager), &Patch::Apply(body))
@@ -114,12 +115,8 @@ where
     api.patch(&key.name, &PatchParams::default(), &Patch::Merge(body)).await.map_err(failed::<K>("release", key))
 }
 
-/// Deletes the object with this UID. One that is gone already is gone.
-pub(crate) async fn delete<K>(client: &Client, key: &Key, uid: &str) -> Result<Deleted<K>, Error>
-where
-    K: Kind + Resource<Scope = NamespaceResourceScope>,
-{
-    let api: Api<K> = Api::namespaced(client.clone(), &key.namespace);
+/// Deletes the object with this UID, in the scope of `api`. One that is gone already is gone.
+pub(crate) async fn delete<K: Kind>(api: &Api<K>, key: &Key, uid: &str) -> Result<Deleted<K>, Error> {
     let params = DeleteParams {
         preconditions: Some(Preconditions { uid: Some(uid.to_owned()), resource_version: None }),
         ..DeleteParams::background()

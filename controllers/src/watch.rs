@@ -11,7 +11,7 @@ use kube::Api;
 use kube::runtime::watcher::{self, Event, watcher};
 use pullpiri_crds::names::NODE_LEASE_NAMESPACE;
 use pullpiri_crds::{
-    Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Scenario, Schedule, Volume,
+    Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Policy, Scenario, Schedule, Volume,
 };
 use pullpiri_reconcilers::lease::Timing;
 use tokio::time::Instant;
@@ -41,6 +41,7 @@ pub(crate) async fn run(world: &Arc<World>, shutdown: &CancellationToken) {
         watch::<Network>(world, Api::all(client()), shutdown),
         watch::<NetworkSlice>(world, Api::all(client()), shutdown),
         watch::<Schedule>(world, Api::all(client()), shutdown),
+        watch::<Policy>(world, Api::all(client()), shutdown),
         watch::<Claim>(world, Api::all(client()), shutdown),
         watch::<ModelInstance>(world, Api::all(client()), shutdown),
         watch::<NodeRuntime>(world, Api::all(client()), shutdown),
@@ -93,7 +94,8 @@ async fn watch<K: Observed + Kind>(world: &Arc<World>, api: Api<K>, shutdown: &C
 fn take_in<K: Observed + Kind>(world: &World, event: Event<K>) {
     match event {
         Event::Init => K::cache(world).list_begins(),
-        Event::InitApply(object) | Event::Apply(object) => world.observe(object),
+        Event::InitApply(object) => world.observe_listed(object),
+        Event::Apply(object) => world.observe(object),
         Event::InitDone => {
             for change in K::cache(world).list_ends() {
                 K::changed(world, &change);

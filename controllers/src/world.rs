@@ -1,6 +1,6 @@
 //! Everything that is known, and who has to look when it changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -10,14 +10,14 @@ use kube::{Client, Resource};
 use pullpiri_crds::names::{node_lease, rfc1123};
 use pullpiri_crds::node::NodeRealtime;
 use pullpiri_crds::{
-    Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Scenario, Schedule, Volume,
+    Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Policy, Scenario, Schedule, Volume,
 };
 use pullpiri_reconcilers::node::{DEFAULT_LEASE, Heartbeat, Pulse, Snapshot as NodeSnapshot};
 use pullpiri_reconcilers::package::unusable;
 use pullpiri_reconcilers::placement::{NodeView, Readiness, Schedulability};
 
 use crate::Config;
-use crate::cache::{Cache, Change, Key};
+use crate::cache::{Arrival, Cache, Change, Key};
 use crate::control::network::{self, Pace};
 use crate::events::Events;
 use crate::health::Health;
@@ -53,6 +53,7 @@ pub(crate) struct World {
     pub networks: Cache<Network>,
     pub slices: Cache<NetworkSlice>,
     pub schedules: Cache<Schedule>,
+    pub policies: Cache<Policy>,
     pub claims: Cache<Claim>,
     pub instances: Cache<ModelInstance>,
     pub nodes: Cache<NodeRuntime>,
@@ -66,6 +67,8 @@ pub(crate) struct World {
     pub sharing: Sharing,
     /// What the API server said when it refused instances, by package and by instance.
     refusals: Mutex<HashMap<Key, BTreeMap<String, String>>>,
+    /// What can't be reconciled for want of a permission.
+    forbidden: Mutex<HashSet<(Name, Key)>>,
     following: AtomicBool,
     heartbeats: Mutex<HashMap<String, Heartbeat>>,
     standings: Mutex<HashMap<String, Standing>>,
@@ -105,6 +108,7 @@ fn package_terms(package: &Package) -> Vec<String> {
     let namespace = package.metadata.namespace.as_deref();
     let mut terms = vec![all_of("packages", namespace)];
     terms.extend(package.spec.schedule.iter().map(|name| term("schedule", namespace, name)));
+    terms.extend(package.spec.policy.iter().map(|name| term("policy", namespace, name)));
     for entry in &package.spec.models {
         terms.push(term("model", namespace, &entry.name));
         if let Some(resources) = &entry.resources {
@@ -137,6 +141,7 @@ impl World {
             networks: Cache::new(|n| vec![all_of("networks", n.metadata.namespace.as_deref())]),
             slices: Cache::new(|_| Vec::new()),
             schedules: Cache::new(|_| Vec::new()),
+            policies: Cache::new(|_| Vec::new()),
             claims: Cache::new(|c| vec![term("package", c.metadata.namespace.as_deref(), &c.spec.package)]),
             instances: Cache::new(instance_terms),
             nodes: Cache::new(|_| Vec::new()),
@@ -148,6 +153,7 @@ impl World {
             network_pace: Mutex::default(),
             sharing: Sharing::default(),
             refusals: Mutex::default(),
+            forbidden: Mutex::default(),
             following: AtomicBool::new(false),
             heartbeats: Mutex::default(),
             standings: Mutex::default(),
@@ -164,6 +170,7 @@ impl World {
             && self.networks.synced()
             && self.slices.synced()
             && self.schedules.synced()
+            && self.policies.synced()
             && self.claims.synced()
             && self.instances.synced()
             && self.nodes.synced()
@@ -202,7 +209,16 @@ impl World {
 
     /// Takes in an object, from a watch or from the answer to a write.
     pub fn observe<K: Observed>(&self, object: K) {
-        if let Some(change) = K::cache(self).put(object) {
+        self.take_in(object, Arrival::News);
+    }
+
+    /// Takes in an object of the list that is under way.
+    pub fn observe_listed<K: Observed>(&self, object: K) {
+        self.take_in(object, Arrival::Listed);
+    }
+
+    fn take_in<K: Observed>(&self, object: K, by: Arrival) {
+        if let Some(change) = K::cache(self).put(object, by) {
             K::changed(self, &change);
         }
     }
@@ -262,9 +278,40 @@ impl World {
         }
     }
 
+    /// Forgets what was refused of a package's instances, but for those that are still wanted.
+    pub fn keep_refusals(&self, package: &Key, wanted: impl Fn(&str) -> bool) {
+        let mut refusals = lock(&self.refusals);
+        if let Some(refused) = refusals.get_mut(package) {
+            refused.retain(|instance, _| wanted(instance));
+            if refused.is_empty() {
+                refusals.remove(package);
+            }
+        }
+    }
+
+    /// Forgets a package that is gone.
+    pub fn forget_package(&self, package: &Key) {
+        lock(&self.refusals).remove(package);
+        self.sharing.forget(package);
+    }
+
     /// What is remembered of a package's refused instances, by name.
     pub fn refusals(&self, package: &Key) -> BTreeMap<String, String> {
         lock(&self.refusals).get(package).cloned().unwrap_or_default()
+    }
+
+    /// A permission is missing: that keeps more than one object waiting, and is told until none waits for it any more.
+    pub fn forbidden(&self, controller: Name, key: Key, said: &str) {
+        lock(&self.forbidden).insert((controller, key));
+        self.health.fails(controller.as_str(), format!("{said}; grant it to the controllers"));
+    }
+
+    /// An object was reconciled, or is gone.
+    pub fn allowed(&self, controller: Name, key: Key) {
+        let mut forbidden = lock(&self.forbidden);
+        if forbidden.remove(&(controller, key)) && !forbidden.iter().any(|(other, _)| *other == controller) {
+            self.health.works(controller.as_str());
+        }
     }
 
     /// Looks whether a node means something else to placement than before; if so every package looks.
@@ -359,8 +406,7 @@ impl Observed for Package {
             let key = Key::of(&**package);
             world.wake_scenarios_of(Some(&key.namespace), &key.name);
             if change.after.is_none() {
-                lock(&world.refusals).remove(&key);
-                world.sharing.forget(&key);
+                world.forget_package(&key);
             }
             world.package_queue.add(key);
         }
@@ -444,6 +490,19 @@ impl Observed for Schedule {
         for schedule in change.both().take(1) {
             let key = Key::of(&**schedule);
             world.wake_packages(&term("schedule", Some(&key.namespace), &key.name));
+        }
+    }
+}
+
+impl Observed for Policy {
+    fn cache(world: &World) -> &Cache<Self> {
+        &world.policies
+    }
+
+    fn changed(world: &World, change: &Change<Self>) {
+        for policy in change.both().take(1) {
+            let key = Key::of(&**policy);
+            world.wake_packages(&term("policy", Some(&key.namespace), &key.name));
         }
     }
 }
@@ -549,3 +608,6 @@ impl World {
         self.refresh_node(node, now);
     }
 }
+
+#[cfg(test)]
+pub(crate) mod tests;

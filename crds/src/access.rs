@@ -51,6 +51,7 @@ pub fn controllers_rules() -> Vec<Value> {
                 "networkslices",
                 "noderuntimes",
                 "packages",
+                "policies",
                 "scenarios",
                 "schedules",
                 "volumes",

@@ -42,6 +42,7 @@ pub mod reason {
     pub const RUNTIME_MISSING: &str = "RuntimeMissing";
     pub const RUNTIME_ERROR: &str = "RuntimeError";
     pub const VOLUME_MISSING: &str = "VolumeMissing";
+    pub const CONFIG_MISSING: &str = "ConfigMissing";
     pub const INVALID_TEMPLATE: &str = "InvalidTemplate";
     pub const CANNOT_HONOUR: &str = "CannotHonour";
     pub const STALE_EPOCH: &str = "StaleEpoch";
@@ -52,6 +53,7 @@ pub mod reason {
     pub const NODE_NOT_FOUND: &str = "NodeNotFound";
     pub const NODE_NOT_READY: &str = "NodeNotReady";
     pub const NO_NODE_MATCHES: &str = "NoNodeMatches";
+    pub const POLICY_NOT_FOUND: &str = "PolicyNotFound";
     pub const POLICY_UNSUPPORTED: &str = "PolicyUnsupported";
     pub const NO_CLAIM: &str = "NoClaim";
     pub const ALL_RESOLVED: &str = "AllResolved";

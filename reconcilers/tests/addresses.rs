@@ -13,21 +13,7 @@ use pullpiri_crds::network::Network;
 use pullpiri_crds::package::PackageModel;
 use pullpiri_reconcilers::package::{Snapshot, decide};
 use serde_json::json;
-use world::{apply_package, at, model, network, node, on_node, package, package_snapshot, report, running};
-
-fn settle(snapshot: &mut Snapshot, second: i64) -> String {
-    let mut text = String::new();
-    for step in 0..6 {
-        let plan = decide(snapshot, at(second + step));
-        text.push_str(&plan.to_string());
-        if plan.is_empty() {
-            return text;
-        }
-        text.push_str("--\n");
-        apply_package(snapshot, &plan);
-    }
-    panic!("doesn't settle:\n{text}");
-}
+use world::{at, model, network, node, on_node, package, package_snapshot, report, running, settle};
 
 fn condition<'a>(snapshot: &'a Snapshot, kind: &str) -> &'a Condition {
     snapshot.package.status.as_ref().unwrap().conditions.iter().find(|c| c.type_ == kind).unwrap()

@@ -12,24 +12,7 @@ use pullpiri_crds::package::{DesiredState, PackageModel, PackageState};
 use pullpiri_crds::schedule::SchedulingPolicy;
 use pullpiri_reconcilers::package::{Snapshot, decide};
 use serde_json::{Value, json};
-use world::{
-    anywhere, apply_package, at, model, node, on_node, package, package_snapshot, report, running, schedule, timed,
-};
-
-/// Decides, applies and prints, until nothing is left to do.
-fn settle(snapshot: &mut Snapshot, second: i64) -> String {
-    let mut text = String::new();
-    for step in 0..6 {
-        let plan = decide(snapshot, at(second + step));
-        text.push_str(&plan.to_string());
-        if plan.is_empty() {
-            return text;
-        }
-        text.push_str("--\n");
-        apply_package(snapshot, &plan);
-    }
-    panic!("doesn't settle:\n{text}");
-}
+use world::{anywhere, at, model, node, on_node, package, package_snapshot, report, running, schedule, settle, timed};
 
 fn condition<'a>(snapshot: &'a Snapshot, kind: &str) -> Option<&'a Condition> {
     snapshot.package.status.as_ref().unwrap().conditions.iter().find(|c| c.type_ == kind)
@@ -248,6 +231,7 @@ fn schedules_that_contradict_themselves_or_the_package_are_invalid() {
     snapshot.schedule = None;
     settle(&mut snapshot, 0);
     assert_eq!((proof(&snapshot).0, proof(&snapshot).1), ("False", "ScheduleNotFound"));
+    assert_eq!(condition(&snapshot, "Resolved").unwrap().reason, "ScheduleNotFound");
 }
 
 #[test]

@@ -5,11 +5,13 @@ mod node;
 mod package;
 mod scenario;
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use futures::{FutureExt, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
@@ -112,10 +114,12 @@ where
                 let work = reconcile(key.clone());
                 under_way.push(async move {
                     let start = Instant::now();
-                    let result = work.await;
+                    // One object that we can't cope with mustn't keep all the others waiting.
+                    let done = AssertUnwindSafe(work).catch_unwind().await;
+                    let result = done.unwrap_or_else(|panic| Err(panicked(&key, &*panic)));
                     let seconds = start.elapsed().as_secs_f64();
                     world.metrics.reconciled(name, outcome(&result), seconds);
-                    tell(world, name, &result);
+                    tell(world, name, &key, &result);
                     settle(name, queue, &key, result);
                 }.instrument(span));
             }
@@ -133,14 +137,19 @@ fn outcome(result: &Result<Done, Error>) -> Outcome {
     }
 }
 
-/// A permission that is missing keeps more than one object waiting.
-fn tell(world: &World, name: Name, result: &Result<Done, Error>) {
+fn panicked(key: &Key, panic: &(dyn Any + Send)) -> Error {
+    let said =
+        panic.downcast_ref::<&str>().map(ToString::to_string).or_else(|| panic.downcast_ref::<String>().cloned());
+    Error::Panicked { name: key.to_string(), said: said.unwrap_or_default() }
+}
+
+fn tell(world: &World, name: Name, key: &Key, result: &Result<Done, Error>) {
     match result {
-        Ok(Done::Changed) => world.health.works(name.as_str()),
-        Ok(Done::Unchanged) => {}
+        Ok(_) => world.allowed(name, key.clone()),
+        Err(error) if error.class() == Class::Gone => world.allowed(name, key.clone()),
         Err(error) => {
             if let Some(said) = error.forbidden() {
-                world.health.fails(name.as_str(), format!("{said}; grant it to the controllers"));
+                world.forbidden(name, key.clone(), said);
             }
         }
     }
@@ -161,5 +170,38 @@ fn settle(name: Name, queue: &Queue, key: &Key, result: Result<Done, Error>) {
         tracing::warn!(controller, object = %key, error = error.chain(), "reconciling failed; trying again until it works");
     } else {
         tracing::debug!(controller, object = %key, error = error.chain(), failures, ?delay, "reconciling failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::world::tests::world;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_object_that_panics_is_tried_again_and_the_others_go_on() {
+        let world = world();
+        let (bad, good) = (Key::new("ns", "bad"), Key::new("ns", "good"));
+        world.package_queue.add(bad.clone());
+        world.package_queue.add(good.clone());
+        let shutdown = CancellationToken::new();
+        let tries = std::sync::Mutex::new(Vec::new());
+        let reconcile = |key: Key| {
+            let (bad, shutdown, tries) = (&bad, &shutdown, &tries);
+            async move {
+                let mut tries = tries.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                tries.push(key.name.clone());
+                if tries.len() > 3 {
+                    shutdown.cancel();
+                }
+                assert_ne!(&key, bad, "as tests do");
+                Ok(Done::Unchanged)
+            }
+        };
+        work(&world, Name::package, &world.package_queue, &shutdown, reconcile).await;
+        assert_eq!(
+            tries.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner),
+            ["bad", "good", "bad", "bad"]
+        );
     }
 }

@@ -8,8 +8,8 @@ use std::time::Duration;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions};
-use kube::{Api, Resource};
+use kube::Api;
+use kube::api::{Patch, PatchParams};
 use pullpiri_crds::NetworkSlice;
 use pullpiri_reconcilers::field_manager;
 use pullpiri_reconcilers::network::{Action, ObjectName, Snapshot, decide};
@@ -17,8 +17,9 @@ use tokio::time::Instant;
 
 use super::Done;
 use crate::cache::Key;
+use crate::execute::{self, Deleted};
 use crate::world::World;
-use crate::{Class, Error, execute};
+use crate::{Class, Error};
 
 /// After a single change: less than it takes a node to hear of it.
 const FIRST_GAP: Duration = Duration::from_millis(5);
@@ -127,34 +128,24 @@ async fn execute_one(world: &World, action: Action) -> Result<(), Error> {
         Action::ApplySlice(slice) => {
             let key = Key::of(&*slice);
             let params = PatchParams::apply(field_manager::NETWORK).force();
-            let written = api
-                .patch(&key.name, &params, &Patch::Apply(&*slice))
-                .await
-                .map_err(|cause| failed("apply", &key, cause))?;
+            let written =
+                api.patch(&key.name, &params, &Patch::Apply(&*slice))
+                    .await
+                    .map_err(execute::failed::<NetworkSlice>("apply", &key))?;
             let spec = &written.spec;
             tracing::info!(slice = %key, generation = spec.generation, part = spec.index, of = spec.count, "applied");
             world.observe(written);
         }
         Action::DeleteSlice { name, uid } => {
             let key = Key::new("", name);
-            let params = DeleteParams {
-                preconditions: Some(Preconditions { uid: Some(uid.clone()), resource_version: None }),
-                ..DeleteParams::background()
-            };
-            match api.delete(&key.name, &params).await {
-                Ok(_) => {}
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(cause) => return Err(failed("delete", &key, cause)),
+            match execute::delete(&api, &key, &uid).await? {
+                Deleted::Gone => world.observe_gone::<NetworkSlice>(&key, Some(&uid)),
+                Deleted::Leaving(slice) => world.observe(*slice),
             }
             tracing::info!(slice = %key, "removed");
-            world.observe_gone::<NetworkSlice>(&key, Some(&uid));
         }
     }
     Ok(())
-}
-
-fn failed(verb: &'static str, key: &Key, cause: kube::Error) -> Error {
-    Error::Write { verb, kind: NetworkSlice::kind(&()).into_owned(), name: key.to_string(), cause }
 }
 
 #[cfg(test)]

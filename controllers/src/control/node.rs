@@ -52,18 +52,18 @@ pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
 async fn execute_one(world: &World, action: Action) -> Result<(), Error> {
     let client = || world.client.clone();
     match action {
-        Action::NodeCondition { node, condition } => {
+        Action::NodeCondition { node, uid, condition } => {
             let api: Api<NodeRuntime> = Api::all(client());
             let key = Key::new("", node);
             tracing::info!(node = %key, ready = condition.status, reason = condition.reason, "node");
             let status = json!({ "conditions": [condition] });
-            world.observe(execute::apply_partial_status(&api, &key, status, field_manager::NODE).await?);
+            world.observe(execute::apply_partial_status(&api, &key, &uid, status, field_manager::NODE).await?);
         }
-        Action::InstanceUnknown { namespace, name, condition } => {
+        Action::InstanceUnknown { namespace, name, uid, condition } => {
             let api: Api<ModelInstance> = Api::namespaced(client(), &namespace);
             let key = Key::new(namespace, name);
             let status = json!({ "phase": "Unknown", "conditions": [condition] });
-            world.observe(execute::apply_partial_status(&api, &key, status, field_manager::NODE).await?);
+            world.observe(execute::apply_partial_status(&api, &key, &uid, status, field_manager::NODE).await?);
         }
         Action::ReleaseInstance { namespace, name, uid, resource_version, finalizers } => {
             let key = Key::new(namespace, name);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use jiff::Timestamp;
-use kube::Resource;
+use kube::{Api, Resource};
 use pullpiri_crds::{ModelInstance, Network, Package};
 use pullpiri_reconcilers::field_manager;
 use pullpiri_reconcilers::package::{Action, Plan, Snapshot, decide};
@@ -36,6 +36,7 @@ pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
     let done = if plan.is_empty() { Done::Unchanged } else { Done::Changed };
     let (removals, additions): (Vec<_>, Vec<_>) =
         plan.actions.into_iter().partition(|action| matches!(action, Action::DeleteInstance { .. }));
+    keep_refusals(world, &key, &additions);
     let removed = carry_out(world, &key, removals).await;
     // A model that moves must not run in two places because the first couldn't be told.
     let added = if removed.is_ok() { carry_out(world, &key, additions).await } else { Ok(()) };
@@ -57,9 +58,21 @@ pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
     Ok(done)
 }
 
+fn keep_refusals(world: &World, package: &Key, additions: &[Action]) {
+    let applies = |action: &Action, name: &str| match action {
+        Action::ApplyInstance { instance, .. } => instance.metadata.name.as_deref() == Some(name),
+        Action::DeleteInstance { .. } => false,
+    };
+    world.keep_refusals(package, |name| additions.iter().any(|action| applies(action, name)));
+}
+
 /// A proof of real-time tasks may compute for a second or two; then that is done where it keeps nobody else waiting.
 async fn look(world: &World, key: &Key, now: Timestamp) -> Option<(Snapshot, Plan)> {
-    let (snapshot, has_tasks) = observe(world, key, now)?;
+    let Some((snapshot, has_tasks)) = observe(world, key, now) else {
+        // A write of ours that was under way when it went may have entered it again.
+        world.forget_package(key);
+        return None;
+    };
     let decided = move || {
         let plan = decide(&snapshot, now);
         (snapshot, plan)
@@ -96,7 +109,8 @@ async fn execute(world: &World, package: &Key, action: Action) -> Result<(), Err
     match action {
         Action::DeleteInstance { namespace, name, uid, why } => {
             let key = Key::new(namespace, name);
-            match execute::delete::<ModelInstance>(&world.client, &key, &uid).await? {
+            let api: Api<ModelInstance> = Api::namespaced(world.client.clone(), &key.namespace);
+            match execute::delete(&api, &key, &uid).await? {
                 Deleted::Gone => world.observe_gone::<ModelInstance>(&key, Some(&uid)),
                 Deleted::Leaving(object) => world.observe(*object),
             }
@@ -146,6 +160,7 @@ fn observe(world: &World, key: &Key, now: Timestamp) -> Option<(Snapshot, bool)>
     let snapshot = Snapshot {
         claims: world.claims.under(&about),
         volumes: named(&world.volumes, namespace, volumes),
+        policy: package.spec.policy.as_ref().and_then(|name| world.policies.get(&Key::new(namespace, name.clone()))),
         schedule: schedule.and_then(|name| world.schedules.get(&Key::new(namespace, name.clone()))),
         sharers: schedule.map(|name| sharers(world, key, name)).unwrap_or_default(),
         neighbours: neighbours(world, key, has_tasks, &networks),
@@ -191,4 +206,30 @@ fn named<'a, K: Resource>(
     names: impl Iterator<Item = &'a String>,
 ) -> BTreeMap<String, Arc<K>> {
     names.filter_map(|name| Some((name.clone(), cache.get(&Key::new(namespace, name.clone()))?))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::world::tests::world;
+
+    #[tokio::test]
+    async fn a_write_that_was_under_way_when_its_package_went_reserves_nothing() {
+        let world = world();
+        let (gone, other) = (Key::new("ns", "gone"), Key::new("ns", "other"));
+        let instance = json!({
+            "apiVersion": "pullpiri.io/v1alpha1", "kind": "ModelInstance", "metadata": {"name": "i", "namespace": "ns"},
+            "spec": {
+                "package": "gone", "model": "m", "nodeName": "n",
+                "template": {"spec": {"containers": [{"name": "c", "image": "i"}]}},
+            },
+        });
+        world.sharing.unanswered(&gone, serde_json::from_value(instance).unwrap());
+        assert_eq!(world.sharing.unknown_to(&other).len(), 1);
+        // It was deleted, which woke us once more.
+        assert_eq!(reconcile(&world, gone).await.unwrap(), Done::Unchanged);
+        assert!(world.sharing.unknown_to(&other).is_empty());
+    }
 }

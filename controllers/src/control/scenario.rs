@@ -1,6 +1,7 @@
 //! Scenarios: the claim first, then the status.
 
 use jiff::Timestamp;
+use kube::Api;
 use pullpiri_crds::Claim;
 use pullpiri_reconcilers::field_manager;
 use pullpiri_reconcilers::scenario::{Action, EdgeFate, Snapshot, decide};
@@ -32,7 +33,8 @@ pub(super) async fn reconcile(world: &World, key: Key) -> Result<Done, Error> {
             }
             Action::DeleteClaim { namespace, name, uid } => {
                 let claim = Key::new(namespace, name);
-                match execute::delete::<Claim>(&world.client, &claim, &uid).await? {
+                let api: Api<Claim> = Api::namespaced(world.client.clone(), &claim.namespace);
+                match execute::delete(&api, &claim, &uid).await? {
                     Deleted::Gone => world.observe_gone::<Claim>(&claim, Some(&uid)),
                     Deleted::Leaving(object) => world.observe(*object),
                 }

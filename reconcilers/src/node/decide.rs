@@ -41,12 +41,14 @@ impl Snapshot {
 pub enum Action {
     NodeCondition {
         node: String,
+        uid: String,
         condition: Box<Condition>,
     },
     /// Phase Unknown and this condition.
     InstanceUnknown {
         namespace: String,
         name: String,
+        uid: String,
         condition: Box<Condition>,
     },
     /// Let an instance go that nobody will ever report gone: its finalizers without the node's.
@@ -80,7 +82,7 @@ impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for action in &self.actions {
             match action {
-                Action::NodeCondition { node, condition: c } => {
+                Action::NodeCondition { node, condition: c, .. } => {
                     writeln!(f, "status NodeRuntime {node}: {}={} {}: {}", c.type_, c.status, c.reason, c.message)?;
                 }
                 Action::InstanceUnknown { name, condition: c, .. } => {
@@ -149,12 +151,11 @@ fn answering(node: &NodeRuntime, now: Timestamp) -> Plan {
     if !ours {
         return Plan::default();
     }
-    let name = node.metadata.name.clone().unwrap_or_default();
     let wanted = Wanted::new(kind::READY, Verdict::True, reason::HEARTBEAT, "the node runtime answers again");
     Plan {
         actions: conditions::compute(on_record, vec![wanted], node.metadata.generation, now)
             .into_iter()
-            .map(|condition| Action::NodeCondition { node: name.clone(), condition: Box::new(condition) })
+            .map(|condition| of_node(node, condition))
             .collect(),
         notices: vec![Notice {
             severity: Severity::Normal,
@@ -162,6 +163,14 @@ fn answering(node: &NodeRuntime, now: Timestamp) -> Plan {
             note: "the node runtime answers again".to_owned(),
         }],
         look_again_at: None,
+    }
+}
+
+fn of_node(node: &NodeRuntime, condition: Condition) -> Action {
+    Action::NodeCondition {
+        node: node.metadata.name.clone().unwrap_or_default(),
+        uid: node.metadata.uid.clone().unwrap_or_default(),
+        condition: Box::new(condition),
     }
 }
 
@@ -176,7 +185,7 @@ fn silent(snapshot: &Snapshot, now: Timestamp) -> Plan {
         let message = "the node runtime's lease ran out without a heartbeat";
         let wanted = Wanted::new(kind::READY, Verdict::Unknown, reason::HEARTBEAT_LOST, message);
         for condition in conditions::compute(on_record, vec![wanted], node.metadata.generation, now) {
-            plan.actions.push(Action::NodeCondition { node: name.clone(), condition: Box::new(condition) });
+            plan.actions.push(of_node(node, condition));
         }
         plan.notices.push(Notice {
             severity: Severity::Warning,
@@ -197,6 +206,7 @@ fn silent(snapshot: &Snapshot, now: Timestamp) -> Plan {
             plan.actions.push(Action::InstanceUnknown {
                 namespace: instance.metadata.namespace.clone().unwrap_or_default(),
                 name: instance.metadata.name.clone().unwrap_or_default(),
+                uid: instance.metadata.uid.clone().unwrap_or_default(),
                 condition: Box::new(condition),
             });
         }

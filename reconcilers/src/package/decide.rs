@@ -96,6 +96,16 @@ fn unsupported(snapshot: &Snapshot) -> Option<Objection> {
     Some((reason::POLICY_UNSUPPORTED, message))
 }
 
+/// What a package names beside its models, and isn't there.
+fn missing(snapshot: &Snapshot) -> Vec<Objection> {
+    let spec = &snapshot.package.spec;
+    let schedule = spec.schedule.as_ref().filter(|_| snapshot.schedule.is_none());
+    let policy = spec.policy.as_ref().filter(|_| snapshot.policy.is_none());
+    let schedule = schedule.map(|name| (reason::SCHEDULE_NOT_FOUND, format!("schedule {name} doesn't exist")));
+    let policy = policy.map(|name| (reason::POLICY_NOT_FOUND, format!("policy {name} doesn't exist")));
+    schedule.into_iter().chain(policy).collect()
+}
+
 /// A decision under way.
 struct Work<'a> {
     snapshot: &'a Snapshot,
@@ -130,7 +140,7 @@ impl<'a> Work<'a> {
             kept: BTreeSet::new(),
             removals: Vec::new(),
             additions: Vec::new(),
-            account: Account::default(),
+            account: Account { unresolved: missing(snapshot), ..Account::default() },
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use pullpiri_crds::{Claim, Model, ModelInstance, Network, Package, Schedule, Volume};
+use pullpiri_crds::{Claim, Model, ModelInstance, Network, Package, Policy, Schedule, Volume};
 
 use crate::placement::NodeView;
 
@@ -17,6 +17,7 @@ pub struct Snapshot {
     pub models: BTreeMap<String, Arc<Model>>,
     pub volumes: BTreeMap<String, Arc<Volume>>,
     pub schedule: Option<Arc<Schedule>>,
+    pub policy: Option<Arc<Policy>>,
     /// The other packages of the namespace that name the same Schedule.
     pub sharers: Vec<String>,
     /// Every Network of the namespace, by name.

@@ -17,12 +17,13 @@ use crate::time;
 const MODELS_LISTED: usize = 256;
 
 /// Reasons of an instance's conditions that waiting doesn't cure.
-const STUCK: [&str; 7] = [
+const STUCK: [&str; 8] = [
     reason::CRASH_LOOP_BACK_OFF,
     reason::IMAGE_MISSING,
     reason::RUNTIME_MISSING,
     reason::RUNTIME_ERROR,
     reason::VOLUME_MISSING,
+    reason::CONFIG_MISSING,
     reason::INVALID_TEMPLATE,
     reason::CANNOT_HONOUR,
 ];

@@ -1,23 +1,22 @@
 //! The simulation: who acts when is drawn from a seed.
 
 mod api;
+mod controllers;
 mod invariants;
+mod people;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
-use std::sync::Arc;
 
 use kube::Resource;
-use pullpiri_crds::instance::{ModelInstance, ModelInstanceStatus, Phase};
-use pullpiri_crds::package::DesiredState;
+use pullpiri_crds::instance::ModelInstance;
 use pullpiri_crds::scenario::{Action as Wish, Truth};
 use pullpiri_crds::{Claim, Model, Network, Package, Scenario};
 use pullpiri_reconcilers::placement::NodeView;
-use pullpiri_reconcilers::scenario::{EdgeFate, Track};
-use pullpiri_reconcilers::{package, scenario};
+use pullpiri_reconcilers::scenario::Track;
 
-use crate::world::{self, anywhere, at, gear, on_node, selecting, timed};
-use api::{Api, Delivery, Objects, Table, merged_meta};
+use crate::world::{self, at, timed};
+use api::{Api, Delivery, Objects, Table};
 
 /// The packages: `p` runs as its claims say, `q` as the person says. They share nodes and a Network with five addresses for six of their instances.
 pub(super) const PACKAGES: [&str; 2] = ["p", "q"];
@@ -156,53 +155,6 @@ impl Simulation {
         }
     }
 
-    fn make_scenario(&mut self, name: &str, value: &str, wish: Wish) {
-        self.say(format!("person: scenario {name}"));
-        let object = world::scenario(name, Some(gear(value)), wish, "p");
-        let made = self.api.scenarios.write(&mut self.api.counters, name, |_| (object, true));
-        self.references
-            .insert(name.to_owned(), Reference { uid: made.metadata.uid.clone().unwrap(), ..Default::default() });
-    }
-
-    fn make_package(&mut self, name: &str) {
-        self.say(format!("person: package {name}"));
-        let object = match name {
-            "p" => world::package("p", vec![on_node("m0", "a"), anywhere("m1"), selecting("m2", "zone", "x")]),
-            _ => {
-                world::running(world::package("q", vec![anywhere("q0"), selecting("q1", "zone", "x"), anywhere("q2")]))
-            }
-        };
-        self.api.packages.write(&mut self.api.counters, name, |_| (object, true));
-    }
-
-    /// A model with another image, and with more or less to do in real time, or none of it.
-    fn edit_model(&mut self, name: &str, image: usize) {
-        let wcet_ms = [3, 5, 8][self.random.below(3)];
-        let timed = name.ends_with('0');
-        let what = if timed { format!(", a task of {wcet_ms} ms") } else { String::new() };
-        self.say(format!("person: model {name} has image {image}{what}"));
-        let mut object = world::model(name, &image.to_string());
-        if timed {
-            let task = serde_json::json!({"wcet": format!("{wcet_ms}ms"), "period": "10ms"});
-            object.spec.realtime = serde_json::from_value(task).unwrap();
-        } else {
-            object.spec.host_network = None;
-            object.metadata.labels = Some([("net".to_owned(), "yes".to_owned())].into());
-        }
-        self.api.models.write(&mut self.api.counters, name, |_| (object, true));
-    }
-
-    fn toggle_q(&mut self) {
-        let Some(package) = self.api.packages.objects.get("q").cloned() else {
-            return;
-        };
-        let mut next = (*package).clone();
-        let stopped = next.spec.desired_state == Some(DesiredState::Stopped);
-        next.spec.desired_state = Some(if stopped { DesiredState::Running } else { DesiredState::Stopped });
-        self.say(format!("person: package q is to be {:?}", next.spec.desired_state.unwrap()));
-        self.api.packages.write(&mut self.api.counters, "q", |_| (next, true));
-    }
-
     /// One step of anybody.
     pub fn step(&mut self) {
         self.api.counters.second += 1;
@@ -222,13 +174,6 @@ impl Simulation {
             }
         }
         self.check();
-    }
-
-    fn signal(&mut self) {
-        let value = [Some("P"), Some("D"), Some("R"), None][self.random.below(4)];
-        self.gear = value;
-        self.say(format!("signal: gear {}", value.unwrap_or("has no value")));
-        self.hear();
     }
 
     /// The controllers receive the signal and evaluate the conditions; so does the reference.
@@ -263,80 +208,6 @@ impl Simulation {
             }
             reference.known = Some(value == wanted);
         }
-    }
-
-    fn person(&mut self) {
-        match self.random.below(6) {
-            0 | 1 => {
-                let (model, image) = (self.random.below(MODELS.len()), self.random.below(3));
-                self.edit_model(MODELS[model], image);
-            }
-            5 => self.toggle_q(),
-            2 => {
-                let name = ["on", "off"][self.random.below(2)];
-                if self.api.scenarios.objects.contains_key(name) {
-                    self.say(format!("person: deletes scenario {name}"));
-                    self.api.scenarios.remove(name);
-                    self.references.remove(name);
-                } else if name == "on" {
-                    self.make_scenario("on", "P", Wish::Launch);
-                } else {
-                    self.make_scenario("off", "D", Wish::Terminate);
-                }
-            }
-            3 => {
-                let name = PACKAGES[self.random.below(2)];
-                if self.api.packages.objects.contains_key(name) {
-                    self.say(format!("person: deletes package {name}"));
-                    self.api.packages.remove(name);
-                } else {
-                    self.make_package(name);
-                }
-            }
-            _ => {
-                let name = MODELS[self.random.below(MODELS.len())];
-                if self.api.models.objects.contains_key(name) {
-                    self.say(format!("person: deletes model {name}"));
-                    self.api.models.remove(name);
-                }
-            }
-        }
-    }
-
-    /// A node looks after one of its instances.
-    fn agent(&mut self) {
-        let names: Vec<String> = self.api.instances.objects.keys().cloned().collect();
-        if !names.is_empty() {
-            let name = names[self.random.below(names.len())].clone();
-            self.serve(&name);
-        }
-    }
-
-    fn serve(&mut self, name: &str) -> bool {
-        let instance = self.api.instances.objects[name].clone();
-        let phase = instance.status.as_ref().map(|s| s.phase).unwrap_or_default();
-        let observed = instance.status.as_ref().and_then(|s| s.observed_generation);
-        if instance.metadata.deletion_timestamp.is_some() {
-            self.say(format!("node {}: {name} is gone", instance.spec.node_name));
-            self.api.instances.remove(name);
-            return true;
-        }
-        let next = if instance.spec.run { Phase::Running } else { Phase::Pending };
-        if phase == next && observed == instance.metadata.generation {
-            return false;
-        }
-        self.say(format!("node {}: {name} is {}", instance.spec.node_name, next.as_str()));
-        self.api.instances.write(&mut self.api.counters, name, |before| {
-            let mut object = before.unwrap().clone();
-            object.metadata.finalizers = Some(vec!["pullpiri.io/node".to_owned()]);
-            object.status = Some(ModelInstanceStatus {
-                phase: next,
-                observed_generation: object.metadata.generation,
-                ..Default::default()
-            });
-            (object, false)
-        });
-        true
     }
 
     fn collect(&mut self) -> bool {
@@ -483,173 +354,6 @@ impl Simulation {
             self.noticed(&name);
         }
         self.wake_all();
-    }
-
-    fn reconcile(&mut self) -> bool {
-        let dirty: Vec<_> = self.dirty.iter().cloned().collect();
-        if dirty.is_empty() {
-            return false;
-        }
-        let (kind, name) = dirty[self.random.below(dirty.len())].clone();
-        self.dirty.remove(&(kind, name.clone()));
-        self.crashed = false;
-        if kind == "package" {
-            self.reconcile_package(&name)
-        } else {
-            self.reconcile_scenario(&name)
-        }
-        true
-    }
-
-    /// Whether the controllers die at this point.
-    fn dies(&mut self) -> bool {
-        if !self.crashed && self.random.one_in(25) {
-            self.crashed = true;
-            self.crash("between two writes");
-        }
-        self.crashed
-    }
-
-    fn scenario_snapshot(&self, name: &str) -> Option<scenario::Snapshot> {
-        Some(scenario::Snapshot {
-            scenario: self.caches.scenarios.get(name)?.clone(),
-            claim: self.caches.claims.get(name).cloned(),
-            package: self.caches.packages.get("p").cloned(),
-            claims: self.caches.claims.values().cloned().collect(),
-            observed: self.tracks.get(name).map(|t| t.observed().clone()).unwrap_or_default(),
-        })
-    }
-
-    fn reconcile_scenario(&mut self, name: &str) {
-        let Some(snapshot) = self.scenario_snapshot(name) else {
-            return;
-        };
-        let plan = scenario::decide(&snapshot, at(self.api.counters.second));
-        if !plan.is_empty() {
-            self.say(format!("scenario {name}:\n{plan}"));
-        }
-        for action in &plan.actions {
-            match action {
-                scenario::Action::ApplyClaim(claim) => {
-                    let written = self.api.claims.write(&mut self.api.counters, name, |before| {
-                        let mut next = (**claim).clone();
-                        next.metadata = merged_meta(before.map(|b| &b.metadata), &claim.metadata);
-                        let changed = before.is_none_or(|b| b.spec != next.spec);
-                        (next, changed)
-                    });
-                    self.caches.claims.insert(name.to_owned(), written);
-                }
-                scenario::Action::DeleteClaim { name, uid, .. } => {
-                    let left = self.api.claims.delete(&mut self.api.counters, name, Some(uid));
-                    self.graves.insert(uid.clone());
-                    match left {
-                        Some(claim) => self.caches.claims.insert(name.clone(), claim),
-                        None => self.caches.claims.remove(name),
-                    };
-                }
-            }
-            self.wake_all();
-            if self.dies() {
-                return;
-            }
-        }
-        if let EdgeFate::Consumed(number) = plan.edge
-            && let Some(track) = self.tracks.get_mut(name)
-        {
-            track.consumed(snapshot.scenario.metadata.uid.as_deref(), number);
-        }
-        let uid = snapshot.scenario.metadata.uid.clone();
-        if let Some(status) = plan.status
-            && self.api.scenarios.objects.get(name).is_some_and(|s| s.metadata.uid == uid)
-        {
-            let written = self.api.scenarios.write(&mut self.api.counters, name, |before| {
-                let mut next = before.unwrap().clone();
-                next.status = Some(*status);
-                (next, false)
-            });
-            self.caches.scenarios.insert(name.to_owned(), written);
-            self.dirty.insert(("scenario", name.to_owned()));
-        }
-    }
-
-    fn package_snapshot(&self, name: &str) -> Option<package::Snapshot> {
-        let mut nodes = self.nodes.clone();
-        for node in &mut nodes {
-            node.load = self.caches.instances.values().filter(|i| i.spec.node_name == node.name).count();
-        }
-        let (instances, neighbours) = self.caches.instances.values().cloned().partition(|i| i.spec.package == name);
-        Some(package::Snapshot {
-            package: self.caches.packages.get(name)?.clone(),
-            claims: self.caches.claims.values().filter(|c| c.spec.package == name).cloned().collect(),
-            models: self.caches.models.clone(),
-            volumes: BTreeMap::new(),
-            schedule: None,
-            sharers: Vec::new(),
-            networks: [("net".to_owned(), Arc::new(shared_network()))].into(),
-            nodes,
-            instances,
-            neighbours,
-            refused: BTreeMap::new(),
-            epoch: 1,
-        })
-    }
-
-    fn reconcile_package(&mut self, package: &str) {
-        let Some(snapshot) = self.package_snapshot(package) else {
-            return;
-        };
-        let plan = package::decide(&snapshot, at(self.api.counters.second));
-        if !plan.is_empty() {
-            self.say(format!("package {package}:\n{plan}"));
-        }
-        for action in &plan.actions {
-            match action {
-                package::Action::DeleteInstance { name, uid, .. } => {
-                    match self.api.instances.delete(&mut self.api.counters, name, Some(uid)) {
-                        Some(left) if left.metadata.uid.as_ref() == Some(uid) => {
-                            self.caches.instances.insert(name.clone(), left);
-                        }
-                        Some(_) => {}
-                        None => {
-                            self.graves.insert(uid.clone());
-                            self.caches.instances.remove(name);
-                        }
-                    }
-                }
-                package::Action::ApplyInstance { instance, .. } => {
-                    let name = instance.metadata.name.clone().unwrap();
-                    let written = self.api.instances.write(&mut self.api.counters, &name, |before| {
-                        let mut next = (**instance).clone();
-                        next.metadata = merged_meta(before.map(|b| &b.metadata), &instance.metadata);
-                        next.status = before.and_then(|b| b.status.clone());
-                        let changed = before.is_none_or(|b| b.spec != next.spec);
-                        if let Some(before) = before {
-                            assert_eq!(before.spec.template, next.spec.template, "a template is immutable");
-                            assert!(before.spec.epoch <= next.spec.epoch, "an epoch never falls");
-                        }
-                        (next, changed)
-                    });
-                    self.caches.instances.insert(name, written);
-                }
-            }
-            self.wake_all();
-            self.check();
-            if self.dies() {
-                return;
-            }
-        }
-        let uid = snapshot.package.metadata.uid.clone();
-        if let Some(status) = plan.status
-            && self.api.packages.objects.get(package).is_some_and(|p| p.metadata.uid == uid)
-        {
-            let written = self.api.packages.write(&mut self.api.counters, package, |before| {
-                let mut next = before.unwrap().clone();
-                next.status = Some(*status);
-                (next, false)
-            });
-            self.caches.packages.insert(package.to_owned(), written);
-            self.wake_all();
-        }
     }
 }
 

@@ -133,6 +133,7 @@ pub fn package_snapshot(package: Package, models: &[Model], nodes: &[NodeView]) 
         models: models.iter().map(|m| (m.metadata.name.clone().unwrap(), Arc::new(m.clone()))).collect(),
         volumes: BTreeMap::new(),
         schedule: None,
+        policy: None,
         sharers: Vec::new(),
         networks: BTreeMap::new(),
         nodes: nodes.to_vec(),
@@ -183,6 +184,21 @@ pub fn scenario_snapshot(scenario: Scenario, target: Option<Package>) -> scenari
         claims: Vec::new(),
         observed: scenario::Observed::default(),
     }
+}
+
+/// Decides, applies and prints, until nothing is left to do.
+pub fn settle(snapshot: &mut package::Snapshot, second: i64) -> String {
+    let mut text = String::new();
+    for step in 0..6 {
+        let plan = package::decide(snapshot, at(second + step));
+        text.push_str(&plan.to_string());
+        if plan.is_empty() {
+            return text;
+        }
+        text.push_str("--\n");
+        apply_package(snapshot, &plan);
+    }
+    panic!("doesn't settle:\n{text}");
 }
 
 /// What the API server and garbage collection make of a package's plan.

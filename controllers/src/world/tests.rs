@@ -1,0 +1,48 @@
+use kube::client::Body;
+use prometheus_client::registry::Registry;
+
+use super::*;
+use crate::events;
+
+/// A world whose API server answers every request with 404 of an object.
+pub(crate) fn world() -> World {
+    let service = tower::service_fn(|_: http::Request<Body>| async {
+        let body = r#"{"kind":"Status","apiVersion":"v1","status":"Failure","code":404,"details":{"name":"x"}}"#;
+        http::Response::builder().status(404).body(Body::from(body.as_bytes().to_vec()))
+    });
+    let client = Client::new(service, "default");
+    let config = Config::new("test", Metrics::register(&mut Registry::default()));
+    let (events, _) = events::channel(client.clone(), &config);
+    World::new(client, &config, events)
+}
+
+#[tokio::test]
+async fn a_missing_permission_is_told_as_long_as_something_waits_for_it() {
+    let world = world();
+    world.health.pending(None);
+    let [a, b] = ["a", "b"].map(|name| Key::new("ns", name));
+    world.forbidden(Name::package, a.clone(), "nobody may");
+    world.forbidden(Name::package, b.clone(), "nobody may");
+    world.forbidden(Name::scenario, a.clone(), "nor this");
+    assert_eq!(world.health.problems().len(), 2);
+    world.allowed(Name::package, a.clone());
+    world.allowed(Name::package, Key::new("ns", "another"));
+    assert_eq!(world.health.problems().len(), 2, "b still waits");
+    // It was deleted, say.
+    world.allowed(Name::package, b);
+    world.allowed(Name::scenario, a);
+    assert_eq!(world.health.ready(), Ok(()));
+}
+
+#[tokio::test]
+async fn refusals_are_forgotten_with_the_instances_that_they_were_of() {
+    let world = world();
+    let package = Key::new("ns", "p");
+    for instance in ["old", "new"] {
+        world.refused(&package, instance.to_owned(), Some("no".to_owned()));
+    }
+    world.keep_refusals(&package, |instance| instance == "new");
+    assert_eq!(world.refusals(&package).into_keys().collect::<Vec<_>>(), ["new"]);
+    world.keep_refusals(&package, |_| false);
+    assert!(lock(&world.refusals).is_empty());
+}
