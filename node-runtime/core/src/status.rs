@@ -174,6 +174,8 @@ impl Computation<'_> {
             | "InvalidImageName"
             | "ImageInspectError"
             | "RegistryUnavailable" => reason::IMAGE_MISSING,
+            // What a variable refers to isn't there, mostly; the kubelet's message names it.
+            "CreateContainerConfigError" => reason::CONFIG_MISSING,
             _ => reason::RUNTIME_ERROR,
         };
         let said = [reason.as_str(), message.as_str()].into_iter().filter(|text| !text.is_empty());

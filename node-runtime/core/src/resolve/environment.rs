@@ -113,7 +113,10 @@ fn from_source(context: &Context<'_>, source: &EnvVarSource) -> Result<Option<St
         Lookup::Present(object) => object.entries.get(&key.key),
         Lookup::Absent if optional => return Ok(None),
         Lookup::Absent => {
-            return Err((ProblemKind::Missing, format!("{kind} {}/{} doesn't exist", context.namespace, key.name)));
+            return Err((
+                ProblemKind::ConfigMissing,
+                format!("{kind} {}/{} doesn't exist", context.namespace, key.name),
+            ));
         }
         Lookup::Unknown => {
             let message = format!("{kind} {}/{} hasn't been read yet", context.namespace, key.name);
@@ -126,8 +129,9 @@ fn from_source(context: &Context<'_>, source: &EnvVarSource) -> Result<Option<St
             Err(_) => Err((ProblemKind::Invalid, format!("key {:?} of {kind} {} isn't UTF-8 text", key.key, key.name))),
         },
         None if optional => Ok(None),
-        None => {
-            Err((ProblemKind::Missing, format!("{kind} {}/{} has no key {:?}", context.namespace, key.name, key.key)))
-        }
+        None => Err((
+            ProblemKind::ConfigMissing,
+            format!("{kind} {}/{} has no key {:?}", context.namespace, key.name, key.key),
+        )),
     }
 }

@@ -54,7 +54,9 @@ pub enum ProblemKind {
     CannotHonour,
     /// This node can't join Networks.
     NoNetworking,
-    /// Something it refers to isn't there (yet).
+    /// A ConfigMap or Secret that a variable refers to isn't there (yet), or lacks the key.
+    ConfigMissing,
+    /// What a volume refers to isn't there (yet).
     Missing,
     /// Something it refers to hasn't been fetched yet.
     Unknown,
@@ -68,6 +70,7 @@ impl ProblemKind {
             Self::Invalid => reason::INVALID_TEMPLATE,
             Self::CannotHonour => reason::CANNOT_HONOUR,
             Self::NoNetworking => reason::NO_NETWORKING,
+            Self::ConfigMissing => reason::CONFIG_MISSING,
             Self::Missing => reason::VOLUME_MISSING,
             Self::Unknown => reason::STARTING,
         }

@@ -138,11 +138,12 @@ fn references_to_data_say_what_is_missing() {
         resolved(of_container(container), &data).unwrap_err(),
         [
             "Invalid spec.template.spec.containers[0].env[3].valueFrom: key \"bin\" of ConfigMap conf isn't UTF-8 text",
-            "Missing spec.template.spec.containers[0].env[0].valueFrom: ConfigMap default/conf has no key \"no\"",
-            "Missing spec.template.spec.containers[0].env[1].valueFrom: ConfigMap default/gone doesn't exist",
+            "ConfigMissing spec.template.spec.containers[0].env[0].valueFrom: ConfigMap default/conf has no key \"no\"",
+            "ConfigMissing spec.template.spec.containers[0].env[1].valueFrom: ConfigMap default/gone doesn't exist",
             "Unknown spec.template.spec.containers[0].env[2].valueFrom: ConfigMap default/new hasn't been read yet",
         ]
     );
+    assert_eq!(ProblemKind::ConfigMissing.reason(), "ConfigMissing");
 }
 
 #[test]
