@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Pullpiri on a real Kubernetes: kube-apiserver, controller manager, scheduler, kubelet, containerd (hack/kube), installed by Helm from charts/pullpiri
-# with the image of hack/image.sh. From a published manifest and a signal to containers; then a leader is killed, the release upgraded, rolled back and
-# uninstalled, and what runs must not notice until it has to go. Without Go it prints `skipped: no Go toolchain` and ends well.
+# with the image of hack/image.sh. From a published manifest and a signal to containers, and to one more that is a Pod; then a leader is killed, the release
+# upgraded (with the other meaning of `node.host`), rolled back and uninstalled, and what runs must not notice until it has to go. Without Go it prints
+# `skipped: no Go toolchain` and ends well.
 #   PULLPIRI_E2E_DIR   where it keeps what it makes (target/e2e-k8s)
 #   PULLPIRI_E2E_KEEP  1: leaves the cluster running when a step fails
 set -euo pipefail
@@ -99,8 +100,26 @@ another_leader() {
 replaced() {
     local now
     now=$(processes)
-    [ "$(grep -c . <<< "${now}")" = 4 ] && ! grep -q "^$1 " <<< "${now}"
+    [ "$(grep -c . <<< "${now}")" = 5 ] && ! grep -q "^$1 " <<< "${now}"
 }
+
+# restarts TEXT: the node runtime that is there now watches: a container of its that ends is started again.
+restarts() {
+    local victim pod
+    pod=$(pod_process)
+    victim=$(grep -v "^${pod} " <<< "${BEFORE}" | tail -n 1 | cut -d' ' -f1)
+    kill -9 "${victim}"
+    until_ok 30 "$1: a killed container is started again" replaced "${victim}"
+    BEFORE=$(processes)
+}
+
+# The process of the instance that is a Pod.
+pod_process() {
+    kubectl get modelinstances -l pullpiri.io/package=as-pod -o jsonpath='{.items[0].status.containers[0].pid}'
+}
+
+# How many interfaces of Pods have a program of ours.
+guests() { hack/kube/cluster.sh run sh -c 'ls /sys/fs/bpf/pullpiri/*/links 2> /dev/null' | grep -c '~guest_egress$'; }
 
 # query EXPRESSION: the first value that Prometheus gives.
 query() { curl --silent --get --max-time 5 --data-urlencode "query=$1" "http://127.0.0.1:${PROMETHEUS_PORT}/api/v1/query" | sed -n 's/.*"value":\[[0-9.]*,"\([^"]*\)"\].*/\1/p'; }
@@ -127,7 +146,12 @@ prepare() {
     command -v go > /dev/null 2>&1 || [ -x target/kube/bin/kubelet ] || skip "no Go toolchain"
     need_apt prometheus:prometheus curl:curl nsenter:util-linux
     need_kubectl
-    hack/kube/build.sh helm > /dev/null || [ -x target/kube/bin/helm ] || skip "no Go toolchain"
+    local code=0
+    hack/kube/build.sh helm > /dev/null || code=$?
+    if [ "${code}" != 0 ] && [ ! -x target/kube/bin/helm ]; then
+        [ "${code}" != 3 ] || skip "no Go toolchain"
+        fail "helm can't be built"
+    fi
     export PATH=${ROOT}/target/kube/bin:${PATH}
     if [ -z "${PULLPIRI_IMAGE:-}" ]; then
         hack/image.sh > /dev/null
@@ -161,6 +185,9 @@ values() {
         # The node of hack/kube lives in a mount namespace of its own.
         echo "  host: runtime"
         echo "  dataDir: ${DATA}"
+        echo "  kubernetesRuntime: {enabled: true}"
+        echo "  uplink: eth0"
+        echo "  linkRate: 100M"
         echo "  capabilities:"
         local bounds capability index=0
         bounds=$((16#$(sed -n 's/^CapBnd:\t//p' /proc/self/status)))
@@ -194,6 +221,8 @@ install() {
         "${BIN}" image build --reference "localhost/${name}:1.0" --file "${DEMO}:/demo-service" --output "${DIR}/${name}.tar" -- /demo-service "${name}"
         "${BIN}" image load "${DIR}/${name}.tar" --data-dir "${DATA}" > /dev/null
     done
+    "${BIN}" image build --reference localhost/as-pod:1.0 --file "${DEMO}:/demo-service" --output "${DIR}/as-pod.tar" -- /demo-service as-pod
+    hack/kube/cluster.sh import "${DIR}/as-pod.tar"
 }
 
 declare_and_signal() {
@@ -211,6 +240,36 @@ declare_and_signal() {
         ! grep -q kubepods "/proc/${pid}/cgroup" || fail "process ${pid} is in a pod's cgroup: $(grep kubepods "/proc/${pid}/cgroup" | head -n 1)"
     done
     kubectl get signals -o wide | grep -q PowertrainTransmissionCurrentGear || fail "kubectl get signals doesn't show the signal"
+}
+
+as_a_pod() {
+    step "beside them, a model that is a Pod and has a class"
+    kubectl apply -f - > /dev/null << YAML
+apiVersion: pullpiri.io/v1alpha1
+kind: Model
+metadata: {name: as-pod, labels: {net: of-pods}}
+spec:
+  runtime: kubernetes
+  terminationGracePeriodSeconds: 1
+  containers: [{name: demo, image: "localhost/as-pod:1.0", imagePullPolicy: Never}]
+---
+apiVersion: pullpiri.io/v1alpha1
+kind: Network
+metadata: {name: of-pods}
+spec:
+  attach: {matchLabels: {net: of-pods}}
+  qos: {classes: [{name: all, priority: 1, guarantee: 1M, selectors: [{model: as-pod}]}]}
+---
+apiVersion: pullpiri.io/v1alpha1
+kind: Package
+metadata: {name: as-pod}
+spec: {desiredState: Running, models: [{name: as-pod, node: ${KUBE_NODE}}]}
+YAML
+    until_ok 30 "five containers run" equals 5 running
+    equals "${KUBE_NODE} ModelInstance" kubectl get pods -l pullpiri.io/package=as-pod -o jsonpath='{.items[*].spec.nodeName} {.items[*].metadata.ownerReferences[*].kind}'
+    BEFORE=$(processes)
+    grep -q kubepods "/proc/$(pod_process)/cgroup" || fail "the Pod's process isn't in a cgroup of the kubelet"
+    until_ok 20 "its interface has its class" equals 1 guests
 }
 
 monitoring() {
@@ -234,7 +293,7 @@ monitoring() {
     PIDS+=($!)
     until_ok 30 "both controllers are scraped" equals 2 query 'sum(up{job="pullpiri-controllers"})'
     until_ok 30 "the node is scraped" equals 1 query 'sum(up{job="pullpiri-node"})'
-    until_ok 30 "its instances are counted" equals 4 query 'sum(pullpiri_node_instances{phase="Running"})'
+    until_ok 30 "its instances are counted" equals 5 query 'sum(pullpiri_node_instances{phase="Running"})'
     equals "$(grep -cE '^ *- (alert|record):' "${DIR}/prometheus/rules.yaml")" \
         sh -c "curl --silent http://127.0.0.1:${PROMETHEUS_PORT}/api/v1/rules | grep -oE '\"type\":\"(alerting|recording)\"' | wc -l"
 }
@@ -257,17 +316,19 @@ leader_killed() {
 
 upgrade_and_rollback() {
     step "helm upgrade with a changed value, helm test, rollback"
-    helm upgrade "${RELEASE}" "${CHART}" --namespace "${NS}" --values "${DIR}/values.yaml" --set log.filter=debug --wait --timeout 120s > "${DIR}/upgrade.log"
+    # The first process' files are the same here: the node only has mounts of its own beside them.
+    local host=init
+    readlink /proc/1/ns/mnt > /dev/null || { host=runtime; step "without node.host=init: this machine lets nobody see the namespaces of process 1"; }
+    helm upgrade "${RELEASE}" "${CHART}" --namespace "${NS}" --values "${DIR}/values.yaml" --set log.filter=debug --set node.host=${host} --wait --timeout 120s \
+        > "${DIR}/upgrade.log"
     unchanged "after the upgrade"
+    restarts "after the upgrade"
     helm test "${RELEASE}" --namespace "${NS}" --timeout 60s > "${DIR}/test.log" || { cat "${DIR}/test.log" >&2; fail "helm test"; }
     helm rollback "${RELEASE}" 1 --namespace "${NS}" --wait --timeout 120s > "${DIR}/rollback.log"
     unchanged "after the rollback"
-    equals 4 running
-    # The new agent is the one that watches: a container that ends is started again.
-    local victim
-    victim=$(tail -n 1 <<< "${BEFORE}" | cut -d' ' -f1)
-    kill -9 "${victim}"
-    until_ok 30 "a killed container is started again" replaced "${victim}"
+    equals 5 running
+    equals 1 guests
+    restarts "after the rollback"
 }
 
 # A node's token is good for that node's own objects only.
@@ -304,6 +365,8 @@ dry_run() {
 
 uninstall() {
     step "helm uninstall"
+    local pod
+    pod=$(pod_process)
     helm uninstall "${RELEASE}" --namespace "${NS}" --wait --timeout 120s > "${DIR}/uninstall.log"
     # Objects. The namespace is who made it's to delete; what is in there and isn't Helm's is the controllers' Lease.
     until_ok 60 "no pod is left" equals 0 sh -c "kubectl -n ${NS} get pods --no-headers 2> /dev/null | wc -l"
@@ -316,7 +379,10 @@ uninstall() {
     left=$(kubectl get roles,rolebindings,services,serviceaccounts,deployments,daemonsets,networkpolicies,poddisruptionbudgets,jobs,secrets,configmaps --all-namespaces -o name | grep pullpiri || true)
     [ -z "${left}" ] || fail "objects are left: ${left}"
     until_ok 60 "no Lease is left" sh -c "! kubectl get leases --all-namespaces -o name | grep pullpiri"
+    left=$(kubectl get pods -o name)
+    [ -z "${left}" ] || fail "Pods of models are left: ${left}"
     # And on the node.
+    [ ! -e "/proc/${pod}" ] || fail "the Pod's process ${pod} is left"
     left=$(pgrep -f -- "${DATA}" || true)
     [ -z "${left}" ] || fail "processes are left: $(ps -o pid,args -p "${left//$'\n'/,}")"
     left=$(grep -F " ${DATA}" /proc/self/mountinfo || true)
@@ -338,6 +404,7 @@ prepare
 cluster
 install
 declare_and_signal
+as_a_pod
 monitoring
 leader_killed
 upgrade_and_rollback
