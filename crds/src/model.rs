@@ -160,7 +160,7 @@ pub enum ImagePullPolicy {
 
 /// An environment variable.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("!(has(self.value) && has(self.valueFrom))").message("value and valueFrom exclude each other"))]
+#[x_kube(validation = Rule::new("!(has(self.value) && has(self.valueFrom))").message(Message::Expression("'value and valueFrom exclude each other; ' + self.name + ' has both'".into())))]
 #[serde(rename_all = "camelCase")]
 pub struct EnvVar {
     /// The variable's name.
@@ -177,7 +177,7 @@ pub struct EnvVar {
 
 /// A key of a ConfigMap or of a Secret.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("has(self.configMapKeyRef) != has(self.secretKeyRef)").message("exactly one of configMapKeyRef and secretKeyRef must be set"))]
+#[x_kube(validation = Rule::new("has(self.configMapKeyRef) != has(self.secretKeyRef)").message(Message::Expression("'exactly one of configMapKeyRef and secretKeyRef must be set; got ' + (has(self.configMapKeyRef) ? 'both' : 'none')".into())))]
 #[serde(rename_all = "camelCase")]
 pub struct EnvVarSource {
     /// A key of a ConfigMap, in the Model's namespace.
@@ -238,7 +238,7 @@ pub enum Protocol {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[x_kube(validation = Rule::new("!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])").message("limits are of cpu, memory and pids").field_path(".limits"))]
 #[x_kube(validation = Rule::new("!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])").message("requests are of cpu and memory").field_path(".requests"))]
-#[x_kube(validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)").message("a request must not exceed the limit of the same resource").field_path(".requests"))]
+#[x_kube(validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)").message(Message::Expression("'a request must not exceed the limit of the same resource' + ('cpu' in self.requests && 'cpu' in self.limits ? '; cpu ' + string(self.requests['cpu']) + ' of ' + string(self.limits['cpu']) : '') + ('memory' in self.requests && 'memory' in self.limits ? '; memory ' + string(self.requests['memory']) + ' of ' + string(self.limits['memory']) : '')".into())).field_path(".requests"))]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
     /// What the container never exceeds: `cpu` in cores, `memory` in bytes, `pids` as a number. Default: no limit.
@@ -311,7 +311,7 @@ pub struct Capabilities {
 
 /// A volume of a Model: a name and exactly one source.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(validation = Rule::new("(has(self.hostPath) ? 1 : 0) + (has(self.emptyDir) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.secret) ? 1 : 0) == 1").message("exactly one of hostPath, emptyDir, configMap and secret must be set"))]
+#[x_kube(validation = Rule::new("(has(self.hostPath) ? 1 : 0) + (has(self.emptyDir) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.secret) ? 1 : 0) == 1").message(Message::Expression("'exactly one of hostPath, emptyDir, configMap and secret must be set; ' + self.name + ' has:' + (has(self.hostPath) ? ' hostPath' : '') + (has(self.emptyDir) ? ' emptyDir' : '') + (has(self.configMap) ? ' configMap' : '') + (has(self.secret) ? ' secret' : '')".into())))]
 #[serde(rename_all = "camelCase")]
 pub struct ModelVolume {
     /// The name that `volumeMounts` use.
@@ -411,7 +411,7 @@ pub struct SecretFiles {
 
 /// One key, and the file that it becomes.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("!self.path.startsWith('/') && !self.path.contains('..')").message("path must be relative and without '..'"))]
+#[x_kube(validation = Rule::new("!self.path.startsWith('/') && !self.path.contains('..')").message(Message::Expression("'must be relative and without ..; got ' + self.path".into())).field_path(".path"))]
 #[serde(rename_all = "camelCase")]
 pub struct KeyToPath {
     /// The key whose value is taken.

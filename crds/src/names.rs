@@ -23,8 +23,18 @@ pub const NODE_FINALIZER: &str = "pullpiri.io/node";
 
 /// A node's name in any published spelling: letters, digits and `-_.`, compared in lower-case RFC 1123 form.
 pub const NODE_SPELLING: &str = r"^[A-Za-z0-9_]([-._A-Za-z0-9]*[A-Za-z0-9_])?$";
+/// What a topic may hold besides letters, digits and `-`.
+macro_rules! signs {
+    () => {
+        "_.~:/%@!$&'()*+,;"
+    };
+}
 /// A signal's topic: what a URL's path can hold once [`signal_name`] has escaped it. No spaces.
-pub const TOPIC: &str = r"^[-A-Za-z0-9_.~:/%@!$&'()*+,;]+$";
+pub const TOPIC: &str = concat!("^[-A-Za-z0-9", signs!(), "]+$");
+/// What a topic may hold besides letters and digits.
+pub const TOPIC_SIGNS: &str = concat!("-", signs!());
+/// The longest topic, in bytes.
+pub const MAX_TOPIC: usize = 253;
 
 /// The longest DNS subdomain (RFC 1123, section 2.1).
 pub const MAX_SUBDOMAIN: usize = 253;
@@ -75,6 +85,13 @@ pub fn same_node(a: &str, b: &str) -> bool {
     rfc1123(a) == rfc1123(b)
 }
 
+/// Whether it can be a signal's topic: [`TOPIC`] and [`MAX_TOPIC`] hold.
+#[must_use]
+pub fn is_topic(text: &str) -> bool {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || TOPIC_SIGNS.contains(c);
+    (1..=MAX_TOPIC).contains(&text.len()) && text.chars().all(is_allowed)
+}
+
 /// The object name of a signal's topic. Kubernetes forbids `/` and `%` in a path segment and the names `.` and `..`; `~` escapes them, as in JSON
 /// pointers (RFC 6901): `~0` is `~`, `~1` is `/`, `~2` is `%`, `~3` a leading dot.
 #[must_use]
@@ -88,6 +105,10 @@ pub fn signal_name(topic: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+    use kube::CustomResourceExt;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -110,6 +131,24 @@ mod tests {
     fn a_long_name_is_cut_at_an_alphanumeric() {
         let long = format!("{}-{}", "a".repeat(252), "b");
         assert_eq!(rfc1123(&long), Some("a".repeat(252)));
+    }
+
+    #[test]
+    fn a_topic_is_what_the_schema_says() {
+        let of = |crd: CustomResourceDefinition| serde_json::to_value(crd).unwrap();
+        for (crd, path) in [
+            (of(crate::signal::definition().unwrap()), "/topic"),
+            (of(crate::Scenario::crd()), "/spec/properties/condition/properties/operands/properties/value"),
+        ] {
+            let topic = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"];
+            let topic = topic.pointer(path).unwrap();
+            assert_eq!((&topic["pattern"], &topic["maxLength"]), (&json!(TOPIC), &json!(MAX_TOPIC)), "{path}");
+        }
+        let pattern = regex::Regex::new(TOPIC).unwrap();
+        for sign in ' '..='\u{ff}' {
+            assert_eq!(is_topic(&sign.to_string()), pattern.is_match(&sign.to_string()), "{sign:?}");
+        }
+        assert!(is_topic(&"x".repeat(MAX_TOPIC)) && !is_topic(&"x".repeat(MAX_TOPIC + 1)) && !is_topic(""));
     }
 
     #[test]

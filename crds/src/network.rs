@@ -143,7 +143,7 @@ pub enum Verdict {
 /// One direction of new connections; what answers them passes by itself.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[x_kube(validation = Rule::new("!has(self.ports) || self.ports.all(p, !p.matches('^[0-9]{1,5}(-[0-9]{1,5})?$') || (int(p.split('-')[0]) >= 1 && int(p.split('-')[0]) <= int(p.split('-')[size(p.split('-')) - 1]) && int(p.split('-')[size(p.split('-')) - 1]) <= 65535))").message(Message::Expression("\"ports are from 1 to 65535, the first of a range not above its last, as 80 or 8000-8100; got \" + self.ports.join(\", \")".into())).field_path(".ports"))]
-#[x_kube(validation = Rule::new("!has(self.ports) || size(self.ports) == 0 || (has(self.protocol) && self.protocol in ['TCP', 'UDP'])").message("ports need protocol TCP or UDP").field_path(".ports"))]
+#[x_kube(validation = Rule::new("!has(self.ports) || size(self.ports) == 0 || (has(self.protocol) && self.protocol in ['TCP', 'UDP'])").message(Message::Expression("'ports need protocol TCP or UDP; got ' + (has(self.protocol) ? self.protocol : 'none')".into())).field_path(".ports"))]
 #[serde(rename_all = "camelCase")]
 pub struct AllowRule {
     /// For people. Default: its position, as `allow[0]`.
@@ -165,7 +165,7 @@ pub struct AllowRule {
 
 /// Where a connection comes from: every field that is set must match. Empty: any model of this network.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
-#[x_kube(validation = Rule::new("!has(self.cidr) || (!has(self.model) && !has(self.matchLabels) && !has(self.network))").message("cidr is for addresses outside of all networks: it excludes model, matchLabels and network"))]
+#[x_kube(validation = Rule::new("!has(self.cidr) || (!has(self.model) && !has(self.matchLabels) && !has(self.network))").message(Message::Expression("'cidr is for addresses outside of all networks: it excludes model, matchLabels and network; got cidr ' + self.cidr + ' beside one of them'".into())))]
 #[x_kube(validation = Rule::new("!has(self.cidr) || (isCIDR(self.cidr) && cidr(self.cidr).masked() == cidr(self.cidr))").message(Message::Expression("\"must be a network without host bits, as 192.0.2.0/24; got \" + self.cidr".into())).field_path(".cidr"))]
 #[serde(rename_all = "camelCase")]
 pub struct Peer {

@@ -41,13 +41,14 @@ pub struct NodeRuntimeSpec {
 
 /// A node's link to other nodes, as its operator declares it.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[x_kube(validation = Rule::new("!has(self.rate) || quantity(string(self.rate)).compareTo(quantity('1')) >= 0").message(Message::Expression("'must be at least 1 bit per second, as in 100M or 1G; got ' + string(self.rate)".into())).field_path(".rate"))]
 #[serde(rename_all = "camelCase")]
 pub struct UplinkSpec {
     /// The interface. Default: that of the route to the API server, or the default route.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 15))]
     pub interface: Option<String>,
-    /// Bits per second. Default: what the interface says.
+    /// Bits per second, at least 1. Default: what the interface says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate: Option<Quantity>,
 }

@@ -69,7 +69,7 @@ pub struct PackageSpec {
 
 /// One Model of a package.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
-#[x_kube(validation = Rule::new("!(has(self.node) && has(self.nodeSelector))").message("node and nodeSelector exclude each other"))]
+#[x_kube(validation = Rule::new("!(has(self.node) && has(self.nodeSelector))").message(Message::Expression("'node and nodeSelector exclude each other; model ' + self.name + ' has node ' + self.node + ' and a nodeSelector'".into())))]
 #[serde(rename_all = "camelCase")]
 pub struct PackageModel {
     /// The Model's name, in the same namespace.

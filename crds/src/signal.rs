@@ -111,7 +111,7 @@ pub fn definition() -> Result<CustomResourceDefinition, serde_json::Error> {
                         "apiVersion": {"type": "string", "description": "The API group and version: signals.pullpiri.io/v1alpha1."},
                         "kind": {"type": "string", "description": "Signal."},
                         "metadata": {"type": "object", "description": "Its name is the topic, with ~0 for ~, ~1 for /, ~2 for % and ~3 for a leading dot."},
-                        "topic": {"type": "string", "minLength": 1, "maxLength": 253, "pattern": crate::names::TOPIC, "description": "As the source names it."},
+                        "topic": {"type": "string", "minLength": 1, "maxLength": crate::names::MAX_TOPIC, "pattern": crate::names::TOPIC, "description": "As the source names it."},
                         "type": {"type": "string", "maxLength": 63, "description": "The kind of source: DDS, VSS, MQTT."},
                         "fields": {
                             "type": "object", "maxProperties": 256, "description": "The fields' values as text.",

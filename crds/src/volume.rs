@@ -19,7 +19,7 @@ use crate::model::{ConfigMapFiles, EmptyDir, HostPath, SecretFiles};
     doc = "Storage that a Package gives to its Models.",
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
-#[x_kube(validation = Rule::new("(has(self.hostPath) ? 1 : 0) + (has(self.emptyDir) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.secret) ? 1 : 0) <= 1").message("at most one of hostPath, emptyDir, configMap and secret may be set"))]
+#[x_kube(validation = Rule::new("(has(self.hostPath) ? 1 : 0) + (has(self.emptyDir) ? 1 : 0) + (has(self.configMap) ? 1 : 0) + (has(self.secret) ? 1 : 0) <= 1").message(Message::Expression("'at most one of hostPath, emptyDir, configMap and secret may be set; got:' + (has(self.hostPath) ? ' hostPath' : '') + (has(self.emptyDir) ? ' emptyDir' : '') + (has(self.configMap) ? ' configMap' : '') + (has(self.secret) ? ' secret' : '')".into())))]
 #[serde(rename_all = "camelCase")]
 pub struct VolumeSpec {
     /// A file or directory of the node.

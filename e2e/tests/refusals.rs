@@ -9,7 +9,7 @@ use kube::discovery::ApiResource;
 use kube::{Api, Client};
 use pullpiri_apiserver::auth::UserInfo;
 use pullpiri_apiserver::{ApiServer, Config};
-use pullpiri_crds::{Model, Network, Package, Scenario, Signal};
+use pullpiri_crds::{Model, Network, NodeRuntime, Package, Scenario, Signal};
 use pullpiri_store::memory::MemoryStore;
 use serde_json::{Value, json};
 
@@ -25,7 +25,10 @@ async fn server() -> (ApiServer, Client) {
 
 /// What the API server says to it.
 async fn apply(client: &Client, resource: &ApiResource, spec: &Value) -> Result<(), String> {
-    let api: Api<DynamicObject> = Api::default_namespaced_with(client.clone(), resource);
+    let api: Api<DynamicObject> = match resource.kind.as_str() {
+        "NodeRuntime" => Api::all_with(client.clone(), resource),
+        _ => Api::default_namespaced_with(client.clone(), resource),
+    };
     let object =
         json!({"apiVersion": resource.api_version, "kind": resource.kind, "metadata": {"name": "x"}, "spec": spec});
     let params = PatchParams { dry_run: true, ..PatchParams::apply("test") };
@@ -55,8 +58,13 @@ async fn wrong_manifests_are_refused_by_field() {
         (json!({"resources": {"limits": {"cpu": "-1"}}}), vec!["spec.containers[0].resources.limits", "-1"]),
         (
             json!({"resources": {"limits": {"cpu": 1}, "requests": {"cpu": "1500m"}}}),
-            vec!["spec.containers[0].resources.requests", "must not exceed"],
+            vec!["spec.containers[0].resources.requests", "must not exceed", "cpu 1500m of 1"],
         ),
+        (
+            json!({"env": [{"name": "A", "value": "x", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]}),
+            vec!["spec.containers[0].env[0]", "A has both"],
+        ),
+        (json!({"env": [{"name": "A", "valueFrom": {}}]}), vec!["env[0].valueFrom", "got none"]),
         (json!({"image": "A:::b"}), vec!["spec.containers[0].image", "A:::b"]),
         (json!({"volumeMounts": [{"name": "v", "mountPath": "/"}]}), vec!["mountPath", "\"/\""]),
         (json!({"volumeMounts": [{"name": "v", "mountPath": "/a/../../etc"}]}), vec!["mountPath", "/a/../../etc"]),
@@ -75,7 +83,20 @@ async fn wrong_manifests_are_refused_by_field() {
         assert_eq!(apply(&client, &models, &model(&container)).await, Ok(()), "{container}");
     }
 
+    let volume = |volume: Value| json!({"containers": [{"name": "c", "image": "a"}], "volumes": [volume]});
+    let several = volume(json!({"name": "v", "emptyDir": {}, "hostPath": {"path": "/a"}}));
+    let upwards = volume(json!({"name": "v", "configMap": {"name": "c", "items": [{"key": "k", "path": "../x"}]}}));
+    for (spec, expected) in
+        [(several, ["spec.volumes[0]", "v has: hostPath emptyDir"]), (upwards, ["spec.volumes[0].configMap.items[0].path", "got ../x"])]
+    {
+        let said = apply(&client, &models, &spec).await.unwrap_err();
+        assert!(expected.iter().all(|part| said.contains(part)), "{spec}: {said}");
+    }
+
     let packages = ApiResource::erase::<Package>(&());
+    let both = json!({"models": [{"name": "m", "node": "zone", "nodeSelector": {"a": "b"}}]});
+    let said = apply(&client, &packages, &both).await.unwrap_err();
+    assert!(said.contains("spec.models[0]") && said.contains("model m has node zone"), "{said}");
     let said = apply(&client, &packages, &json!({"models": [{"name": "m", "node": "x y"}]})).await.unwrap_err();
     assert!(said.contains("spec.models[0].node") && said.contains("x y"), "{said}");
 
@@ -86,6 +107,20 @@ async fn wrong_manifests_are_refused_by_field() {
     let said =
         apply(&client, &scenarios, &json!({"condition": "foo", "action": "launch", "target": "x"})).await.unwrap_err();
     assert!(said.contains("spec.condition") && said.contains("express, value and operands"), "{said}");
+}
+
+#[tokio::test]
+async fn a_link_has_a_rate() {
+    let (_server, client) = server().await;
+    let nodes = ApiResource::erase::<NodeRuntime>(&());
+    for rate in [json!(0), json!("0"), json!("500m"), json!("0.5")] {
+        let said = apply(&client, &nodes, &json!({"uplink": {"rate": rate}})).await.unwrap_err();
+        let given = rate.as_str().map_or_else(|| rate.to_string(), str::to_owned);
+        assert!(said.contains("spec.uplink.rate") && said.contains(&format!("got {given}")), "{rate}: {said}");
+    }
+    for rate in [json!(1), json!("100M"), json!("1.5")] {
+        assert_eq!(apply(&client, &nodes, &json!({"uplink": {"rate": rate}})).await, Ok(()), "{rate}");
+    }
 }
 
 #[tokio::test]
