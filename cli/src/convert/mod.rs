@@ -74,7 +74,7 @@ pub(crate) fn convert(paths: &[PathBuf], guesses: Guesses) -> Result<Converted, 
             }
         }
     }
-    let mut printed: BTreeMap<(Kind, String, String), (Value, PathBuf)> = BTreeMap::new();
+    let mut printed: BTreeMap<(Kind, String, String), (Value, Place)> = BTreeMap::new();
     let mut documents = Vec::new();
     for source in &sources {
         let mut objects = Vec::new();
@@ -94,13 +94,12 @@ pub(crate) fn convert(paths: &[PathBuf], guesses: Guesses) -> Result<Converted, 
                 Some((same, _)) if *same == value => {}
                 Some((_, first)) => {
                     let mut report = Reporter::new(&source.path, document.number);
-                    let message =
-                        format!("{} {:?} is in {} with different content", kind.as_str(), key.2, first.display());
+                    let message = format!("{} {:?} has other content than the one in {first}", kind.as_str(), key.2);
                     report.error(document.root.line, message);
                     found.append(&mut report.findings);
                 }
                 None => {
-                    printed.insert(key.clone(), (value.clone(), source.path.clone()));
+                    printed.insert(key.clone(), (value.clone(), Place::of(&source.path, document)));
                     fresh.push((key, value));
                 }
             }

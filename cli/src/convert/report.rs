@@ -1,7 +1,9 @@
 //! What `convert` has to say about a file: errors, and warnings where it guessed.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+
+use super::tree::Document;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Severity {
@@ -17,6 +19,26 @@ pub(crate) struct Place {
     pub(crate) line: Option<usize>,
 }
 
+impl Place {
+    /// Where a document begins.
+    pub(crate) fn of(file: &Path, document: &Document) -> Self {
+        Self { file: file.to_path_buf(), document: Some(document.number), line: Some(document.root.line) }
+    }
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.file.display())?;
+        if let Some(document) = self.document {
+            write!(f, ": document {document}")?;
+        }
+        if let Some(line) = self.line {
+            write!(f, ", line {line}")?;
+        }
+        Ok(())
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Finding {
     pub(crate) place: Place,
@@ -26,31 +48,24 @@ pub(crate) struct Finding {
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.place.file.display())?;
-        if let Some(document) = self.place.document {
-            write!(f, ": document {document}")?;
-        }
-        if let Some(line) = self.place.line {
-            write!(f, ", line {line}")?;
-        }
         let severity = match self.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        write!(f, ": {severity}: {}", self.message)
+        write!(f, "{}: {severity}: {}", self.place, self.message)
     }
 }
 
 /// The findings of one document, with its place filled in.
 #[derive(Debug)]
 pub(crate) struct Reporter<'a> {
-    file: &'a std::path::Path,
+    file: &'a Path,
     document: usize,
     pub(crate) findings: Vec<Finding>,
 }
 
 impl<'a> Reporter<'a> {
-    pub(crate) fn new(file: &'a std::path::Path, document: usize) -> Self {
+    pub(crate) fn new(file: &'a Path, document: usize) -> Self {
         Self { file, document, findings: Vec::new() }
     }
 
