@@ -7,7 +7,8 @@ use crate::shutdown;
 
 pub(crate) async fn run(arguments: &Apiserver) -> Result<(), Failure> {
     let stop = shutdown::on_signals()?;
-    let control_plane = ControlPlane::open(&arguments.serving, Vec::new()).await?;
+    let mut control_plane = ControlPlane::open(&arguments.serving, Vec::new()).await?;
+    control_plane.serve(&arguments.serving.data_dir)?;
     stop.cancelled().await;
     control_plane.close().await
 }

@@ -3,15 +3,14 @@
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use pullpiri_apiserver::access::NodeAccess;
 use pullpiri_apiserver::tls::{Pki, kubeconfig, names_for};
-use pullpiri_apiserver::{ApiServer, Config};
+use pullpiri_apiserver::{ApiServer, Config, ServerError};
 use pullpiri_crds::{access, names};
 use pullpiri_node_host::files;
-use pullpiri_store::Store;
 use serde_json::Value;
+use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 
 use crate::args::Serving;
@@ -21,29 +20,27 @@ use crate::storage::Storage;
 /// The admin's user and group: what Kubernetes calls its superusers.
 const ADMIN: (&str, &str) = ("admin", "system:masters");
 
-/// A control plane that serves.
+/// A control plane: first open to this process, then to all.
 pub(crate) struct ControlPlane {
     pub(crate) server: ApiServer,
-    store: Arc<dyn Store>,
-    serving: JoinHandle<Result<(), pullpiri_apiserver::ServerError>>,
+    pki: Pki,
+    bound: Vec<SocketAddr>,
+    listeners: Vec<TcpListener>,
+    serving: Option<JoinHandle<Result<(), ServerError>>>,
 }
 
 impl ControlPlane {
-    /// Opens everything in the data directory and starts to serve. Addresses are bound first: a port in use should say so before anything is made.
+    /// Opens everything in the data directory, for this process only. Addresses are bound first: a port in use should say so before anything is made.
     pub(crate) async fn open(serving: &Serving, objects: Vec<Value>) -> Result<Self, Failure> {
         let mut listeners = Vec::new();
         for address in &serving.listen {
             listeners.push(ApiServer::bind(*address).await?);
         }
-        let bound: Vec<SocketAddr> =
-            listeners.iter().map(tokio::net::TcpListener::local_addr).collect::<Result<_, _>>()?;
+        let bound: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect::<Result<_, _>>()?;
         make_private(&serving.data_dir)?;
         let storage = Storage::open(serving).await?;
         let pki = storage.pki(&serving.data_dir).await?;
-        let hostname = fs::read_to_string("/proc/sys/kernel/hostname").ok();
-        let tls = pki.server_config(&names_for(&bound, hostname.as_deref().map(str::trim)))?;
-        let store = storage.into_store();
-        let mut config = Config::new(Arc::clone(&store));
+        let mut config = Config::new(storage.into_store());
         config.virtual_resources = vec![serde_json::to_value(pullpiri_crds::signal::definition()?)?];
         config.root_ca = Some(pki.ca_certificate().into());
         config.token_key = Some(pki.token_key()?);
@@ -52,24 +49,35 @@ impl ControlPlane {
         let server = ApiServer::open(config).await?;
         // Before the first connection: who is told that the server is ready finds them.
         server.install(objects).await?;
-        write_admin_kubeconfig(&serving.data_dir, &pki, &bound)?;
-        let task = tokio::spawn({
-            let server = server.clone();
-            async move { server.serve(listeners, tls).await }
-        });
-        for address in &bound {
+        Ok(Self { server, pki, bound, listeners, serving: None })
+    }
+
+    /// Serves, and says so. Last of all that may be refused: who reads that line relies on it.
+    pub(crate) fn serve(&mut self, data_dir: &Path) -> Result<(), Failure> {
+        let hostname = fs::read_to_string("/proc/sys/kernel/hostname").ok();
+        let tls = self.pki.server_config(&names_for(&self.bound, hostname.as_deref().map(str::trim)))?;
+        write_admin_kubeconfig(data_dir, &self.pki, &self.bound)?;
+        let (server, listeners) = (self.server.clone(), std::mem::take(&mut self.listeners));
+        self.serving = Some(tokio::spawn(async move { server.serve(listeners, tls).await }));
+        for address in &self.bound {
             tracing::info!(%address, "serving the Kubernetes API");
         }
-        Ok(Self { server, store, serving: task })
+        Ok(())
     }
 
     /// Ends watches and listeners, lets requests finish, and leaves the store flushed.
-    pub(crate) async fn close(self) -> Result<(), Failure> {
+    pub(crate) async fn close(mut self) -> Result<(), Failure> {
         self.server.stop();
-        let served = self.serving.await.map_err(|error| Failure::from_error("serving", &error))?;
-        drop(self.server);
-        drop(self.store);
+        let Some(serving) = self.serving.take() else { return Ok(()) };
+        let served = serving.await.map_err(|error| Failure::from_error("serving", &error))?;
         served.map_err(Failure::from)
+    }
+}
+
+impl Drop for ControlPlane {
+    /// Also where something else was refused: the server's own controllers would take the end of the runtime for a failure, and say so.
+    fn drop(&mut self) {
+        self.server.stop();
     }
 }
 

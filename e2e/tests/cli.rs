@@ -33,6 +33,32 @@ async fn a_port_in_use_is_named() {
     refused(&["apiserver", "--data-dir", &data_dir, "--listen", &address], 1, &[&address, "in use"]);
 }
 
+/// What is refused after the start has come far: nobody was told that it serves, and nothing else complains.
+#[test]
+fn what_is_refused_has_not_served() {
+    let folder = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let metrics = taken.local_addr().unwrap().to_string();
+    let blocked = folder.path().join("blocked");
+    std::fs::create_dir(&blocked).unwrap();
+    std::fs::write(blocked.join("ledger"), "").unwrap();
+    for (name, more, expected) in [
+        ("metrics", ["--metrics-listen", &metrics].as_slice(), metrics.as_str()),
+        ("runtime", &["--runtime", "kubernetes"], "--kubernetes-node"),
+        ("blocked", &[], "ledger"),
+    ] {
+        let data_dir = folder.path().join(name).display().to_string();
+        let listen = free_address().unwrap().to_string();
+        let arguments = ["up", "--data-dir", &data_dir, "--listen", &listen, "--node", "ecu"];
+        let output = pullpiri(&[&arguments, more].concat());
+        let text = String::from_utf8_lossy(&output.stderr).into_owned() + &String::from_utf8_lossy(&output.stdout);
+        assert_eq!(output.status.code(), Some(1), "{name}: {text}");
+        let line = text.lines().find(|line| line.starts_with("pullpiri: ")).unwrap_or_default();
+        assert!(line.contains(expected), "{name}: {text}");
+        assert!(!text.contains("serving the Kubernetes API") && !text.contains("trying again"), "{name}: {text}");
+    }
+}
+
 #[tokio::test]
 async fn damaged_files_are_named_and_left_alone() {
     let folder = tempfile::tempdir().unwrap();

@@ -70,6 +70,7 @@ pub struct Agent {
     client: Client,
     runtimes: Vec<Arc<dyn Runtime>>,
     metrics: Metrics,
+    ledger: ledger::Ledger,
 }
 
 impl std::fmt::Debug for Agent {
@@ -82,7 +83,7 @@ impl Agent {
     /// `registry` gets the node's metrics, named `pullpiri_node_…`.
     ///
     /// # Errors
-    /// [`AgentError`] if the configuration can't work.
+    /// [`AgentError`] if the configuration can't work, or the data directory can't hold a ledger.
     pub fn new(
         config: Config,
         client: Client,
@@ -90,7 +91,8 @@ impl Agent {
         registry: &mut Registry,
     ) -> Result<Self, AgentError> {
         config.check(&runtimes)?;
-        Ok(Self { config, client, runtimes, metrics: Metrics::register(registry) })
+        let ledger = ledger::Ledger::open(&config.data_dir)?;
+        Ok(Self { config, client, runtimes, metrics: Metrics::register(registry), ledger })
     }
 
     /// Tells whether the API server is heard.
@@ -102,8 +104,8 @@ impl Agent {
     /// Runs until `shutdown`. Workloads are left running, unless the configuration says otherwise.
     ///
     /// # Errors
-    /// [`AgentError`] if the ledger's directory can't be used.
+    /// [`AgentError`] if the ledger can't be read.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
-        node::run(self.config, self.client, self.runtimes, self.metrics, shutdown).await
+        node::run(self.config, self.client, self.runtimes, self.metrics, self.ledger, shutdown).await
     }
 }

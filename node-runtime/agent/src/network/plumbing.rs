@@ -335,7 +335,11 @@ impl Plumbing {
         let record = &self.record;
         let htb = self.support.htb.clone().map_or(Ok(()), Err);
         let found = uplink::find(&mut net, &self.said, &mut self.server, |name| record.trees.contains_key(name), &htb);
-        self.uplink = found.unwrap_or_else(|error| Err(text(&error)));
+        let found = found.unwrap_or_else(|error| Err(text(&error)));
+        if let Some(reason) = uplink::news(&self.said, &self.uplink, &found) {
+            warn!(reason, "the link to other nodes isn't there; it is looked for until it is");
+        }
+        self.uplink = found;
         if self.support.missing.is_some() && self.record == Record::default() {
             return Ok(None);
         }

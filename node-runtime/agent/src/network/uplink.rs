@@ -79,6 +79,16 @@ pub(super) struct Found {
     pub no_qos: Option<String>,
 }
 
+/// Why an uplink that somebody named isn't used, if that is new. Of one that nobody named the NodeRuntime's status says enough: a node may be alone.
+pub(super) fn news<'a>(
+    said: &Said,
+    before: &std::result::Result<Found, String>,
+    now: &'a std::result::Result<Found, String>,
+) -> Option<&'a str> {
+    let reason = now.as_ref().err().filter(|_| said.name().is_some())?;
+    (before.as_ref().err() != Some(reason)).then_some(reason)
+}
+
 /// The uplink, or why there is none. `ours`: interfaces that have our HTB, by our own record.
 pub(super) fn find(
     net: &mut Netlink,
@@ -173,6 +183,20 @@ pub(super) fn probe_htb(scratch: &std::path::Path) -> std::result::Result<(), St
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_named_uplink_that_is_missing_is_told_once() {
+        let named = Said { interface: Some("nope0".to_owned()), ..Said::default() };
+        let first = Err("it hasn't been looked for yet".to_owned());
+        let missing = Err("the uplink nope0 isn't an interface of this node".to_owned());
+        assert!(news(&named, &first, &missing).is_some_and(|reason| reason.contains("nope0")));
+        assert_eq!(news(&named, &missing, &missing), None);
+        assert_eq!(news(&Said::default(), &first, &missing), None, "nobody asked for it");
+        let uplink = Uplink { name: "nope0".to_owned(), mtu: 1500, rate: None, shapeable: true };
+        let found = Ok(Found { uplink, index: 2, addresses: Vec::new(), no_qos: None });
+        assert_eq!(news(&named, &missing, &found), None);
+        assert!(news(&named, &found, &missing).is_some(), "it went again");
+    }
 
     #[test]
     fn an_address_needs_no_resolver() {

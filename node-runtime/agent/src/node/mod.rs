@@ -104,11 +104,11 @@ pub(crate) async fn run(
     client: Client,
     runtimes: Vec<Arc<dyn Runtime>>,
     metrics: Metrics,
+    ledger: ledger::Ledger,
     shutdown: CancellationToken,
 ) -> Result<(), AgentError> {
     let name = config.node_name()?;
-    let disk = ledger::Ledger::open(&config.data_dir)?;
-    let memories = disk.load()?;
+    let memories = ledger.load()?;
     let volumes = config.data_dir.join("volumes");
     // Containers get what is in them by mounts of their own.
     for directory in [&volumes, &config.data_dir.join("logs")] {
@@ -142,7 +142,7 @@ pub(crate) async fn run(
     let mut node = Node {
         snapshot: first_snapshot(&config, &name, &volumes, memories, &runtimes),
         executor: Executor::new(runtimes.clone(), volumes, network.clone(), metrics.clone()),
-        ledger: ledger::Writer::start(disk, metrics.clone(), ledger_failure),
+        ledger: ledger::Writer::start(ledger, metrics.clone(), ledger_failure),
         reporter: Reporter::start(client.clone(), sender.clone(), metrics.clone()),
         teller: Teller::start(client.clone(), name.clone(), metrics.clone()),
         references: References::new(client.clone(), sender.clone()),
