@@ -167,7 +167,9 @@ cluster() {
     step "a Kubernetes with a node"
     local code=0
     trap finish EXIT
-    KUBECONFIG=$(hack/kube/cluster.sh up --node) || code=$?
+    rm -f "${DIR}/audit.log"
+    echo '{"apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"], "rules": [{"level": "Metadata"}]}' > "${DIR}/audit.json"
+    KUBECONFIG=$(PULLPIRI_KUBE_APISERVER_FLAGS="--audit-policy-file=${DIR}/audit.json --audit-log-path=${DIR}/audit.log" hack/kube/cluster.sh up --node) || code=$?
     if [ "${code}" = 3 ]; then
         echo "${KUBECONFIG}"
         unset KUBECONFIG
@@ -331,6 +333,15 @@ upgrade_and_rollback() {
     restarts "after the rollback"
 }
 
+# What the chart grants is enough: the API server let everything that was asked for by its ServiceAccounts.
+nothing_refused() {
+    step "nothing that controllers or node asked for was refused"
+    local refused
+    refused=$(grep -F '"authorization.k8s.io/decision":"forbid"' "${DIR}/audit.log" | grep -F "\"username\":\"system:serviceaccount:${NS}:" || true)
+    [ -z "${refused}" ] || fail "refused: $(head -n 3 <<< "${refused}")"
+    grep -qF "\"username\":\"system:serviceaccount:${NS}:${RELEASE}-node\"" "${DIR}/audit.log" || fail "the audit log knows of no request of a node"
+}
+
 # A node's token is good for that node's own objects only.
 node_restriction() {
     step "what a node may not write"
@@ -408,6 +419,7 @@ as_a_pod
 monitoring
 leader_killed
 upgrade_and_rollback
+nothing_refused
 node_restriction
 dry_run
 uninstall
