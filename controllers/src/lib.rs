@@ -29,6 +29,7 @@ mod metrics;
 mod queue;
 mod sharing;
 pub mod signal;
+mod templates;
 mod watch;
 mod world;
 

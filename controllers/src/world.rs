@@ -26,6 +26,7 @@ use crate::metrics::{ByController, Metrics, Name};
 use crate::queue::Queue;
 use crate::sharing::Sharing;
 use crate::signal::Hub;
+use crate::templates::Templates;
 
 /// What of a node matters to placement.
 #[derive(Clone, Debug, PartialEq)]
@@ -65,6 +66,7 @@ pub(crate) struct World {
     pub network_queue: Queue,
 
     pub sharing: Sharing,
+    templates: Templates,
     /// What the API server said when it refused instances, by package and by instance.
     refusals: Mutex<HashMap<Key, BTreeMap<String, String>>>,
     /// What can't be reconciled for want of a permission.
@@ -152,6 +154,7 @@ impl World {
             network_queue: queue(Name::network),
             network_pace: Mutex::default(),
             sharing: Sharing::default(),
+            templates: Templates::default(),
             refusals: Mutex::default(),
             forbidden: Mutex::default(),
             following: AtomicBool::new(false),
@@ -217,7 +220,8 @@ impl World {
         self.take_in(object, Arrival::Listed);
     }
 
-    fn take_in<K: Observed>(&self, object: K, by: Arrival) {
+    fn take_in<K: Observed>(&self, mut object: K, by: Arrival) {
+        K::share(self, &mut object);
         if let Some(change) = K::cache(self).put(object, by) {
             K::changed(self, &change);
         }
@@ -374,6 +378,8 @@ fn schedulability(node: &NodeRuntime) -> Schedulability {
 /// A kind that is watched.
 pub(crate) trait Observed: Resource + Sized {
     fn cache(world: &World) -> &Cache<Self>;
+    /// Lets it have what others of its kind hold already.
+    fn share(_: &World, _: &mut Self) {}
     /// Who has to look.
     fn changed(world: &World, change: &Change<Self>);
 }
@@ -526,6 +532,10 @@ impl Observed for Claim {
 impl Observed for ModelInstance {
     fn cache(world: &World) -> &Cache<Self> {
         &world.instances
+    }
+
+    fn share(world: &World, instance: &mut Self) {
+        world.templates.share(instance);
     }
 
     fn changed(world: &World, change: &Change<Self>) {

@@ -1,6 +1,7 @@
 //! ModelInstance: one Model of one Package bound to one node. Written by the Package controller, executed by that node's runtime.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use kube::{CustomResource, KubeSchema};
@@ -52,7 +53,7 @@ pub struct ModelInstanceSpec {
     #[schemars(length(min = 1, max = 253))]
     pub node_name: String,
     /// The resolved Model: self-contained but for the data of ConfigMaps and Secrets.
-    pub template: Template,
+    pub template: Arc<Template>,
     /// Whether the containers should run.
     #[serde(default = "default_true")]
     pub run: bool,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use jiff::SignedDuration;
 use k8s_openapi::api::coordination::v1::LeaseSpec;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, Time};
-use pullpiri_crds::instance::{ModelInstance, ModelInstanceSpec, ModelInstanceStatus, Phase, Template};
+use pullpiri_crds::instance::{ModelInstance, ModelInstanceSpec, ModelInstanceStatus, Phase};
 use pullpiri_crds::{NodeRuntime, NodeRuntimeSpec, NodeRuntimeStatus};
 use pullpiri_reconcilers::node::{Action, Heartbeat, Pulse, Snapshot, abandoned, decide};
 use pullpiri_reconcilers::placement::Readiness;
@@ -39,7 +39,7 @@ fn instance(name: &str, phase: Option<Phase>) -> Arc<ModelInstance> {
         package: "p".to_owned(),
         model: "m".to_owned(),
         node_name: "zone".to_owned(),
-        template: Template::default(),
+        template: Arc::default(),
         run: true,
         epoch: 1,
         realtime: Vec::new(),

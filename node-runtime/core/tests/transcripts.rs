@@ -3,6 +3,7 @@
 mod world;
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use insta::assert_snapshot;
@@ -200,7 +201,7 @@ fn a_node_boots_without_an_api_server() {
 fn nothing_is_done_where_nobody_can_look() {
     let mut world = World::new();
     world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
-    world.update("blis", |spec| spec.template.spec.runtime = Some(Adapter::Podman));
+    world.update("blis", |spec| Arc::make_mut(&mut spec.template).spec.runtime = Some(Adapter::Podman));
     world.settle(true);
     let message = "no podman socket at /run/podman/podman.sock".to_owned();
     world.agent.node.adapters.insert(Adapter::Podman, AdapterState::Unavailable { message });
@@ -290,7 +291,7 @@ fn joins(world: &mut World, name: &str) {
             gateways: vec!["10.20.0.1".to_owned(), "fd00:20::1".to_owned()],
         });
         let ports = [(80, Some(8080), Protocol::Tcp), (53, Some(53), Protocol::Udp), (99, None, Protocol::Tcp)];
-        spec.template.spec.containers[0].ports = ports
+        Arc::make_mut(&mut spec.template).spec.containers[0].ports = ports
             .into_iter()
             .map(|(container_port, host_port, protocol)| ContainerPort {
                 container_port,
@@ -311,7 +312,7 @@ fn a_bridged_pod_is_attached_before_it_runs_and_detached_after() {
     world.restart_agent();
     assert_snapshot!("adopted", world.settle(true));
     // Made from another template: the successor gets a namespace that nobody has touched.
-    world.update("brake", |spec| spec.template.spec.hostname = Some("brake-2".to_owned()));
+    world.update("brake", |spec| Arc::make_mut(&mut spec.template).spec.hostname = Some("brake-2".to_owned()));
     assert_snapshot!("attached_anew", world.settle(true));
     world.update("brake", |spec| spec.run = false);
     assert_snapshot!("stopped_and_detached", world.settle(true));
@@ -374,7 +375,7 @@ fn gateways_that_do_not_match_are_refused() {
 fn a_kubelet_restarts_containers_itself() {
     let mut world = World::new();
     world.create(instance("blis", model(&["blis"], RestartPolicy::Always)));
-    world.update("blis", |spec| spec.template.spec.runtime = Some(Adapter::Kubernetes));
+    world.update("blis", |spec| Arc::make_mut(&mut spec.template).spec.runtime = Some(Adapter::Kubernetes));
     assert_snapshot!("kubernetes_missing", world.settle(true));
     world.agent.node.adapters.insert(Adapter::Kubernetes, AdapterState::Ready);
     let pod = (id("blis"), Adapter::Kubernetes);

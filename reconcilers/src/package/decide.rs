@@ -6,6 +6,7 @@
 //! What can't be resolved or placed any more doesn't stop what runs: an instance has all it needs in its template.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use jiff::Timestamp;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
@@ -202,7 +203,7 @@ impl<'a> Work<'a> {
     }
 
     /// A slot whose template is known: one instance of that template, or none while an older one is in the way.
-    fn slot(&mut self, seat: &Seat<'_>, node: &str, template: &Template) -> Slot {
+    fn slot(&mut self, seat: &Seat<'_>, node: &str, template: &Arc<Template>) -> Slot {
         let entry = seat.entry;
         let package = self.snapshot.package.metadata.name.clone().unwrap_or_default();
         let name = match instance_name(&package, &entry.name, node, template) {
@@ -247,7 +248,7 @@ impl<'a> Work<'a> {
             package,
             model: entry.name.clone(),
             node_name: node.to_owned(),
-            template: template.clone(),
+            template: Arc::clone(template),
             run: true,
             epoch: self.snapshot.epoch,
             realtime: self.admission.settings(&entry.name, node).unwrap_or_default(),

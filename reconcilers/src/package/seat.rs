@@ -1,6 +1,7 @@
 //! Seats: the models of a package, resolved, and where placement puts each of them.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use pullpiri_crds::instance::{ModelInstance, Phase, Template};
 use pullpiri_crds::model::Model;
@@ -17,7 +18,7 @@ use crate::placement::{self, Loads, Place};
 pub(super) struct Seat<'a> {
     pub entry: &'a PackageModel,
     pub model: Option<&'a Model>,
-    pub resolved: Result<Template, Vec<Unresolved>>,
+    pub resolved: Result<Arc<Template>, Vec<Unresolved>>,
     /// One for each node it should run on; never empty.
     pub places: Vec<Place>,
 }
@@ -72,7 +73,7 @@ pub(super) fn seats<'a>(snapshot: &'a Snapshot, mine: &[&ModelInstance], loads: 
             Seat {
                 entry,
                 model: snapshot.models.get(&entry.name).map(|model| &**model),
-                resolved: resolve(entry, snapshot),
+                resolved: resolve(entry, snapshot).map(Arc::new),
                 places: placement::place(entry, &snapshot.nodes, &bound, loads),
             }
         })

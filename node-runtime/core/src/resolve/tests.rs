@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use pullpiri_crds::ModelInstanceSpec;
 use pullpiri_crds::model::{
@@ -19,7 +20,7 @@ fn instance(spec: ModelSpec) -> ModelInstance {
             package: "pkg".into(),
             model: "bms.blis".into(),
             node_name: "zone".into(),
-            template: Template { spec, ..Default::default() },
+            template: Arc::new(Template { spec, ..Default::default() }),
             run: true,
             epoch: 0,
             realtime: Vec::new(),
@@ -373,7 +374,7 @@ fn what_a_pod_of_kubernetes_cannot_have_is_refused() {
     assert!(problems[0].starts_with("CannotHonour spec.network: a Pod is on the cluster's network"), "{problems:?}");
     assert!(problems[1].contains("containers[0].resources.limits[pids]"), "{problems:?}");
     // With the node's own network there is no Network to join.
-    instance.spec.template.spec.host_network = Some(true);
+    Arc::make_mut(&mut instance.spec.template).spec.host_network = Some(true);
     let problems = resolved_for(Adapter::Kubernetes, &instance, &BTreeMap::new()).unwrap_err();
     assert_eq!(problems.len(), 1, "{problems:?}");
 }

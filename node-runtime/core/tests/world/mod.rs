@@ -54,7 +54,7 @@ pub fn instance(name: &str, spec: ModelSpec) -> ModelInstance {
             package: "pkg".to_owned(),
             model: name.to_owned(),
             node_name: "zone".to_owned(),
-            template: Template { spec, ..Default::default() },
+            template: Arc::new(Template { spec, ..Default::default() }),
             run: true,
             epoch: 1,
             realtime: Vec::new(),

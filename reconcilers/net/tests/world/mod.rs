@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "each test uses its part")]
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use pullpiri_crds::instance::{InstanceNetwork, Template};
@@ -82,11 +83,11 @@ pub fn instance(
         package: "p".to_owned(),
         model: model.to_owned(),
         node_name: node.to_owned(),
-        template: Template {
+        template: Arc::new(Template {
             labels: labels(pairs),
             spec: ModelSpec { host_network: Some(host), ..ModelSpec::default() },
             ..Template::default()
-        },
+        }),
         run: true,
         epoch: 1,
         realtime: Vec::new(),
