@@ -127,6 +127,31 @@ pub struct Range {
     pub limit: Option<usize>,
 }
 
+/// The room that a write would need on the disk, in bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    /// With what the store sets aside.
+    pub needed: u64,
+    /// What of that stays free, so that deletions and compaction still work.
+    pub reserve: u64,
+    /// `None`: it seems to be more than there is, as with a quota.
+    pub free: Option<u64>,
+}
+
+impl fmt::Display for Room {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.free {
+            Some(free) => write!(f, "{} KiB are free, ", free / 1024)?,
+            None => f.write_str("less is free than seems to be, ")?,
+        }
+        write!(f, "{} KiB are needed", self.needed.div_ceil(1024))?;
+        match self.reserve {
+            0 => Ok(()),
+            reserve => write!(f, ", of which {} KiB stay free for deletions", reserve / 1024),
+        }
+    }
+}
+
 /// Why a write didn't take place. Nothing was changed, except possibly with [`WriteError::Io`] and [`WriteError::Unknown`].
 #[derive(Debug, thiserror::Error)]
 pub enum WriteError {
@@ -134,8 +159,8 @@ pub enum WriteError {
     #[error("precondition failed for {key}: expected {expected:?}, found {}", current.as_ref().map_or("nothing".to_owned(), |kv| format!("revision {}", kv.modified)))]
     Mismatch { key: Arc<str>, expected: Expect, current: Option<KeyValue> },
     /// The disk is full. The store stays readable, and writable again once there is room.
-    #[error("no space left for {key} in {store}")]
-    NoSpace { key: Arc<str>, store: String },
+    #[error("no space left for {key} in {store}{}", room.map_or(String::new(), |room| format!(": {room}")))]
+    NoSpace { key: Arc<str>, store: String, room: Option<Room> },
     #[error("writing {key}: {message}")]
     Io { key: Arc<str>, message: String },
     /// The answer was lost on its way, and whether the write took place can't be told (etcd only).

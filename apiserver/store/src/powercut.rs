@@ -204,8 +204,8 @@ impl Storage for Disk {
         Ok(Box::new(self.clone()))
     }
 
-    fn room(&self, _: u64) -> io::Result<()> {
-        Ok(())
+    fn free(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
     }
 
     fn probe(&self, _: u64) -> io::Result<()> {

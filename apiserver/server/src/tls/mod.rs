@@ -96,7 +96,8 @@ impl Pki {
             pki.check_ca(&certificate_path)?;
             return Ok(pki);
         }
-        fs::create_dir_all(&dir).map_err(|source| PkiError::Write { path: dir.clone(), source })?;
+        let made = fs::create_dir_all(&dir).and_then(|()| sync_directory(data_dir));
+        made.map_err(|source| PkiError::Write { path: dir.clone(), source })?;
         let ca = create_ca(now)?;
         // The key first: a CA certificate without a key would be taken for a damaged folder.
         write(&key_path, &ca.key)?;
@@ -292,6 +293,10 @@ fn read(path: &Path) -> Result<Option<String>, PkiError> {
     }
 }
 
+fn sync_directory(path: &Path) -> std::io::Result<()> {
+    fs::File::open(path)?.sync_all()
+}
+
 /// Writes a file whole (a crash leaves the old one), readable by its owner alone.
 fn write(path: &Path, content: &str) -> Result<(), PkiError> {
     let temporary = path.with_extension("new");
@@ -299,7 +304,9 @@ fn write(path: &Path, content: &str) -> Result<(), PkiError> {
         let mut file = fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&temporary)?;
         file.write_all(content.as_bytes())?;
         file.sync_all()?;
-        fs::rename(&temporary, path)
+        fs::rename(&temporary, path)?;
+        // A CA that a power cut takes away is one that others may have been told of.
+        path.parent().map_or(Ok(()), sync_directory)
     };
     attempt().map_err(|source| PkiError::Write { path: path.to_owned(), source })
 }

@@ -99,7 +99,7 @@ impl Shared {
         let (key, store) = (Arc::clone(&write.key), format!("etcd at {}", self.cluster.servers()));
         match (unclear, failure) {
             (Some(unclear), _) => unknown(write, unclear),
-            (None, Failure::NoSpace) => WriteError::NoSpace { key, store },
+            (None, Failure::NoSpace) => WriteError::NoSpace { key, store, room: None },
             (None, failure) => WriteError::Io { key, message: format!("{store}: {failure}") },
         }
     }

@@ -9,6 +9,8 @@ use std::path::PathBuf;
 
 use redb::{CommitError, DatabaseError, StorageError, TableError, TransactionError};
 
+use crate::Room;
+
 /// Why a data file couldn't be opened. Nothing was changed in it.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
@@ -23,6 +25,8 @@ pub enum OpenError {
     Format { path: PathBuf, found: u64, expected: u64 },
     #[error("opening data file {}: {source}", path.display())]
     Io { path: PathBuf, source: io::Error },
+    #[error("no space left for data file {}: {room}", path.display())]
+    NoSpace { path: PathBuf, room: Room },
     #[error("starting the writer thread for {}: {source}", path.display())]
     Thread { path: PathBuf, source: io::Error },
 }

@@ -36,7 +36,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::hub::{Backlog, Buffers, Hub};
 use crate::metrics::Metrics;
 use crate::retention::Retention;
-use crate::{KeyValue, Page, Range, ReadError, Revision, Store, WatchStream, Write, WriteError};
+use crate::{KeyValue, Page, Range, ReadError, Revision, Room, Store, WatchStream, Write, WriteError};
 
 /// How a [`RedbStore`] behaves.
 #[derive(Clone, Debug)]
@@ -104,8 +104,7 @@ impl RedbStore {
     /// [`OpenError`]; the file is left as it is.
     pub fn open(path: impl Into<PathBuf>, options: Options) -> Result<Self, OpenError> {
         let file = DataFile::new(path.into());
-        let path = storage::Storage::path(&file).to_owned();
-        file.create_if_absent().map_err(|fault| refused(fault, path))?;
+        file.create_if_absent().map_err(|fault| refused(fault, &file))?;
         Self::open_on(Arc::new(file), options)
     }
 
@@ -123,7 +122,7 @@ impl RedbStore {
             let snapshot = Snapshot::take(&database)?;
             Ok((database, snapshot))
         });
-        let (database, snapshot) = opened.map_err(|fault| refused(fault, path.clone()))?;
+        let (database, snapshot) = opened.map_err(|fault| refused(fault, &*storage))?;
         let (queue, messages) = channel();
         let hub = Hub::new(options.buffers, snapshot.revision, snapshot.oldest);
         let swept = snapshot.swept;
@@ -197,12 +196,18 @@ impl RedbStore {
     }
 }
 
-fn refused(fault: Fault, path: PathBuf) -> OpenError {
+/// What a new file takes.
+const NEW_FILE_BYTES: u64 = 64 << 10;
+
+fn refused(fault: Fault, storage: &dyn Storage) -> OpenError {
+    let path = storage.path().to_owned();
     match fault {
         Fault::Locked => OpenError::Locked { path },
         Fault::Corrupt(detail) => OpenError::Corrupt { path, detail },
         Fault::Format(found) => OpenError::Format { path, found, expected: tables::FORMAT },
-        Fault::NoSpace => OpenError::Io { path, source: std::io::ErrorKind::StorageFull.into() },
+        Fault::NoSpace => {
+            OpenError::NoSpace { path, room: Room { needed: NEW_FILE_BYTES, reserve: 0, free: storage.free().ok() } }
+        }
         Fault::Io(message) | Fault::Stale(message) => OpenError::Io { path, source: std::io::Error::other(message) },
     }
 }

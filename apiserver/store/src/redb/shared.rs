@@ -14,7 +14,7 @@ use super::storage::Storage;
 use super::tables::Snapshot;
 use crate::hub::{Backlog, Chunk, Hub};
 use crate::metrics::Metrics;
-use crate::{ReadError, Revision, WatchError};
+use crate::{ReadError, Revision, Room, WatchError};
 
 #[derive(Debug)]
 pub(super) struct Shared {
@@ -35,8 +35,8 @@ pub(super) struct Shared {
 pub(super) enum Trouble {
     #[default]
     None,
-    /// The disk is full.
-    Full,
+    /// The disk is full: what the last write that was refused would have needed.
+    Full(Option<Room>),
     /// The last batch failed, or the file can't be opened again.
     Failed(String),
     /// Something in the file is wrong. It stays so until someone sees to it.
@@ -127,7 +127,8 @@ impl Shared {
         let file = self.storage.path().display();
         match &*lock(&self.trouble) {
             Trouble::None => None,
-            Trouble::Full => Some(format!("no space left for {file}")),
+            Trouble::Full(None) => Some(format!("no space left for {file}")),
+            Trouble::Full(Some(room)) => Some(format!("no space left for {file}: {room}")),
             Trouble::Failed(message) | Trouble::Damaged(message) => Some(format!("{file}: {message}")),
             Trouble::Closed => Some("the store is closed".to_owned()),
         }
@@ -139,7 +140,11 @@ impl Shared {
         if *now == trouble || (matches!(*now, Trouble::Damaged(_)) && trouble != Trouble::Closed) {
             return;
         }
+        let known = matches!((&*now, &trouble), (Trouble::Full(_), Trouble::Full(_)));
         *now = trouble;
+        if known {
+            return;
+        }
         let closed = matches!(*now, Trouble::Closed);
         drop(now);
         match self.trouble() {

@@ -28,16 +28,16 @@ pub trait Storage: fmt::Debug + Send + Sync + 'static {
     /// What the system says.
     fn open(&self) -> io::Result<Box<dyn StorageBackend>>;
 
-    /// Whether `bytes` more seem to be free. Asked before each batch, so it has to be quick.
+    /// How many bytes seem to be free. Asked before each batch, so it has to be quick.
+    ///
+    /// # Errors
+    /// It can't be told.
+    fn free(&self) -> io::Result<u64>;
+
+    /// Whether `bytes` more can really be had. Asked once a write has failed in spite of [`Self::free`].
     ///
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] when not; anything else means that it can't be told.
-    fn room(&self, bytes: u64) -> io::Result<()>;
-
-    /// Whether `bytes` more can really be had. Asked once a write has failed in spite of [`Self::room`].
-    ///
-    /// # Errors
-    /// As [`Self::room`].
     fn probe(&self, bytes: u64) -> io::Result<()>;
 }
 
@@ -109,14 +109,11 @@ impl Storage for DataFile {
         FileBackend::new(file).map(|backend| Box::new(backend) as _).map_err(io::Error::other)
     }
 
-    fn room(&self, bytes: u64) -> io::Result<()> {
+    fn free(&self) -> io::Result<u64> {
         let folder = self.path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let stat = statvfs(folder)?;
         // Including what is reserved for root: whether that is ours only a write can tell.
-        if stat.blocks_free().saturating_mul(stat.fragment_size()) < bytes {
-            return Err(io::Error::from(io::ErrorKind::StorageFull));
-        }
-        Ok(())
+        Ok(stat.blocks_free().saturating_mul(stat.fragment_size()))
     }
 
     /// What counts as free may be reserved, or beyond a quota, so this asks for it and gives it back.
@@ -129,7 +126,10 @@ impl Storage for DataFile {
         fs::remove_file(&probe)?;
         match given {
             // Not every file system can reserve: then the free blocks have to do.
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => self.room(bytes),
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => match self.free()? {
+                free if free < bytes => Err(io::ErrorKind::StorageFull.into()),
+                _ => Ok(()),
+            },
             given => given,
         }
     }

@@ -236,16 +236,15 @@ impl Writer {
     /// One batch, from the queue to the answers.
     fn turn(&mut self, batch: &mut Vec<Request>) {
         self.reopen_if_broken();
-        self.refuse_without_room(batch);
-        let has_room = self.has_room(RESERVE_FOR_DELETIONS);
-        if batch.is_empty() && !has_room {
+        let all_fit = self.refuse_without_room(batch);
+        if batch.is_empty() && self.short_of(RESERVE_FOR_DELETIONS, 0).is_some() {
             // Compaction needs a few pages before it frees any.
             self.fail(batch, &Fault::NoSpace);
             return;
         }
         let before = self.revision;
         match guarded(|| self.transact(batch)) {
-            Ok(committed) => self.succeed(batch, committed),
+            Ok(committed) => self.succeed(batch, committed, all_fit),
             Err(fault) => {
                 tracing::error!(
                     file = %self.shared.storage.path().display(), error = fault.message(), writes = batch.len(),
@@ -307,7 +306,8 @@ impl Writer {
         Ok(Committed { outcomes, revision, oldest, swept, took: wrote.then_some(took) })
     }
 
-    fn succeed(&mut self, batch: &mut Vec<Request>, committed: Committed) {
+    /// `all_fit`: no write was refused for want of room.
+    fn succeed(&mut self, batch: &mut Vec<Request>, committed: Committed, all_fit: bool) {
         let mut events: Vec<Arc<Event>> = Vec::with_capacity(batch.len());
         let mut answers = Vec::with_capacity(batch.len());
         for (request, outcome) in batch.drain(..).zip(committed.outcomes) {
@@ -340,8 +340,10 @@ impl Writer {
             self.pace.record(answers.len().saturating_add(waiting), took);
             self.shared.forget_snapshot();
             self.ages.note(self.options.clock.now(), self.revision);
-            self.suspicious = false;
-            self.shared.set_trouble(Trouble::None);
+            if all_fit {
+                self.suspicious = false;
+                self.shared.set_trouble(Trouble::None);
+            }
         }
         {
             let mut metrics = lock(&self.shared.metrics);

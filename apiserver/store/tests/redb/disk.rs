@@ -144,8 +144,8 @@ impl Storage for Flaky {
         Ok(Box::new(FlakyFile { inner, faults: Arc::clone(&self.faults) }))
     }
 
-    fn room(&self, _: u64) -> io::Result<()> {
-        Ok(())
+    fn free(&self) -> io::Result<u64> {
+        Ok(u64::MAX)
     }
 
     fn probe(&self, _: u64) -> io::Result<()> {
@@ -315,9 +315,22 @@ fn a_full_disk_refuses_writes_and_takes_them_again() {
                 }
             };
             assert!(matches!(&error, WriteError::NoSpace { .. }), "{error}");
-            assert_eq!(error.to_string(), format!("no space left for k/{written:04} in {}", path.display()));
+            let WriteError::NoSpace { room: Some(room), .. } = &error else { panic!("{error:?}") };
+            let free = room.free.unwrap();
+            // The value twice, and a reserve of a mebibyte.
+            assert_eq!(room.needed, (1 << 20) + 2 * (value.len() as u64 + 6));
+            assert!(free < room.needed && free > (1 << 20) / 2, "{room:?}");
+            let numbers = format!("{} KiB are free, 1142 KiB are needed", free / 1024);
+            assert_eq!(
+                error.to_string(),
+                format!(
+                    "no space left for k/{written:04} in {}: {numbers}, of which 1024 KiB stay free for deletions",
+                    path.display()
+                )
+            );
             assert!(written > 40, "{written}");
-            assert!(store.health().await.unwrap_err().contains("no space left"));
+            let health = store.health().await.unwrap_err();
+            assert!(health.contains("no space left") && health.contains(&numbers), "{health}");
             // Readable, and stubborn.
             for _ in 0..20 {
                 assert!(matches!(store.write(put("k/0000", value.clone())).await, Err(WriteError::NoSpace { .. })));
@@ -356,6 +369,20 @@ fn a_full_disk_refuses_writes_and_takes_them_again() {
     });
 }
 
+#[test]
+fn a_new_file_on_a_full_disk_says_how_much_it_takes() {
+    with_small_disk(64 << 10, |folder| {
+        let path = folder.join("store.redb");
+        drop(RedbStore::open(&path, forever()).unwrap());
+        fs::remove_file(&path).unwrap();
+        fs::write(folder.join("ballast"), vec![0; 56 << 10]).unwrap();
+        let error = RedbStore::open(&path, forever()).unwrap_err();
+        let told = format!("no space left for data file {}: 8 KiB are free, 64 KiB are needed", path.display());
+        assert_eq!(error.to_string(), told);
+        assert_eq!(fs::read_dir(folder).unwrap().count(), 1, "nothing is left of it");
+    });
+}
+
 /// Takes what is left of a disk.
 fn fill(path: &Path) {
     use std::io::Write as _;
@@ -378,13 +405,60 @@ impl Storage for Blind {
         self.0.open()
     }
 
-    fn room(&self, _: u64) -> io::Result<()> {
+    fn free(&self) -> io::Result<u64> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
     fn probe(&self, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
+}
+
+/// A disk that says of itself that so many bytes are free.
+#[derive(Debug)]
+struct Claiming(Flaky, u64);
+
+impl Storage for Claiming {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn open(&self) -> io::Result<Box<dyn ::redb::StorageBackend>> {
+        self.0.open()
+    }
+
+    fn free(&self) -> io::Result<u64> {
+        Ok(self.1)
+    }
+
+    fn probe(&self, _: u64) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_is_large_takes_no_room_from_what_is_small() {
+    let folder = folder();
+    let faults = Arc::new(Faults { good: AtomicU64::new(u64::MAX), ..Faults::default() });
+    let file = Flaky { path: folder.path().join("store.redb"), faults };
+    block_on(async {
+        let store = RedbStore::open_on(Arc::new(Claiming(file, (1 << 20) + 50_000)), forever()).unwrap();
+        let large = Bytes::from(vec![7; 30_000]);
+        // Many at once share batches, whatever the writer's pace.
+        let writes = (0..100).map(|index| {
+            let value = if index % 2 == 0 { large.clone() } else { Bytes::from_static(b"small") };
+            store.write(put(&format!("k/{index:04}"), value))
+        });
+        for (index, answer) in futures::future::join_all(writes).await.into_iter().enumerate() {
+            match answer {
+                Err(WriteError::NoSpace { room: Some(room), .. }) => {
+                    assert!(index % 2 == 0 && room.free == Some((1 << 20) + 50_000), "{index}: {room:?}");
+                }
+                answer => assert!(index % 2 == 1 && answer.is_ok(), "{index}: {answer:?}"),
+            }
+        }
+        assert_eq!(contents(&store, None).await.unwrap().len(), 50);
+    });
 }
 
 #[test]

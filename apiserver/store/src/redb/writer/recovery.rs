@@ -14,7 +14,7 @@ use super::super::storage::open_database;
 use super::super::tables::Snapshot;
 use super::{Request, Writer, count, size};
 use crate::memory::written;
-use crate::{Change, Event, Expect, Write, WriteError};
+use crate::{Change, Event, Expect, Room, Write, WriteError};
 
 /// Free space that a put leaves to deletions, compaction and an orderly close.
 const RESERVE: u64 = 1 << 20;
@@ -22,33 +22,51 @@ const RESERVE: u64 = 1 << 20;
 pub(super) const RESERVE_FOR_DELETIONS: u64 = 256 << 10;
 
 impl Writer {
-    /// Refuses what would fill the disk: a full disk is found before redb stumbles over it.
-    pub(super) fn refuse_without_room(&mut self, batch: &mut Vec<Request>) {
-        let bytes: usize = batch.iter().map(|request| size(&request.write)).sum();
+    /// Refuses what would fill the disk: a full disk is found before redb stumbles over it. Whether all of it fits.
+    pub(super) fn refuse_without_room(&mut self, batch: &mut Vec<Request>) -> bool {
         // Each value is written once, and the pages of three trees around it.
-        let needed = RESERVE.saturating_add(count(bytes).saturating_mul(2));
-        if self.has_room(needed) {
-            return;
+        let written = |request: &Request| count(size(&request.write)).saturating_mul(2);
+        let all = batch.iter().map(written).fold(RESERVE, u64::saturating_add);
+        if self.short_of(all, RESERVE).is_none() {
+            return true;
         }
-        let deletions_fit = self.has_room(RESERVE_FOR_DELETIONS);
-        let refused: Vec<Request> =
-            batch.extract_if(.., |request| !deletions_fit || request.write.change != Change::Delete).collect();
-        if refused.is_empty() {
-            return;
+        let for_deletions = self.short_of(RESERVE_FOR_DELETIONS, 0);
+        let mut needed = RESERVE;
+        let mut refused = Vec::new();
+        for request in std::mem::take(batch) {
+            let with_this = needed.saturating_add(written(&request));
+            let short = match request.write.change {
+                Change::Delete => for_deletions,
+                Change::Put(_) => self.short_of(with_this, RESERVE),
+            };
+            match short {
+                Some(room) => refused.push((request, room)),
+                None => {
+                    needed = with_this;
+                    batch.push(request);
+                }
+            }
         }
+        let all_fit = refused.is_empty();
         let store = self.shared.storage.path().display().to_string();
-        self.shared.set_trouble(Trouble::Full);
         lock(&self.shared.metrics).failed += count(refused.len());
-        for Request { write, answer, _room } in refused {
-            let _ = answer.send(Err(WriteError::NoSpace { key: write.key, store: store.clone() }));
+        for (Request { write, answer, _room }, room) in refused {
+            self.shared.set_trouble(Trouble::Full(Some(room)));
+            let _ = answer.send(Err(WriteError::NoSpace { key: write.key, store: store.clone(), room: Some(room) }));
         }
+        all_fit
     }
 
-    pub(super) fn has_room(&self, bytes: u64) -> bool {
+    /// What is missing, unless `needed` bytes are free. If it can't be told, the write will.
+    pub(super) fn short_of(&self, needed: u64, reserve: u64) -> Option<Room> {
         let storage = &self.shared.storage;
-        let checked = storage.room(bytes).and_then(|()| if self.suspicious { storage.probe(bytes) } else { Ok(()) });
-        // If it can't be told, the write will.
-        !checked.is_err_and(|error| matches!(Fault::io(&error), Fault::NoSpace))
+        match storage.free() {
+            Ok(free) if free < needed => return Some(Room { needed, reserve, free: Some(free) }),
+            _ if !self.suspicious => return None,
+            _ => {}
+        }
+        let refused = storage.probe(needed).is_err_and(|error| matches!(Fault::io(&error), Fault::NoSpace));
+        refused.then_some(Room { needed, reserve, free: None })
     }
 
     pub(super) fn fail(&mut self, batch: &mut Vec<Request>, fault: &Fault) {
@@ -57,11 +75,11 @@ impl Writer {
         let full = matches!(fault, Fault::NoSpace);
         // If there seems to be room, the next one has to ask for it.
         self.suspicious |= full;
-        self.shared.set_trouble(if full { Trouble::Full } else { Trouble::Failed(message.clone()) });
+        self.shared.set_trouble(if full { Trouble::Full(None) } else { Trouble::Failed(message.clone()) });
         lock(&self.shared.metrics).failed += count(batch.len());
         for Request { write, answer, _room } in batch.drain(..) {
             let error = match fault {
-                Fault::NoSpace => WriteError::NoSpace { key: write.key, store: store.clone() },
+                Fault::NoSpace => WriteError::NoSpace { key: write.key, store: store.clone(), room: None },
                 _ => WriteError::Io { key: write.key, message: message.clone() },
             };
             let _ = answer.send(Err(error));
@@ -122,7 +140,7 @@ impl Writer {
     pub(super) fn check(&mut self) {
         self.reopen_if_poisoned();
         // More than the reserve, or the next put would be refused again.
-        if !self.has_room(RESERVE * 2) {
+        if self.short_of(RESERVE * 2, RESERVE).is_some() {
             return;
         }
         let result = guarded(|| {
