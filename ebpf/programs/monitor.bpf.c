@@ -463,9 +463,9 @@ static __always_inline int followed(__u32 tgid, __u64 *cookie)
 	return 1;
 }
 
-static __always_inline void tell(struct task_struct *task, __u32 kind, __u32 flags, __u32 parent, __u64 cookie)
+static __always_inline void tell(struct task_struct *task, __u32 pid, __u32 kind, __u32 flags, __u32 parent, __u64 cookie)
 {
-	struct pp_event *event = reserve(&EVENTS, PP_COUNT_EVENTS_LOST, kind, flags, task->pid, cookie, bpf_ktime_get_ns());
+	struct pp_event *event = reserve(&EVENTS, PP_COUNT_EVENTS_LOST, kind, flags, pid, cookie, bpf_ktime_get_ns());
 
 	if (!event)
 		return;
@@ -473,6 +473,26 @@ static __always_inline void tell(struct task_struct *task, __u32 kind, __u32 fla
 	event->parent_tgid = parent;
 	bpf_probe_read_kernel_str(event->comm, sizeof(event->comm), task->comm);
 	bpf_ringbuf_submit(event, 0);
+}
+
+/* The id of a thread is nobody's any more. If it was watched, the job under way ends here; counters stay until the loader gives the slot to another. */
+static __always_inline int give_up(struct task_struct *task, __u32 pid, __u64 *cookie)
+{
+	__u32 *slot, index;
+	struct pp_watch *watch;
+
+	if (!filtered(pid))
+		return 0;
+	slot = bpf_map_lookup_elem(&SLOTS, &pid);
+	if (!slot)
+		return 0;
+	index = *slot;
+	watch = bpf_map_lookup_elem(&WATCHES, &index);
+	switched_out(task, pid, 1);
+	if (watch)
+		*cookie = watch->cookie;
+	bpf_map_delete_elem(&SLOTS, &pid);
+	return 1;
 }
 
 SEC("tp_btf/sched_process_fork")
@@ -486,7 +506,7 @@ int on_fork(__u64 *ctx)
 		return 0;
 	if (tgid != parent_tgid && bpf_map_update_elem(&FOLLOWED, &tgid, &cookie, BPF_ANY))
 		count(PP_COUNT_FOLLOWS_LOST);
-	tell(child, PP_EVENT_FORK, 0, parent_tgid, cookie);
+	tell(child, child->pid, PP_EVENT_FORK, 0, parent_tgid, cookie);
 	return 0;
 }
 
@@ -494,10 +514,18 @@ SEC("tp_btf/sched_process_exec")
 int on_exec(__u64 *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
-	__u64 cookie;
+	/* A thread that isn't its process' first takes that one's id. Its own is free then, and nothing else tells of it (de_thread in fs/exec.c). */
+	__u32 pid = task->pid, before = (__u32)ctx[1];
+	__u64 cookie = 0, gone = 0;
+	int given_up = before != pid && give_up(task, before, &gone);
+	int told = followed(task->tgid, &cookie);
 
-	if (followed(task->tgid, &cookie))
-		tell(task, PP_EVENT_EXEC, 0, 0, cookie);
+	if (given_up)
+		tell(task, before, PP_EVENT_EXIT, 0, 0, gone);
+	else if (told && before != pid)
+		tell(task, before, PP_EVENT_EXIT, 0, 0, cookie);
+	if (told)
+		tell(task, pid, PP_EVENT_EXEC, 0, 0, cookie);
 	return 0;
 }
 
@@ -523,23 +551,12 @@ SEC("tp_btf/sched_process_exit")
 int on_exit(__u64 *ctx)
 {
 	struct task_struct *task = (struct task_struct *)ctx[0];
-	__u32 pid = task->pid, tgid = task->tgid, dead = task->signal->live.counter == 0, *slot;
+	__u32 pid = task->pid, tgid = task->tgid, dead = task->signal->live.counter == 0;
 	__u64 cookie = 0;
 	int told = followed(tgid, &cookie);
 
-	if (filtered(pid) && (slot = bpf_map_lookup_elem(&SLOTS, &pid))) {
-		__u32 index = *slot;
-		struct pp_watch *watch = bpf_map_lookup_elem(&WATCHES, &index);
-
-		/* The job under way ends here; counters stay until the loader gives the slot to another thread. */
-		switched_out(task, pid, 1);
-		if (watch)
-			cookie = watch->cookie;
-		told = 1;
-		bpf_map_delete_elem(&SLOTS, &pid);
-	}
-	if (told)
-		tell(task, PP_EVENT_EXIT, dead ? PP_FLAG_GROUP_DEAD : 0, 0, cookie);
+	if (give_up(task, pid, &cookie) || told)
+		tell(task, pid, PP_EVENT_EXIT, dead ? PP_FLAG_GROUP_DEAD : 0, 0, cookie);
 	if (dead)
 		bpf_map_delete_elem(&FOLLOWED, &tgid);
 	return 0;

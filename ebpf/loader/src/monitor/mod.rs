@@ -196,7 +196,8 @@ impl Monitor {
             return Err(WatchError::KernelThread { pid });
         }
         if let Some(known) = self.watched.get(&pid) {
-            if known.started_ticks == thread.started_ticks {
+            // By executing a program another thread of a process takes the id of the first one, and the time at which that one started.
+            if known.started_ticks == thread.started_ticks && self.is_counted(pid)? {
                 return Err(WatchError::Watched { pid });
             }
             self.unwatch(pid)?;
@@ -269,6 +270,19 @@ impl Monitor {
         let slot = self.slot(pid)?;
         let raw = self.tasks.get(&slot, 0).map_err(map_error(|| format!("reading the counters of thread {pid}")))?;
         Ok(Counters::from_raw(&raw))
+    }
+
+    /// Whether a watched thread's jobs are still counted: not once it has ended, or another one of its process has taken its id.
+    ///
+    /// # Errors
+    /// When the thread isn't watched, or the kernel refuses the read.
+    pub fn is_counted(&self, pid: u32) -> Result<bool, WatchError> {
+        let slot = self.slot(pid)?;
+        match self.slots.get(&pid, 0) {
+            Ok(found) => Ok(found == slot),
+            Err(MapError::KeyNotFound) => Ok(false),
+            Err(source) => Err(WatchError::Map { attempted: format!("looking up the place of thread {pid}"), source }),
+        }
     }
 
     /// The threads that are watched, those included that have ended and weren't given up.

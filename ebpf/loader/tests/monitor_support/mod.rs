@@ -112,15 +112,20 @@ impl Worker {
 
     /// Waits until it sleeps.
     pub fn asleep(&self) {
-        let end = Instant::now() + PATIENCE;
-        loop {
-            let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.tid)).unwrap();
-            if stat.rsplit_once(')').unwrap().1.trim_start().starts_with('S') {
-                return;
-            }
-            assert!(Instant::now() < end, "thread {} doesn't go to sleep", self.tid);
-            std::thread::yield_now();
+        asleep(self.tid);
+    }
+}
+
+/// Waits until a thread sleeps.
+pub fn asleep(tid: u32) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let stat = std::fs::read_to_string(format!("/proc/{tid}/stat")).unwrap();
+        if stat.rsplit_once(')').unwrap().1.trim_start().starts_with('S') {
+            return;
         }
+        assert!(Instant::now() < end, "thread {tid} doesn't go to sleep");
+        std::thread::yield_now();
     }
 }
 

@@ -190,6 +190,9 @@ impl Watcher {
         let key = (of.clone(), task.name.clone());
         let (promised, lateness_ns) = (promised(task, self.cookie(of)), lateness_ns(task));
         let known = self.watched.get(&key).filter(|known| known.thread == thread).map(|known| known.promised);
+        // What looks the same may be another thread of its process, which has taken its id by executing a program.
+        let is_counted = |monitor: &Monitor| monitor.is_counted(id(thread.tid)).unwrap_or(true);
+        let known = known.filter(|_| self.monitor.as_ref().is_none_or(is_counted));
         if known == Some(promised) {
             return;
         }
