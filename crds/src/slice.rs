@@ -10,6 +10,10 @@ use crate::network::Verdict;
 
 /// Entries in all lists of one slice together.
 pub const MAX_ENTRIES: usize = 1000;
+/// Names that one node's kernel counts by: of rules, classes, published ports, and networks that allow what stays inside.
+pub const MAX_NAMES: usize = 16_383;
+/// Prefixes that one node's kernel tells apart: subnets, and those of rules that are more than one address.
+pub const MAX_PREFIXES: usize = 4096;
 
 /// What one node needs to know of Networks. Numbers are compiled: identities, network ids and rule ids mean something within one
 /// generation of one node only.

@@ -381,8 +381,8 @@ int uplink_ingress(struct __sk_buff *skb)
 
 	if (!bpf_map_lookup_elem(&pharos_uplinks, &ifindex))
 		return NEXT;
-	/* Whatever another namespace of this machine left here. */
-	skb->tc_index = PHAROS_LINK;
+	/* Whatever another namespace of this machine left here. What no generation has judged gets no stamp: it may be under way when the first comes. */
+	skb->tc_index = 0;
 	if (!epoch || parse_link(skb, ethernet, &type, &at))
 		return NEXT;
 	if (type == ETHERTYPE_IPV4) {
@@ -404,6 +404,7 @@ int uplink_ingress(struct __sk_buff *skb)
 		return drop(PHAROS_SPOOFED);
 	if (from.flags & PHAROS_ENDPOINT && !is_behind(skb, source, destination, ethernet + 6, type == ETHERTYPE_IPV4 ? 4 : 6))
 		return drop(PHAROS_SPOOFED);
+	skb->tc_index = PHAROS_LINK;
 	return NEXT;
 }
 

@@ -46,8 +46,10 @@
 /* Buckets of round trips: up to 2^33 ns. */
 #define PHAROS_BUCKETS 42
 
-/* Connections that one pod's interface may have opened and that are still remembered; a power of two. */
+/* Connections that one pod's interface may have opened and that are still remembered; a power of two, and halved as often as pharos_port.share says. */
 #define PHAROS_BUDGET 8192
+/* How often at most: 4,096 interfaces share the 65,536 connections that are remembered. */
+#define PHAROS_MAX_SHARE 9
 
 /* Steps of a search among the ranges of a pair: 2^18 ranges. */
 #define PHAROS_SEARCH_STEPS 19
@@ -83,6 +85,7 @@ enum pharos_stat {
 	PHAROS_OPENED = 32,	  /* connections seen first */
 	PHAROS_REEVALUATED = 33,  /* connections looked at again under a new generation */
 	PHAROS_DISPLACED = 34,	  /* connections forgotten because their pod opened more than its budget */
+	PHAROS_UNCOUNTED = 35,	  /* packets and round trips that no counter had room for */
 	PHAROS_STATS = 64,
 };
 
@@ -177,7 +180,8 @@ struct pharos_port {
 	__u32 v6[4];
 	__u8 mac[6];
 	__u8 has;
-	__u8 unused;
+	/* How often the budget is halved, because of how many interfaces there are. */
+	__u8 share;
 };
 
 /* An uplink, by ifindex. */

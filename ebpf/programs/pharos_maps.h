@@ -155,10 +155,12 @@ static __always_inline void count(__u32 index, __u64 bytes)
 {
 	struct pharos_counter *counter = bpf_map_lookup_elem(&pharos_counts, &index);
 
-	if (counter) {
-		counter->packets += 1;
-		counter->bytes += bytes;
+	if (!counter) {
+		stat(PHAROS_UNCOUNTED);
+		return;
 	}
+	counter->packets += 1;
+	counter->bytes += bytes;
 }
 
 static __always_inline __u32 current_epoch(void)

@@ -87,13 +87,17 @@ static __noinline int charge(__u32 opener, const struct pharos_connection_key *k
 	struct pharos_slot place = { .opener = opener };
 	struct pharos_connection_key *oldest;
 	struct pharos_connection *known;
-	__u32 one = 1, *opened;
+	struct pharos_port *port;
+	__u32 one = 1, share = 0, *opened;
 
 	if (!key)
 		return 0;
+	port = bpf_map_lookup_elem(&pharos_ports, &opener);
+	if (port)
+		share = port->share < PHAROS_MAX_SHARE ? port->share : PHAROS_MAX_SHARE;
 	opened = bpf_map_lookup_elem(&pharos_opened, &opener);
 	if (opened)
-		place.slot = __sync_fetch_and_add(opened, 1) & (PHAROS_BUDGET - 1);
+		place.slot = __sync_fetch_and_add(opened, 1) & ((PHAROS_BUDGET >> share) - 1);
 	else
 		bpf_map_update_elem(&pharos_opened, &opener, &one, BPF_NOEXIST);
 	oldest = bpf_map_lookup_elem(&pharos_slots, &place);

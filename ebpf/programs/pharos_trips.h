@@ -126,10 +126,15 @@ static __noinline int end_trip(struct __sk_buff *skb, const struct packet *packe
 	bucket.bucket = trip_bucket(now > trip->sent_ns ? now - trip->sent_ns : 0);
 	connection->timed = 0;
 	count = bpf_map_lookup_elem(&pharos_rtt, &bucket);
+	if (!count && !bpf_map_update_elem(&pharos_rtt, &bucket, &one, BPF_NOEXIST))
+		return 0;
+	/* Another CPU may have made it meanwhile. */
+	if (!count)
+		count = bpf_map_lookup_elem(&pharos_rtt, &bucket);
 	if (count)
 		*count += 1;
 	else
-		bpf_map_update_elem(&pharos_rtt, &bucket, &one, BPF_NOEXIST);
+		stat(PHAROS_UNCOUNTED);
 	return 0;
 }
 

@@ -28,7 +28,7 @@ fn rust_and_c_agree() {
     layout!(Pair, "struct pharos_pair", first, count, unused);
     layout!(ClassValue, "struct pharos_class", id, dscp, counter);
     layout!(Range, "struct pharos_range", first, last, counter);
-    layout!(Port, "struct pharos_port", v4, v6, mac, has);
+    layout!(Port, "struct pharos_port", v4, v6, mac, has, share);
     layout!(ConnectionKey, "struct pharos_connection_key", address, port, protocol);
     layout!(Half, "struct pharos_half", egress_epoch, ingress_epoch, counter);
     layout!(Connection, "struct pharos_connection", seen_ns, half, closed, timed, timed_ms, opener, slot);
@@ -62,8 +62,10 @@ fn rust_and_c_agree() {
         ("PHAROS_OPENED", layout::STAT_OPENED),
         ("PHAROS_REEVALUATED", layout::STAT_REEVALUATED),
         ("PHAROS_DISPLACED", layout::STAT_DISPLACED),
+        ("PHAROS_UNCOUNTED", layout::STAT_UNCOUNTED),
         ("PHAROS_STATS", layout::STATS),
         ("PHAROS_BUDGET", layout::BUDGET),
+        ("PHAROS_MAX_SHARE", layout::MAX_SHARE.into()),
         ("PHAROS_BUCKETS", layout::BUCKETS),
     ] {
         lines.push((name.to_owned(), value.into()));

@@ -16,7 +16,7 @@ use nix::errno::Errno;
 
 use super::datapath::{Datapath, absent};
 use super::error::{NetError, map_error, pin_error};
-use super::layout::{BUDGET, HAS_MAC, HAS_V4, HAS_V6, Port, Slot, address_bytes, host_address};
+use super::layout::{BUDGET, HAS_MAC, HAS_V4, HAS_V6, MAX_SHARE, Port, Slot, address_bytes, host_address};
 use super::pins::{Hook, LinkPin};
 
 /// How long the kernel may take to detach a program whose link is gone: milliseconds.
@@ -39,8 +39,9 @@ impl Datapath {
     /// When the device isn't there, has other than one address of a family, or the kernel refuses.
     pub fn attach_pod(&mut self, device: &str, port: &PodPort) -> Result<(), NetError> {
         let ifindex = ifindex(device)?;
-        let entry = port_entry(device, port)?;
+        let mut entry = port_entry(device, port)?;
         self.forget_others(device, ifindex)?;
+        entry.share = self.share_out(Some(ifindex))?;
         self.ports.insert(ifindex, entry, 0).map_err(map_error("writing", "pharos_ports"))?;
         self.ensure_link(device, ifindex, Hook::PodIngress, TcAttachType::Egress)?;
         self.ensure_link(device, ifindex, Hook::PodEgress, TcAttachType::Ingress)
@@ -257,7 +258,27 @@ impl Datapath {
             return absent(self.uplinks.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_uplinks"));
         }
         absent(self.ports.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_ports"))?;
-        self.forget_opened(pin.ifindex)
+        self.forget_opened(pin.ifindex)?;
+        self.share_out(None).map(|_| ())
+    }
+
+    /// Gives each interface its part of the table of connections, that of one that comes included, so that one can displace no other's, however many
+    /// there are. Returns how often the budget is halved.
+    fn share_out(&mut self, coming: Option<u32>) -> Result<u8, NetError> {
+        let ports: Result<Vec<(u32, Port)>, MapError> = self.ports.iter().collect();
+        let ports = ports.map_err(map_error("reading", "pharos_ports"))?;
+        let is_new = coming.is_some_and(|coming| ports.iter().all(|(ifindex, _)| *ifindex != coming));
+        let share = share_of(ports.len() + usize::from(is_new));
+        for (ifindex, port) in ports.into_iter().filter(|(_, port)| port.share != share) {
+            let before = port.share.min(MAX_SHARE);
+            self.ports.insert(ifindex, Port { share, ..port }, 0).map_err(map_error("writing", "pharos_ports"))?;
+            // What those places held stays until it is the oldest of all.
+            for slot in BUDGET >> share..BUDGET >> before {
+                absent(self.slots.remove(&Slot { opener: ifindex, slot }))
+                    .map_err(map_error("clearing", "pharos_slots"))?;
+            }
+        }
+        Ok(share)
     }
 
     /// The budget of an interface that is gone. What it opened stays as long as any connection does.
@@ -300,6 +321,14 @@ fn ifindex(device: &str) -> Result<u32, NetError> {
         .map_err(|errno| NetError::Device { device: device.to_owned(), source: io::Error::from(errno) })
 }
 
+/// How often the budget of each interface is halved, so that all budgets together are at most what is remembered.
+fn share_of(interfaces: usize) -> u8 {
+    // Full budgets that the table has room for.
+    const WHOLE: usize = 8;
+    let halvings = interfaces.div_ceil(WHOLE).max(1).next_power_of_two().trailing_zeros();
+    u8::try_from(halvings).unwrap_or(MAX_SHARE).min(MAX_SHARE)
+}
+
 pub(super) fn port_entry(device: &str, port: &PodPort) -> Result<Port, NetError> {
     let mut entry = Port::default();
     for address in &port.addresses {
@@ -325,6 +354,16 @@ mod tests {
     use aya::sys::SyscallError;
 
     use super::*;
+
+    #[test]
+    fn budgets_are_at_most_what_is_remembered() {
+        for interfaces in 0..=4096_u32 {
+            let share = share_of(interfaces.try_into().unwrap());
+            assert!(interfaces * (BUDGET >> share) <= 65_536, "{interfaces}");
+            assert!(share == 0 || interfaces * (BUDGET >> (share - 1)) > 65_536, "{interfaces} may have more");
+        }
+        assert_eq!((share_of(8), share_of(9), share_of(4096)), (0, 1, MAX_SHARE));
+    }
 
     #[test]
     fn only_a_link_without_a_device_is_dead() {

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 
 use pullpiri_crds::network::Verdict;
 use pullpiri_crds::prefix::Prefix;
+use pullpiri_crds::slice::MAX_NAMES;
 
 use super::layout::{
     ANY_DSCP, CIDR_IDENTITY, ClassValue, EGRESS, ENDPOINT, GATEWAY, INTERNAL, Identity, Key, LOCAL, MAX_PREFIXES,
@@ -29,8 +30,8 @@ pub enum CompileError {
     Prefixes { generation: u64, count: usize },
     #[error("compiling generation {generation}: more than {MAX_RANGES} ranges of ports")]
     Ranges { generation: u64 },
-    #[error("compiling generation {generation}: {count} names of rules, classes and networks, {fit} fit")]
-    Names { generation: u64, count: usize, fit: usize },
+    #[error("compiling generation {generation}: {count} names of rules, classes, networks and ports, {MAX_NAMES} fit")]
+    Names { generation: u64, count: usize },
     #[error("compiling generation {generation}: {what} names {number}, which it doesn't have")]
     Unknown { generation: u64, what: String, number: u32 },
 }

@@ -153,6 +153,8 @@ pub struct Counters {
     pub connections_reevaluated: u64,
     /// Connections that were forgotten because their pod opened more than its budget.
     pub connections_displaced: u64,
+    /// Packets and round trips that no counter had room for.
+    pub uncounted: u64,
 }
 
 #[cfg(test)]

@@ -10,13 +10,14 @@ use aya::maps::{
 use aya::programs::{CgroupSkb, SchedClassifier};
 use aya::util::nr_cpus;
 use aya::{Ebpf, EbpfLoader};
+use pullpiri_crds::slice::MAX_NAMES;
 
 use super::compile::{CompileError, Counted, Tables, compile, counted};
 use super::counters::{Counters, DropReason, RoundTrips, Traffic};
 use super::error::{NetError, map_error, pin_error};
 use super::layout::{
     BUCKETS, BucketKey, COUNTERS, Config, Connection, ConnectionKey, Counter, Identity, Key, LAYOUT, Port, PrefixBody,
-    Range, STAT_DISPLACED, STAT_OPENED, STAT_PASS, STAT_REEVALUATED, Slot, Value, fnv1a,
+    Range, STAT_DISPLACED, STAT_OPENED, STAT_PASS, STAT_REEVALUATED, STAT_UNCOUNTED, Slot, Value, fnv1a,
 };
 use super::pins::{Hook, Pins};
 use super::policy::Compiled;
@@ -46,6 +47,13 @@ const MAPS: [&str; 17] = [
 const NO_PREALLOC: u32 = 1;
 /// BPF_F_INNER_MAP: arrays of different lengths in one outer map (since 5.10).
 const INNER_MAP: u32 = 1 << 12;
+
+/// Whether every name of a generation has a counter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Counting {
+    All,
+    Some,
+}
 
 type Exact = HashMap<MapData, Key, Value>;
 type Prefixes = LpmTrie<MapData, PrefixBody, Identity>;
@@ -146,7 +154,16 @@ impl Datapath {
     /// # Errors
     /// When it doesn't fit or the kernel refuses an entry; then the one before is still in force, whole.
     pub fn apply(&mut self, policy: &Compiled) -> Result<(), NetError> {
+        match self.switch_to(policy)? {
+            Counting::All => Ok(()),
+            // The places of the names that went are free now.
+            Counting::Some => self.switch_to(policy).map(|_| ()),
+        }
+    }
+
+    fn switch_to(&mut self, policy: &Compiled) -> Result<Counting, NetError> {
         let (places, fresh) = self.place_names(policy)?;
+        let counting = if places.len() == counted(policy).len() { Counting::All } else { Counting::Some };
         let tables = compile(policy, &places)?;
         let before = self.read_config()?;
         // 0 means none, also after 2^32 generations.
@@ -183,7 +200,7 @@ impl Datapath {
         self.put(slot ^ 1, &fill(&Tables::default())?, "clearing")?;
         self.forget_names(&places)?;
         self.counted = places;
-        Ok(())
+        Ok(counting)
     }
 
     /// What was counted, by the names of the generation that this process applied.
@@ -211,6 +228,7 @@ impl Datapath {
         counters.connections_opened = self.stat(STAT_OPENED)?;
         counters.connections_reevaluated = self.stat(STAT_REEVALUATED)?;
         counters.connections_displaced = self.stat(STAT_DISPLACED)?;
+        counters.uncounted = self.stat(STAT_UNCOUNTED)?;
         Ok(counters)
     }
 
@@ -285,7 +303,8 @@ impl Datapath {
         Ok(values.iter().fold(0, |sum, value| sum.wrapping_add(*value)))
     }
 
-    /// Where each name is counted: where it was, or a free place. The second are those that are new, by hash.
+    /// Where each name is counted: where it was, or a free place. The second are those that are new, by hash. While names of the generation in force have
+    /// all places, new ones have none.
     #[expect(clippy::type_complexity, reason = "two plain maps")]
     fn place_names(&self, policy: &Compiled) -> Result<(BTreeMap<Counted, u32>, BTreeMap<u64, u32>), NetError> {
         let mut known: BTreeMap<u64, u32> = BTreeMap::new();
@@ -296,18 +315,15 @@ impl Datapath {
         let taken: std::collections::BTreeSet<u32> = known.values().copied().collect();
         let mut free = (1..COUNTERS).filter(|place| !taken.contains(place));
         let wanted = counted(policy);
-        let (count, mut fresh, mut places) = (wanted.len(), BTreeMap::new(), BTreeMap::new());
+        if wanted.len() > MAX_NAMES {
+            return Err(CompileError::Names { generation: policy.generation, count: wanted.len() }.into());
+        }
+        let (mut fresh, mut places) = (BTreeMap::new(), BTreeMap::new());
         for what in wanted {
             let hash = name_hash(&what);
-            let place = match known.get(&hash).or_else(|| fresh.get(&hash)) {
-                Some(place) => *place,
-                None => free.next().ok_or(CompileError::Names {
-                    generation: policy.generation,
-                    count,
-                    fit: usize::try_from(COUNTERS - 1).unwrap_or(usize::MAX) - known.len(),
-                })?,
-            };
-            if !known.contains_key(&hash) {
+            let known = known.get(&hash).copied();
+            let Some(place) = known.or_else(|| fresh.get(&hash).copied()).or_else(|| free.next()) else { continue };
+            if known.is_none() {
                 fresh.insert(hash, place);
             }
             places.insert(what, place);
@@ -418,6 +434,11 @@ mod tests {
     fn a_datapath_may_be_used_from_any_thread() {
         fn sent<T: Send + Sync>() {}
         sent::<Datapath>();
+    }
+
+    #[test]
+    fn every_name_that_a_policy_may_have_has_a_counter() {
+        assert_eq!(usize::try_from(COUNTERS), Ok(MAX_NAMES + 1));
     }
 
     #[test]

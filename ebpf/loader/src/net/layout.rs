@@ -8,6 +8,8 @@ use std::mem::{offset_of, size_of};
 use std::net::{IpAddr, Ipv6Addr};
 
 use aya::Pod;
+/// Prefixes in the trie: freeing a large one stalls a CPU, so single addresses go to the hash.
+pub use pullpiri_crds::slice::MAX_PREFIXES;
 
 /// `PHAROS_LAYOUT`: maps of another layout aren't adopted.
 pub const LAYOUT: u32 = 3;
@@ -32,14 +34,14 @@ pub const PRIORITY: u32 = 0x5048_0000;
 
 /// Connections that one pod's interface may have opened and that are still remembered.
 pub const BUDGET: u32 = 8192;
-/// Entries of `pharos_counts`; 0 is nobody's.
+/// How often it is halved at most: then 4,096 interfaces share the table.
+pub const MAX_SHARE: u8 = 9;
+/// Entries of `pharos_counts`; 0 is nobody's, the others are those that a policy may name.
 pub const COUNTERS: u32 = 16384;
 /// Buckets of round trips, as `trip_bucket` in `pharos_trips.h` fills them.
 pub const BUCKETS: u32 = 42;
 /// Ranges of all pairs: what the bounded search can tell apart.
 pub const MAX_RANGES: usize = 1 << 18;
-/// Prefixes in the trie: freeing a large one stalls a CPU, so single addresses go to the hash.
-pub const MAX_PREFIXES: usize = 4096;
 
 const KIND_ADDRESS: u32 = 1;
 const KIND_PAIR: u32 = 2;
@@ -52,6 +54,7 @@ pub const STAT_PASS: u32 = 0;
 pub const STAT_OPENED: u32 = 32;
 pub const STAT_REEVALUATED: u32 = 33;
 pub const STAT_DISPLACED: u32 = 34;
+pub const STAT_UNCOUNTED: u32 = 35;
 pub const STATS: u32 = 64;
 
 /// `struct pharos_config`.
@@ -135,7 +138,7 @@ pub struct Port {
     pub v6: [u8; 16],
     pub mac: [u8; 6],
     pub has: u8,
-    pub unused: u8,
+    pub share: u8,
 }
 
 /// `struct pharos_connection_key`.
@@ -206,6 +209,7 @@ const _: () = {
     assert!(size_of::<Range>() == 16 && offset_of!(Range, last) == 4 && offset_of!(Range, counter) == 8);
     assert!(size_of::<PrefixBody>() == 20 && offset_of!(PrefixBody, address) == 1);
     assert!(size_of::<Port>() == 40 && offset_of!(Port, mac) == 32 && offset_of!(Port, has) == 38);
+    assert!(offset_of!(Port, share) == 39);
     assert!(size_of::<ConnectionKey>() == 40 && offset_of!(ConnectionKey, port) == 32);
     assert!(offset_of!(ConnectionKey, protocol) == 36);
     assert!(size_of::<Half>() == 12 && offset_of!(Half, ingress_epoch) == 4 && offset_of!(Half, counter) == 8);

@@ -34,6 +34,7 @@ struct Read {
     round_trips: BTreeMap<String, RoundTrips>,
     connections_opened: u64,
     connections_displaced: u64,
+    uncounted: u64,
 }
 
 impl Collector {
@@ -59,6 +60,7 @@ impl Collector {
             round_trips: counters.round_trips.clone(),
             connections_opened: counters.connections_opened,
             connections_displaced: counters.connections_displaced,
+            uncounted: counters.uncounted,
             ..Read::default()
         };
         for (name, traffic) in &counters.classes {
@@ -124,6 +126,7 @@ impl Read {
                 "Connections that were forgotten because their pod had more than its budget",
                 self.connections_displaced,
             ),
+            ("network_uncounted", "Packets and round trips that no counter had room for", self.uncounted),
         ];
         for (name, help, count) in of_the_node {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -212,6 +215,7 @@ mod tests {
             drops,
             connections_opened: 9000,
             connections_displaced: 808,
+            uncounted: 5,
             ..Read::default()
         })));
         let mut text = String::new();
@@ -220,6 +224,7 @@ mod tests {
             "# TYPE pullpiri_node_network_connections_displaced counter",
             "pullpiri_node_network_connections_displaced_total 808",
             "pullpiri_node_network_connections_opened_total 9000",
+            "pullpiri_node_network_uncounted_total 5",
             "pullpiri_node_network_drops_total{reason=\"denied\"} 7",
         ] {
             assert!(text.lines().any(|given| given == line), "{line}:\n{text}");
