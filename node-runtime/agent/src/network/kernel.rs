@@ -5,8 +5,9 @@ use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use pullpiri_node_core::network::plan::{LinkSeen, NodeRoute, PodLink, TreeSeen};
+use pullpiri_node_core::network::plan::{NodeRoute, PodLink};
 use pullpiri_node_core::network::shape::{DEFAULT_MINOR, MAJOR, handle};
+use pullpiri_node_core::network::steps::{LinkSeen, TreeSeen};
 use pullpiri_node_core::network::{
     BRIDGE_PREFIX, Desired, Observed, POD_LINK, ROUTE_PROTOCOL, Step, namespace_path, table,
 };

@@ -15,6 +15,7 @@ pub mod names;
 pub mod plan;
 pub mod shape;
 mod show;
+pub mod steps;
 
 use std::collections::BTreeSet;
 use std::net::IpAddr;
@@ -27,8 +28,9 @@ use serde::{Deserialize, Serialize};
 use crate::resolve::fnv;
 use crate::runtime::{ContainerSpec, PodId};
 
-pub use plan::{Desired, Forwards, Input, Observed, Step, V6Forwarding, desired, steps};
+pub use plan::{Desired, Forwards, Input, V6Forwarding, desired};
 pub use shape::{Gso, HtbClass, LinkRate, Tree};
+pub use steps::{Observed, Step, steps};
 
 /// How every bridge's name begins. Pods' interfaces begin with `pplp`.
 pub const BRIDGE_PREFIX: &str = "pplb";

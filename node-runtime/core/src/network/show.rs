@@ -2,8 +2,9 @@
 
 use std::fmt;
 
-use super::plan::{NodeRoute, Step};
+use super::plan::NodeRoute;
 use super::shape::minor;
+use super::steps::Step;
 use super::{Closed, Forward, Nat};
 
 impl fmt::Display for NodeRoute {

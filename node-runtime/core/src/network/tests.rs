@@ -5,8 +5,9 @@ use insta::assert_snapshot;
 use pullpiri_crds::network::{NetworkMode, Verdict};
 use pullpiri_crds::slice::{NetworkSliceSpec, SliceClass, SliceEndpoint, SliceNetwork, SlicePort};
 
-use super::plan::{LinkSeen, NodeRoute, TreeSeen, Uplink};
+use super::plan::{NodeRoute, Uplink};
 use super::shape::{DEFAULT_MINOR, MAJOR, ROOT_MINOR, handle, minor};
+use super::steps::{LinkSeen, TreeSeen};
 use super::*;
 
 const NODE: &str = "zone";
