@@ -91,16 +91,25 @@ impl Partitions {
             if self.cpus("", EFFECTIVE)?.without(&Cpus::one(cpu)).is_empty() {
                 return refuse(format!("CPU {cpu} is the last that isn't set apart"));
             }
-            self.control(&home)?;
-            self.make(&group)?;
-            let opened = write(&self.mount.join(&group).join(TYPE), "threaded").and_then(|()| self.open(&group, cpu));
-            if let Err(error) = opened {
+            if let Err(error) = self.make_apart(&home, &group, cpu) {
                 // The first error is the one to tell.
                 let _ = self.close(&group);
                 return Err(error);
             }
         }
-        write(&self.mount.join(&group).join(THREADS), &tid.to_string())
+        self.assign(tid, &group)
+    }
+
+    /// Makes the group of a CPU below a container's.
+    fn make_apart(&self, home: &str, group: &str, cpu: u32) -> Result<()> {
+        self.control(home)?;
+        self.make(group)?;
+        self.set(group, TYPE, "threaded")?;
+        self.open(group, cpu)
+    }
+
+    fn assign(&self, tid: i32, group: &str) -> Result<()> {
+        self.set(group, THREADS, &tid.to_string())
     }
 
     /// # Errors
@@ -111,12 +120,16 @@ impl Partitions {
         if !ApartCpus::is_apart(&group) {
             return Ok(());
         }
-        let threads = self.mount.join(home(&group)).join(THREADS);
-        write(&threads, &tid.to_string())?;
-        for other in self.threads(&group)? {
+        self.send_home(tid, &group)
+    }
+
+    /// A thread, and those of its process that aren't SCHED_DEADLINE.
+    fn send_home(&self, tid: i32, group: &str) -> Result<()> {
+        self.assign(tid, home(group))?;
+        for other in self.threads(group)? {
             let same_process = Path::new(&format!("/proc/{tid}/task/{other}")).exists();
             if same_process && settings(other).is_ok_and(|now| !now.policy.is_deadline()) {
-                write(&threads, &other.to_string())?;
+                self.assign(other, home(group))?;
             }
         }
         Ok(())
@@ -308,6 +321,35 @@ mod tests {
         for group in ["pullpiri", "pullpiri/p", "pullpiri/p/c"] {
             assert_eq!(file(&dir, &format!("{group}/{EXCLUSIVE}")), "");
         }
+    }
+
+    #[test]
+    fn a_thread_goes_to_the_cpu_of_its_container_and_home_again() {
+        let (home, group) = ("pullpiri/p/c", "pullpiri/p/c/_apart-1");
+        let (dir, partitions) = tree(&["", "pullpiri", "pullpiri/p", home, group]);
+        partitions.make_apart(home, group, 1).unwrap();
+        assert_eq!(file(&dir, &format!("{home}/{CONTROLLED}")), "+cpuset", "threaded groups get no other");
+        // Files aren't truncated: the longer word is over the one that the test put there.
+        assert_eq!(file(&dir, &format!("{group}/{TYPE}")), "threaded");
+        assert_eq!(file(&dir, &format!("{group}/{PARTITION}")), "root");
+        let tid = i32::try_from(std::process::id()).unwrap();
+        partitions.assign(tid, group).unwrap();
+        assert_eq!(file(&dir, &format!("{group}/{THREADS}")), tid.to_string());
+        partitions.send_home(tid, group).unwrap();
+        assert_eq!(file(&dir, &format!("{home}/{THREADS}")), tid.to_string());
+    }
+
+    #[test]
+    fn what_this_kernel_can_do_is_tried_in_a_group_that_goes_again() {
+        let group = format!("pullpiri/_try-{}", std::process::id());
+        let (dir, partitions) = tree(&["", "pullpiri", &group]);
+        // Directories of files can't be removed as groups can; all else is as it would be.
+        assert!(partitions.attempt().unwrap_err().to_string().contains("removing cgroup"));
+        for above in [".", "pullpiri"] {
+            assert_eq!(file(&dir, &format!("{above}/{CONTROLLED}")), "+cpuset");
+        }
+        assert_eq!(file(&dir, &format!("{group}/{CPUS}")), "3", "the last");
+        assert_eq!(file(&dir, &format!("{group}/{PARTITION}")), "member", "given up");
     }
 
     #[test]

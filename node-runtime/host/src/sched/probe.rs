@@ -222,6 +222,26 @@ mod tests {
     }
 
     #[test]
+    fn with_version_2_policies_are_tried_in_a_group_such_as_containers_have() {
+        let dir = tempfile::tempdir().unwrap();
+        let group = dir.path().join(format!("{PARENT}/_probe-{}", std::process::id()));
+        std::fs::create_dir_all(&group).unwrap();
+        for level in [dir.path(), &dir.path().join(PARENT)] {
+            std::fs::write(level.join("cgroup.controllers"), "cpu cpuset").unwrap();
+            std::fs::write(level.join("cgroup.subtree_control"), "").unwrap();
+        }
+        for (file, text) in [("cgroup.procs", ""), ("cpu.weight", "")] {
+            std::fs::write(group.join(file), text).unwrap();
+        }
+        let cgroups = Cgroups::probe(dir.path()).unwrap();
+        let child = Child::start(Some(&cgroups), None).unwrap();
+        let read = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(read(&group.join("cgroup.procs")), child.pid.to_string());
+        assert_eq!(read(&group.join("cpu.weight")), "100");
+        assert_eq!(read(&dir.path().join(PARENT).join("cgroup.subtree_control")), "+cpu +cpuset");
+    }
+
+    #[test]
     fn this_machine_is_probed_and_left_as_it_was() {
         let cgroups = Cgroups::probe(Path::new(DEFAULT_ROOT)).ok();
         let budget = || {
