@@ -71,9 +71,21 @@ fn check(file: &Path, node_cpus: Option<u32>, node_files: &[std::path::PathBuf])
     let (label, text) = input::read(file)?;
     let mut nodes = Vec::new();
     for file in node_files {
-        nodes.extend(input::nodes(file)?);
+        for node in input::nodes(file)? {
+            add(&mut nodes, node).map_err(|error| BadInput::fields(&file.display().to_string(), &[error]))?;
+        }
     }
     check_text(&label, &text, node_cpus, nodes)
+}
+
+/// A node that is there twice would have its CPUs twice.
+fn add(nodes: &mut Vec<Node>, node: Node) -> Result<(), FieldError> {
+    if nodes.iter().any(|known| known.name == node.name) {
+        let given = format!("{:?} twice", node.name);
+        return Err(FieldError::new("metadata.name", given, "each NodeRuntime once"));
+    }
+    nodes.push(node);
+    Ok(())
 }
 
 /// The same for texts; without `nodes` the analysis is pure.

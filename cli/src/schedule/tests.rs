@@ -179,3 +179,12 @@ fn names_cant_break_the_chart() {
     assert!(svg.contains("&lt;a href='x'&gt;&amp;&quot;"));
     assert!(!svg.contains("<a "));
 }
+
+#[test]
+fn a_node_that_is_given_twice_is_refused() {
+    let node = input::nodes_of("node.yaml", NODE).unwrap().remove(0);
+    let mut nodes = Vec::new();
+    add(&mut nodes, node.clone()).unwrap();
+    let error = add(&mut nodes, node).unwrap_err();
+    assert_eq!(error.to_string(), "metadata.name: given \"zone\" twice, expected each NodeRuntime once");
+}
