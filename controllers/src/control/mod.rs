@@ -115,8 +115,10 @@ where
                 under_way.push(async move {
                     let start = Instant::now();
                     // One object that we can't cope with mustn't keep all the others waiting.
-                    let done = AssertUnwindSafe(work).catch_unwind().await;
-                    let result = done.unwrap_or_else(|panic| Err(panicked(&key, &*panic)));
+                    let result = match AssertUnwindSafe(work).catch_unwind().await {
+                        Ok(result) => result,
+                        Err(panic) => Err(panicked(&key, &*panic)),
+                    };
                     let seconds = start.elapsed().as_secs_f64();
                     world.metrics.reconciled(name, outcome(&result), seconds);
                     tell(world, name, &key, &result);

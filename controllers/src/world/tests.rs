@@ -1,5 +1,8 @@
+use futures::FutureExt;
 use kube::client::Body;
 use prometheus_client::registry::Registry;
+use pullpiri_crds::policy::PolicySpec;
+use serde_json::json;
 
 use super::*;
 use crate::events;
@@ -45,4 +48,25 @@ async fn refusals_are_forgotten_with_the_instances_that_they_were_of() {
     assert_eq!(world.refusals(&package).into_keys().collect::<Vec<_>>(), ["new"]);
     world.keep_refusals(&package, |_| false);
     assert!(lock(&world.refusals).is_empty());
+}
+
+#[tokio::test]
+async fn a_policy_that_comes_wakes_the_packages_that_name_it() {
+    let world = world();
+    for (name, policy) in [("a", "place"), ("b", "another")] {
+        let package = json!({
+            "apiVersion": "pullpiri.io/v1alpha1", "kind": "Package", "metadata": {"name": name, "namespace": "ns"},
+            "spec": {"models": [{"name": "m"}], "policy": policy},
+        });
+        world.observe(serde_json::from_value::<Package>(package).unwrap());
+        let key = world.package_queue.next().await;
+        world.package_queue.done(&key);
+    }
+    let mut policy = Policy::new("place", PolicySpec::default());
+    policy.metadata.namespace = Some("ns".to_owned());
+    world.observe(policy);
+    let key = world.package_queue.next().await;
+    assert_eq!(key, Key::new("ns", "a"));
+    world.package_queue.done(&key);
+    assert!(world.package_queue.next().now_or_never().is_none(), "nobody else");
 }
