@@ -96,7 +96,15 @@ impl RealKube {
     /// # Errors
     /// What the script said.
     pub fn start_node() -> Result<Self, E2eError> {
-        Self::up("--node", "")
+        Self::start_node_with("")
+    }
+
+    /// The same with more flags of kube-apiserver.
+    ///
+    /// # Errors
+    /// What the script said.
+    pub fn start_node_with(flags: &str) -> Result<Self, E2eError> {
+        Self::up("--node", flags)
     }
 
     fn up(parts: &str, flags: &str) -> Result<Self, E2eError> {

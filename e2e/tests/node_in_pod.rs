@@ -88,21 +88,49 @@ struct Pod(Child);
 
 impl Pod {
     fn start(groups: &Groups, folder: &Path, api_server: std::net::SocketAddr) -> Self {
+        let within = Self::within(groups, folder, "runtime");
+        let mut command = Command::new("sh");
+        command.args(["-c", "unshare --mount --propagation private sh -c \"$1\"; true", "runtime", &within]);
+        Self::spawn(command, folder, api_server)
+    }
+
+    /// Where the container runtime isn't in the mount namespace of the first process: both leave the names of theirs in files.
+    fn start_below(groups: &Groups, folder: &Path, api_server: std::net::SocketAddr, host: &str) -> Self {
+        let script = |name: &str, text: &str| {
+            let path = folder.join(name);
+            fs::write(&path, text).unwrap();
+            path.display().to_string()
+        };
+        let below = |name: &str, script: &str| {
+            let file = folder.join(name).display().to_string();
+            format!("readlink /proc/self/ns/mnt > {file}; unshare --mount --propagation private sh {script}; true")
+        };
+        let node = script("node.sh", &Self::within(groups, folder, host));
+        let runtime = script("runtime.sh", &below("runtime", &node));
+        let init = script("init.sh", &below("init", &runtime));
+        let mut command = Command::new("unshare");
+        command.args(["--pid", "--fork", "--mount-proc", "--propagation", "private", "sh", &init]);
+        Self::spawn(command, folder, api_server)
+    }
+
+    fn within(groups: &Groups, folder: &Path, host: &str) -> String {
         let joins: Vec<String> =
             groups.0.iter().map(|group| format!("echo $$ > {}/cgroup.procs", group.display())).collect();
         let account = "/var/run/secrets/kubernetes.io/serviceaccount";
-        let within = format!(
+        format!(
             "set -e; {joins}; mkdir -p /var/run/secrets; mount -t tmpfs none /var/run/secrets; mkdir -p {account}; \
              mount --bind {files} {account}; mount -t tmpfs none /sys/fs/cgroup; \
-             exec {binary} node --name {NODE} --host-mount-namespace=runtime --runtime oci --data-dir {data}",
+             exec {binary} node --name {NODE} --host-mount-namespace={host} --runtime oci --data-dir {data}",
             joins = joins.join("; "),
             files = folder.join("account").display(),
             binary = process::binary().unwrap().display(),
             data = folder.join("data").display(),
-        );
+        )
+    }
+
+    fn spawn(mut command: Command, folder: &Path, api_server: std::net::SocketAddr) -> Self {
         let log = fs::File::options().create(true).append(true).open(folder.join("pod.log")).unwrap();
-        let child = Command::new("sh")
-            .args(["-c", "unshare --mount --propagation private sh -c \"$1\"; true", "runtime", &within])
+        let child = command
             .env("KUBERNETES_SERVICE_HOST", api_server.ip().to_string())
             .env("KUBERNETES_SERVICE_PORT", api_server.port().to_string())
             .stdin(Stdio::null())
@@ -247,4 +275,23 @@ async fn workloads_outlive_the_pod_that_started_them() {
     .unwrap();
     groups.kill();
     pod.ended();
+
+    // Whose files are the host's is said: the first process', or the container runtime's.
+    for host in ["init", "runtime"] {
+        let mut pod = Pod::start_below(&groups, folder, server.address, host);
+        wait_for("the agent to be on the host", LIMIT, || async {
+            let wanted = fs::read_to_string(folder.join(host)).map_err(|e| e.to_string())?;
+            let agents = groups.processes();
+            let seen = agents.iter().filter_map(|pid| fs::read_link(format!("/proc/{pid}/ns/mnt")).ok());
+            let seen: Vec<PathBuf> = seen.collect();
+            let log = || fs::read_to_string(folder.join("pod.log")).unwrap_or_default();
+            if seen == [Path::new(wanted.trim())] { Ok(()) } else { Err(format!("{seen:?}, not {wanted}; {}", log())) }
+        })
+        .await
+        .unwrap_or_else(|error| panic!("{host}: {error}"));
+        groups.kill();
+        pod.ended();
+    }
+    let [init, runtime] = ["init", "runtime"].map(|name| fs::read_to_string(folder.join(name)).unwrap());
+    assert_ne!(init, runtime);
 }

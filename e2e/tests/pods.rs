@@ -1,8 +1,12 @@
-//! Runtime `kubernetes` against a real kubelet: a ModelInstance is a Pod of its node, made with no more rights than the chart gives a node; its processes get
-//! their real-time settings; it is restarted by the kubelet, adopted by the next node runtime, and removed without a trace.
+//! Runtime `kubernetes` against a real kubelet: a ModelInstance is a Pod of its node, made with the rights that the chart gives a node, all of them used; its
+//! processes get their real-time settings, and what it sends its class; it is restarted by the kubelet, adopted by the next node runtime, and removed
+//! without a trace.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a test fails by panicking")]
 
+mod pods_support;
+
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
@@ -14,13 +18,15 @@ use kube::discovery::ApiResource;
 use kube::{Api, Client};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pullpiri_crds::ModelInstance;
+use pods_support::{Audit, METRICS, metric, rights, send_from};
 use pullpiri_crds::instance::{ContainerState, ContainerStatus};
+use pullpiri_crds::{ModelInstance, NetworkSlice, NodeRuntime};
 use pullpiri_e2e::real::{NODE, RealKube};
 use pullpiri_e2e::{process, wait_for, workload};
 use serde_json::{Value, json};
 
 const LIMIT: Duration = Duration::from_secs(40);
+const CLASS: &str = "default/host/all";
 const USER: &str = "system:serviceaccount:pullpiri-system:pullpiri-node";
 
 fn root() -> PathBuf {
@@ -37,7 +43,8 @@ impl Runtime {
             .command()
             .arg("run")
             .arg(process::binary().unwrap())
-            .args(["node", "--runtime=oci", "--name", NODE, "--kubernetes-node", NODE, "--kubeconfig"])
+            .args(["node", "--runtime=oci", "--name", NODE, "--kubernetes-node", NODE])
+            .args(["--uplink=eth0", "--link-rate=100M", "--metrics-listen", METRICS, "--kubeconfig"])
             .arg(kubeconfig)
             .arg("--data-dir")
             .arg(folder.join("data"))
@@ -132,17 +139,22 @@ async fn prepare(kube: &RealKube, client: &Client, folder: &Path) -> PathBuf {
     path
 }
 
-fn instance(name: &str, spec: Value, realtime: bool) -> Value {
-    let task = json!({"name": "control", "policy": "FIFO", "priority": 20, "cpu": 0, "wcetNs": 1_000_000, "periodNs": 100_000_000,
-        "deadlineNs": 100_000_000, "responseTimeNs": 1_000_000});
-    let mut object = json!({
+fn instance(name: &str, spec: Value) -> Value {
+    json!({
         "apiVersion": "pullpiri.io/v1alpha1", "kind": "ModelInstance", "metadata": {"name": name, "namespace": "default"},
         "spec": {"package": "p", "model": name, "nodeName": NODE, "run": true, "epoch": 1, "template": {"spec": spec}},
-    });
-    if realtime {
-        object["spec"]["realtime"] = json!([task]);
+    })
+}
+
+/// A task of its first thread.
+fn realtime(mut instance: Value, policy: &str, priority: Option<i32>) -> Value {
+    let mut task = json!({"name": "control", "policy": policy, "cpu": 0, "wcetNs": 1_000_000, "periodNs": 100_000_000,
+        "deadlineNs": 100_000_000, "responseTimeNs": 1_000_000});
+    if let Some(priority) = priority {
+        task["priority"] = json!(priority);
     }
-    object
+    instance["spec"]["realtime"] = json!([task]);
+    instance
 }
 
 struct Cluster {
@@ -205,7 +217,8 @@ async fn a_model_runs_as_a_pod_of_its_node() {
         Ok(archive) => archive,
         Err(error) => return println!("skipped: {error}"),
     };
-    let kube = RealKube::start_node().unwrap();
+    let audit = Audit::new(dir.path());
+    let kube = RealKube::start_node_with(&audit.flags()).unwrap();
     assert!(kube.command().arg("import").arg(&archive).status().unwrap().success());
     let client = kube.client().await.unwrap();
     let kubeconfig = prepare(&kube, &client, dir.path()).await;
@@ -222,6 +235,7 @@ async fn a_model_runs_as_a_pod_of_its_node() {
     is_adopted(&cluster, &mut runtime, || Runtime::start(&kube, &kubeconfig, dir.path())).await;
     ends_and_is_told(&cluster, &client).await;
     what_cannot_be_is_said(&cluster, &client).await;
+    sends_in_its_class(&kube, &cluster, &client).await;
 
     for object in cluster.instances.list(&ListParams::default()).await.unwrap() {
         cluster.instances.delete(object.metadata.name.as_deref().unwrap(), &DeleteParams::default()).await.unwrap();
@@ -241,15 +255,18 @@ async fn a_model_runs_as_a_pod_of_its_node() {
         .filter_map(|pod| pod.metadata.name)
         .collect();
     assert_eq!(left, ["stranger"]);
+    every_right_was_used(&audit);
     // Last of all, as the policy would refuse this test's node runtime, too, whose token isn't of a node.
     strangers_are_refused(&client).await;
 }
 
 async fn runs_and_is_restarted(cluster: &Cluster, client: &Client) {
-    let container = json!({"name": "demo", "image": workload::IMAGE, "args": ["pod", "--env"], "env": [{"name": "A", "value": "1"}],
+    let of = |kind: &str| json!({kind: {"name": "conf", "key": "k", "optional": true}});
+    let env = json!([{"name": "A", "value": "1"}, {"name": "B", "valueFrom": of("configMapKeyRef")}, {"name": "C", "valueFrom": of("secretKeyRef")}]);
+    let container = json!({"name": "demo", "image": workload::IMAGE, "args": ["pod", "--env"], "env": env,
         "resources": {"limits": {"cpu": "500m", "memory": "64Mi"}}});
     let spec = json!({"runtime": "kubernetes", "terminationGracePeriodSeconds": 3, "containers": [container]});
-    create(client, instance("pod", spec, true)).await;
+    create(client, realtime(instance("pod", spec), "FIFO", Some(20))).await;
     let pid = cluster.running("pod", 0).await;
     let pod = cluster.pods.get("pod").await.unwrap();
     let uid = pod.metadata.uid.clone().unwrap();
@@ -325,7 +342,7 @@ async fn ends_and_is_told(cluster: &Cluster, client: &Client) {
     let container = json!({"name": "demo", "image": workload::IMAGE, "args": ["once", "--exit", "7"]});
     let spec =
         json!({"runtime": "kubernetes", "restartPolicy": "Never", "hostNetwork": true, "containers": [container]});
-    create(client, instance("once", spec, false)).await;
+    create(client, instance("once", spec)).await;
     assert_eq!(cluster.until("it has ended", "once", ended).await, 7);
     // Somebody deletes a Pod: it comes back.
     let patch = Patch::Merge(json!({"spec": {"run": true}}));
@@ -340,7 +357,7 @@ async fn ends_and_is_told(cluster: &Cluster, client: &Client) {
 async fn what_cannot_be_is_said(cluster: &Cluster, client: &Client) {
     let container = json!({"name": "demo", "image": "localhost/not-there:1", "imagePullPolicy": "Never"});
     let spec = json!({"runtime": "kubernetes", "containers": [container]});
-    create(client, instance("no-image", spec, false)).await;
+    create(client, instance("no-image", spec)).await;
     let said = cluster
         .until("the image is missed", "no-image", |object, _| {
             condition(object, "Ready").filter(|(_, reason, _)| reason == "ImageMissing")
@@ -349,7 +366,7 @@ async fn what_cannot_be_is_said(cluster: &Cluster, client: &Client) {
     assert!(said.2.contains("ErrImageNeverPull"), "{said:?}");
     let container = json!({"name": "demo", "image": workload::IMAGE});
     let spec = json!({"runtime": "kubernetes", "containers": [container]});
-    let mut networked = instance("networked", spec, false);
+    let mut networked = instance("networked", spec);
     networked["spec"]["network"] = json!({"name": "backbone", "addresses": ["10.20.0.5"], "gateways": ["10.20.0.1"]});
     create(client, networked).await;
     let said = cluster
@@ -359,6 +376,111 @@ async fn what_cannot_be_is_said(cluster: &Cluster, client: &Client) {
         .await;
     assert_eq!(said.1, "CannotHonour");
     assert!(said.2.contains("can't join Network backbone"), "{said:?}");
+    // A Pod's cpuset is the kubelet's, and holds every CPU.
+    let container = json!({"name": "demo", "image": workload::IMAGE, "args": ["deadline"]});
+    let spec = json!({"runtime": "kubernetes", "terminationGracePeriodSeconds": 0, "containers": [container]});
+    create(client, realtime(instance("deadline", spec), "DEADLINE", None)).await;
+    let said = cluster.until("its thread is looked at", "deadline", |object, _| {
+        condition(object, "RealTime").filter(|(_, reason, _)| reason != "Starting" && reason != "NotRunning")
+    });
+    let (status, reason, message) = said.await;
+    assert_eq!(status, "False", "{reason}: {message}");
+    if Path::new("/sys/fs/cgroup/cpuset").exists() {
+        let named = ["can't be pinned", "cpuset", "which is somebody else's"];
+        assert!(named.iter().all(|part| message.contains(part)), "{reason}: {message}");
+    } else {
+        println!("DEADLINE in a Pod, with cgroup version 2: {reason}: {message}");
+    }
+}
+
+/// A Network of mode Host gives a Pod on the cluster's network its class, by its interface, for as long as both are there.
+async fn sends_in_its_class(kube: &RealKube, cluster: &Cluster, client: &Client) {
+    let container = json!({"name": "demo", "image": workload::IMAGE, "args": ["guest"]});
+    let spec = json!({"runtime": "kubernetes", "terminationGracePeriodSeconds": 0, "containers": [container]});
+    create(client, instance("guest", spec.clone())).await;
+    let mut on_host = spec;
+    on_host["hostNetwork"] = json!(true);
+    create(client, instance("guest-on-host", on_host)).await;
+    let pid = cluster.running("guest", 0).await;
+    cluster.running("guest-on-host", 0).await;
+    let mut endpoints = Vec::new();
+    for (identity, name) in (1..).zip(["guest", "guest-on-host"]) {
+        let uid = cluster.instances.get(name).await.unwrap().metadata.uid.unwrap();
+        endpoints.push(json!({"instance": format!("default/{name}"), "uid": uid, "model": name, "network": 1, "identity": identity, "node": NODE}));
+    }
+    create(client, json!({
+        "apiVersion": "pullpiri.io/v1alpha1", "kind": "NetworkSlice", "metadata": {"name": "kube-node-1"},
+        "spec": {
+            "nodeName": NODE, "generation": 1, "index": 0, "count": 1, "endpoints": endpoints,
+            "networks": [{"id": 1, "name": "default/host", "mode": "Host", "internal": "Allow", "masquerade": false}],
+            "classes": [{"id": 1, "name": CLASS, "priority": 0, "guaranteeBps": 1_000_000}],
+            "selectors": [{"class": 1, "identity": 1, "network": 1, "protocol": 17, "port": 7009}],
+        },
+    })).await;
+    let links = || {
+        let output =
+            kube.command().args(["run", "sh", "-c", "ls /sys/fs/bpf/pullpiri/kube-node-*/links"]).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        text.lines().map(str::to_owned).collect::<Vec<String>>()
+    };
+    let guests = || links().into_iter().filter(|link| link.ends_with("~guest_egress")).count();
+    let sent = wait_for("what it sends is in its class", LIMIT, async || {
+        send_from(pid, "10.217.9.1:7009").map_err(|error| error.to_string())?;
+        let count = metric("class_packets_total", CLASS)?;
+        if count > 0 { Ok(count) } else { Err(format!("none is; {:?}", links())) }
+    });
+    let before = sent.await.unwrap();
+    assert_eq!(guests(), 1);
+    // Of another port, it isn't.
+    send_from(pid, "10.217.9.1:7010").unwrap();
+    let after = metric("class_packets_total", CLASS).unwrap();
+    assert!(after - before <= 10, "{before}, then {after}");
+    // A Pod in the node's own network is known by a cgroup of version 2 only; a kubelet with version 1 has none for it.
+    let nodes: Api<NodeRuntime> = Api::all(client.clone());
+    wait_for("the other one has its class, or it is said why not", LIMIT, async || {
+        if links().iter().any(|link| link.ends_with("~host_egress")) {
+            return Ok(());
+        }
+        let status = nodes.get(NODE).await.map_err(|error| error.to_string())?.status.unwrap_or_default();
+        let found = status.conditions.iter().find(|condition| condition.type_ == "Network").cloned();
+        match found {
+            Some(said) if said.reason == "NoQos" && said.message.contains("default/guest-on-host") => {
+                println!("{}", said.message);
+                Ok(())
+            }
+            other => Err(format!("{other:?}, {:?}", links())),
+        }
+    })
+    .await
+    .unwrap();
+    cluster.instances.delete("guest", &DeleteParams::default()).await.unwrap();
+    cluster.gone("guest").await;
+    wait_for("nothing of it is attached", LIMIT, async || match guests() {
+        0 => Ok(()),
+        _ => Err(format!("{:?}", links())),
+    })
+    .await
+    .unwrap();
+    let slices: Api<NetworkSlice> = Api::all(client.clone());
+    slices.delete("kube-node-1", &DeleteParams::default()).await.unwrap();
+    wait_for("everything of Networks is gone", LIMIT, async || match links().len() {
+        0 => Ok(()),
+        _ => Err(format!("{:?}", links())),
+    })
+    .await
+    .unwrap();
+}
+
+/// Every right that the chart gives a node was used by this test, and none was missed.
+fn every_right_was_used(audit: &Audit) {
+    let Some(objects) = grants() else { return };
+    let (used, refused) = audit.of(USER);
+    assert_eq!(refused, BTreeSet::new(), "a node was refused this");
+    let given = objects.iter().filter(|object| matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")));
+    let given: BTreeSet<String> = given.flat_map(|role| rights(&role["rules"])).collect();
+    let unused: Vec<&String> = given.difference(&used).collect();
+    // An apply that makes its object needs this, and is recorded as the patch that it is.
+    assert_eq!(unused, ["create pullpiri.io/noderuntimes"], "nothing needs the others");
 }
 
 /// A node's token that was stolen makes no other Pods.
