@@ -5,6 +5,7 @@
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use proptest::prelude::*;
 use pullpiri_crds::condition::reason;
@@ -313,7 +314,7 @@ fn ports_of_containers_are_published_after_those_of_the_network() {
     let container = Container { ports: vec![given(Some(8080), 80), given(None, 81)], ..Container::default() };
     for instance in &mut world.instances {
         if instance.spec.model == "brake" {
-            instance.spec.template.spec.containers = vec![container.clone()];
+            Arc::make_mut(&mut instance.spec.template).spec.containers = vec![container.clone()];
         }
     }
     let outcome = compile(&world.inputs(), &nothing());
@@ -351,6 +352,24 @@ fn the_nodes_own_network_has_classes_only() {
     let degraded = review(&compile(&world.inputs(), &nothing()), "host").degraded.clone();
     assert_eq!((degraded.len(), degraded[0].reason), (1, reason::NO_QOS));
     assert!(degraded[0].message.contains("video-1 on node hpc runs under podman"), "{}", degraded[0].message);
+    // A Pod on the cluster's network has classes as one in the node's own; whatever else has a network of its own hasn't.
+    let set = |world: &mut World, host: Option<bool>, runtime: Option<Adapter>, told: Option<Adapter>| {
+        let mut object = serde_json::to_value(&world.instances[0]).unwrap();
+        let spec = &mut object["spec"]["template"]["spec"];
+        (spec["hostNetwork"], spec["runtime"]) = (host.into(), serde_json::to_value(runtime).unwrap());
+        world.instances[0] = serde_json::from_value(object).unwrap();
+        world.instances[0].status = told.and_then(by);
+    };
+    let pod = Some(Adapter::Kubernetes);
+    set(&mut world, Some(true), None, pod);
+    assert!(review(&compile(&world.inputs(), &nothing()), "host").degraded.is_empty());
+    for (runtime, told, is_in) in
+        [(None, pod, true), (pod, None, true), (None, None, false), (None, Some(Adapter::Oci), false)]
+    {
+        set(&mut world, None, runtime, told);
+        assert_eq!(compile(&world.inputs(), &nothing()).nodes.contains_key("hpc"), is_in, "{runtime:?} {told:?}");
+    }
+    set(&mut world, Some(true), None, None);
     // A rule there can't be kept.
     world.networks[0].spec.internal = Some(Verdict::Deny);
     let outcome = compile(&world.inputs(), &nothing());
