@@ -17,6 +17,7 @@ pub const ALL: &[Case] = &[
     ("settings_are_given_changed_and_given_back", given),
     ("a_thread_that_comes_later_is_found", later),
     ("the_first_thread_needs_no_name", first),
+    ("a_job_under_way_gets_the_settings_and_is_not_counted", under_way),
     ("somebody_elses_change_is_undone", drift),
     ("a_killed_agent_resets_nothing_and_knows_what_it_held", adopted),
     ("what_the_kernel_refuses_is_said", refused),
@@ -126,6 +127,29 @@ fn first(rig: &Rig) -> BoxFuture<'_, ()> {
         Rig::until_given(Rig::pid(&object), fifo(40), &cpu.to_string()).await;
         Rig::until_given(Rig::thread(&object, "ctl").tid, fifo(50), &cpu.to_string()).await;
         rig.delete("first").await;
+    }
+    .boxed()
+}
+
+/// A thread's start-up, as a rule: nobody saw when it began.
+fn under_way(rig: &Rig) -> BoxFuture<'_, ()> {
+    async move {
+        if !rig.has("monitor") {
+            println!("skipped: deadlines aren't watched here: {}", message(&rig.node, "RealTime"));
+            return;
+        }
+        // Two periods of 250 ms after the settings have come: beyond deadline and declared execution.
+        let mut task = task("ctl", Some("ctl"), 50, rig.cpus()[0]);
+        for (field, ns) in [("periodNs", 250_000_000), ("deadlineNs", 250_000_000), ("wcetNs", 62_500_000)] {
+            task[field] = json!(ns);
+        }
+        rig.create("under-way", &["ctl", "250000", "busy"], json!([task])).await;
+        let object = rig.cluster.until("under-way", |object| jobs(object) >= 3).await;
+        let status = &object["status"]["realtime"][0];
+        assert!(status["worstExecutionNs"].as_i64() < Some(250_000_000), "{status}");
+        assert!(status["misses"].as_i64().unwrap_or_default() < jobs(&object), "{status}");
+        assert_eq!(object["status"]["restarts"], 0, "it saw its settings");
+        rig.delete("under-way").await;
     }
     .boxed()
 }

@@ -1,10 +1,12 @@
-/* A periodic task for tests: `task NAME PERIOD_US [later]`.
+/* A periodic task for tests: `task NAME PERIOD_US [later|busy]`.
  *
- * A thread called NAME sleeps until each period begins; `later` starts it at SIGUSR1 only. SIGUSR2 has its next job compute for three periods.
- * SIGTERM ends it with 0. */
+ * A thread called NAME sleeps until each period begins; `later` starts it at SIGUSR1 only; `busy` has its first job compute until it is SCHED_FIFO, and
+ * two periods more. SIGUSR2 has its next job compute for three periods. SIGTERM ends it with 0. */
 #define _GNU_SOURCE
 #include <pthread.h>
+#include <sched.h>
 #include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
@@ -12,6 +14,7 @@
 #include <unistd.h>
 
 static volatile sig_atomic_t begin, overrun, end;
+static int busy;
 static const char *name;
 static long period_ns;
 
@@ -32,11 +35,32 @@ static long long now(void)
 	return t.tv_sec * 1000000000LL + t.tv_nsec;
 }
 
+/* What a thread does before its loop, until its settings come and beyond. */
+static void start_up(void)
+{
+	long long began = now(), until;
+	int policy;
+
+	do
+		policy = sched_getscheduler(0) & ~SCHED_RESET_ON_FORK;
+	while (policy != SCHED_FIFO && now() < began + 10000000000LL);
+	printf("settings came after %lld us\n", (now() - began) / 1000);
+	fflush(stdout);
+	if (policy != SCHED_FIFO)
+		_exit(3);
+	until = now() + 2 * period_ns;
+	while (now() < until)
+		;
+}
+
 static void *run(void *unused)
 {
-	long long next = now();
+	long long next;
 	(void)unused;
 	prctl(PR_SET_NAME, name);
+	if (busy)
+		start_up();
+	next = now();
 	for (;;) {
 		struct timespec t;
 		next += period_ns;
@@ -68,7 +92,8 @@ int main(int count, char **arguments)
 		return 2;
 	name = arguments[1];
 	period_ns = atol(arguments[2]) * 1000;
-	begin = count < 4;
+	busy = count > 3 && !strcmp(arguments[3], "busy");
+	begin = count < 4 || busy;
 	while (!end) {
 		struct timespec pause = { 0, 2000000 };
 		if (begin && !started) {
