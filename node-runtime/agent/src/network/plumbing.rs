@@ -270,7 +270,7 @@ impl Plumbing {
         self.closed = true;
     }
 
-    /// Whether the pod is in the node's own network and has its class.
+    /// Whether the pod is in a network that isn't ours and has its class.
     pub(super) fn has_host(&self, pod: &PodId) -> bool {
         self.hosts.has(&pod.0)
     }
