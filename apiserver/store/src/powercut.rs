@@ -62,6 +62,7 @@ struct State {
     lengths: Vec<usize>,
     /// Changes and syncs until the power goes; `None`: it stays.
     left: Option<u64>,
+    at: At,
     hit: Hit,
     off: bool,
 }
@@ -74,11 +75,22 @@ pub enum Hit {
     Done,
 }
 
+/// Which operation the power goes with, once it is time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum At {
+    #[default]
+    Any,
+    /// The next sync: the moment that decides.
+    Sync,
+}
+
 impl State {
     /// Counts an operation that a power cut may hit. Whether it still takes effect, and what is to be answered.
-    fn tick(&mut self) -> io::Result<io::Result<()>> {
+    fn tick(&mut self, is: At) -> io::Result<io::Result<()>> {
         self.powered()?;
-        if let Some(left) = &mut self.left {
+        if let Some(left) = &mut self.left
+            && (*left > 1 || self.at == At::Any || is == At::Sync)
+        {
             *left = left.saturating_sub(1);
             self.off |= *left == 0;
         }
@@ -100,10 +112,11 @@ impl Disk {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The power will go with the `operations`th change or sync from now on.
-    pub fn cut_after(&self, operations: u64, hit: Hit) {
+    /// The power will go with the `operations`th change or sync from now on, or with the first sync after it.
+    pub fn cut_after(&self, operations: u64, at: At, hit: Hit) {
         let mut state = self.lock();
         state.left = Some(operations.max(1));
+        state.at = at;
         state.hit = hit;
     }
 
@@ -156,7 +169,7 @@ impl StorageBackend for Disk {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.lock();
-        let answer = state.tick()?;
+        let answer = state.tick(At::Any)?;
         let len = usize::try_from(len).map_err(io::Error::other)?;
         state.now.resize(len, 0);
         state.lengths.push(len);
@@ -165,7 +178,7 @@ impl StorageBackend for Disk {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.lock();
-        let answer = state.tick()?;
+        let answer = state.tick(At::Sync)?;
         let State { now, durable, unsynced, lengths, .. } = &mut *state;
         durable.resize(now.len(), 0);
         for number in std::mem::take(unsynced).into_keys() {
@@ -181,7 +194,7 @@ impl StorageBackend for Disk {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.lock();
-        let answer = state.tick()?;
+        let answer = state.tick(At::Any)?;
         let start = usize::try_from(offset).map_err(io::Error::other)?;
         let State { now, unsynced, .. } = &mut *state;
         now.get_mut(start..start + data.len()).ok_or_else(beyond)?.copy_from_slice(data);
@@ -276,7 +289,8 @@ async fn one(disk: &Disk, random: &mut Random, summary: &mut Summary) -> Result<
     let store = Arc::new(open(disk, retention)?);
     let before = current(&store).await?;
     let hit = if random.below(2) == 0 { Hit::Lost } else { Hit::Done };
-    disk.cut_after(1 + random.below(400), hit);
+    let at = if random.below(2) == 0 { At::Any } else { At::Sync };
+    disk.cut_after(1 + random.below(400), at, hit);
     let written = load(&store, random).await;
     summary.most_unsynced = summary.most_unsynced.max(u64::try_from(disk.lock().unsynced.len()).unwrap_or(u64::MAX));
     drop(store);
