@@ -143,6 +143,11 @@ impl Watcher {
         self.monitor.is_some()
     }
 
+    /// Whether whoever is followed or watched next waits for the monitor to be loaded: a tenth of a second and more.
+    pub fn is_to_be_loaded(&self) -> bool {
+        self.monitor.is_none() && self.probed.is_ok()
+    }
+
     fn cookie(&mut self, of: &PodId) -> u64 {
         if let Some((cookie, _)) = self.cookies.iter().find(|(_, id)| *id == of) {
             return *cookie;

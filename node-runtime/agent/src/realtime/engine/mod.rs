@@ -209,7 +209,10 @@ impl Engine {
         let wanted = instance.wanted.clone();
         let (tasks, containers) = wanted.as_ref().map_or((&[][..], &[][..]), |w| (&w.tasks[..], &w.containers[..]));
         self.measure(id, instance, now);
-        self.follow(id, instance, containers);
+        let settings_first = self.watcher.is_to_be_loaded();
+        if !settings_first {
+            self.follow(id, instance, containers);
+        }
         let threads = self.threads(tasks, containers, &instance.holding.held);
         let running: Vec<&str> = containers.iter().map(|(name, _)| name.as_str()).collect();
         let bound = bind(tasks, &running, &threads, &instance.holding.held);
@@ -218,14 +221,11 @@ impl Engine {
         self.start_counting(instance, containers, &bound);
         instance.bindings.clone_from(&bound.bindings);
         let outcome = self.carry_out(id, instance, tasks, bound, &threads, now);
-        for held in &instance.holding.held {
-            let task = tasks.iter().find(|task| task.name == held.task);
-            let measured = instance.measured.get(&held.task);
-            if let (Some(task), Some((_, measured))) = (task, measured) {
-                self.watcher.watch(id, task, held.thread, measured);
-            }
-        }
         let missing = instance.bindings.iter().any(|(_, binding)| *binding == Binding::Missing);
+        // Threads that come within the first looks don't wait for it either.
+        if !settings_first || !missing || instance.rescan >= DRIFT {
+            self.watch(id, instance, tasks, containers);
+        }
         let idle = instance.bindings.iter().all(|(_, binding)| *binding == Binding::NotRunning);
         instance.due = if missing && instance.rescan < DRIFT {
             let at = now + instance.rescan;
@@ -270,6 +270,18 @@ impl Engine {
         let processes = pids.iter().flat_map(|pid| self.kernel.processes(*pid).unwrap_or_else(|_| [*pid].into()));
         self.watcher.follow(id, &processes.collect());
         instance.followed = pids;
+    }
+
+    /// Has the monitor watch the threads that are held, and tell of new ones.
+    fn watch(&mut self, id: &PodId, instance: &mut Instance, tasks: &[InstanceTask], containers: &[(String, i32)]) {
+        self.follow(id, instance, containers);
+        for held in &instance.holding.held {
+            let task = tasks.iter().find(|task| task.name == held.task);
+            let measured = instance.measured.get(&held.task);
+            if let (Some(task), Some((_, measured))) = (task, measured) {
+                self.watcher.watch(id, task, held.thread, measured);
+            }
+        }
     }
 
     /// The threads that are held, or all of them if those aren't all that is wanted.
