@@ -46,6 +46,31 @@ async fn pages_show_one_moment() {
 }
 
 #[tokio::test]
+async fn pages_of_few_that_match_among_many_hold_each_once() {
+    let api = api().await;
+    for number in 0..60 {
+        let mut object = config_map(&format!("{number:02}"), &json!({}));
+        let tier = if number % 7 == 3 { "x" } else { "y" };
+        object["metadata"]["labels"] = json!({"tier": tier});
+        api.post(CONFIG_MAPS, &object).await.expect(201);
+    }
+    for limit in 1..=9 {
+        let (mut found, mut token) = (Vec::new(), String::new());
+        loop {
+            let page = api.get(&format!("{CONFIG_MAPS}?labelSelector=tier%3Dx&limit={limit}{token}")).await.expect(200);
+            assert!(page["metadata"].get("remainingItemCount").is_none(), "nobody knows how many of the rest match");
+            let names = names(&page);
+            let next = page["metadata"].get("continue").and_then(Value::as_str).map(str::to_owned);
+            assert!(names.len() == limit || (names.len() < limit && next.is_none()), "{limit}: {names:?}");
+            found.extend(names);
+            let Some(next) = next else { break };
+            token = format!("&continue={next}");
+        }
+        assert_eq!(found, ["03", "10", "17", "24", "31", "38", "45", "52", "59"], "{limit}");
+    }
+}
+
+#[tokio::test]
 async fn an_expired_page_can_go_on_inconsistently() {
     use pullpiri_store::Store as _;
     let store = std::sync::Arc::new(pullpiri_store::memory::MemoryStore::new());

@@ -16,6 +16,8 @@ use crate::status::Status;
 
 /// How many objects are held at once while a long list is sent.
 const PAGE: usize = 256;
+/// How many are read at once to find those of a limited list that match.
+const LARGEST_PAGE: usize = 1024;
 const TOKEN_VERSION: &str = "meta.k8s.io/v1";
 
 /// The first part of a list.
@@ -136,20 +138,22 @@ impl Rest {
         (prefix, mut at, mut after): (String, Option<Revision>, Option<Arc<str>>),
     ) -> Result<Listing, LimitedError> {
         let mut items = Vec::new();
+        // Where few match, a page of as many as are wanted finds few: the next one is twice as large.
+        let mut size = limit;
         loop {
-            let wanted = limit - items.len();
-            let range = Range { prefix: prefix.clone(), after: after.clone(), at, limit: Some(wanted) };
+            let range = Range { prefix: prefix.clone(), after: after.clone(), at, limit: Some(size) };
             let page = self.store(resource).list(range).await?;
             at = Some(page.revision);
-            after = page.items.last().map(|kv| Arc::clone(&kv.key)).or(after);
-            for kv in &page.items {
-                if let Some(object) = self.select(resource, namespace, selection, kv).map_err(LimitedError::Status)? {
-                    items.push(object);
-                }
+            size = size.saturating_mul(2).min(limit.max(LARGEST_PAGE));
+            let mut unread = page.items.iter();
+            while items.len() < limit
+                && let Some(kv) = unread.next()
+            {
+                after = Some(Arc::clone(&kv.key));
+                items.extend(self.select(resource, namespace, selection, kv).map_err(LimitedError::Status)?);
             }
-            let full = items.len() >= limit;
-            if !page.more || full {
-                let more = page.more;
+            let more = page.more || unread.len() > 0;
+            if !page.more || items.len() >= limit {
                 let token = after
                     .filter(|_| more)
                     .map(|after| token(&prefix, &after, i64::try_from(page.revision.0).unwrap_or(i64::MAX)));
