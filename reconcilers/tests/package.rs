@@ -254,6 +254,65 @@ fn an_instance_that_waiting_does_not_cure_is_a_failure_with_its_message() {
     assert!(ready.message.contains("image localhost/blis:1.0 isn't on the node"), "{}", ready.message);
 }
 
+/// Of the first instance, which runs or not: a condition of its node's.
+fn tell(snapshot: &mut Snapshot, phase: Phase, (kind, reason, message): (&str, &str, &str)) {
+    let mut told = (*snapshot.instances[0]).clone();
+    told.status = Some(ModelInstanceStatus {
+        phase,
+        observed_generation: told.metadata.generation,
+        conditions: vec![Condition {
+            type_: kind.to_owned(),
+            status: "False".to_owned(),
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+            last_transition_time: Time(at(1)),
+            observed_generation: told.metadata.generation,
+        }],
+        ..Default::default()
+    });
+    snapshot.instances[0] = Arc::new(told);
+}
+
+#[test]
+fn an_instance_that_was_stopped_for_its_misses_is_no_update_under_way() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    let said = "task ctl missed its deadline of 10ms once; its budget is 0";
+    tell(&mut snapshot, Phase::Pending, ("Ready", "MissBudgetSpent", said));
+    settle(&mut snapshot, 5);
+    assert_eq!(state(&snapshot), PackageState::Degraded);
+    let name = snapshot.instances[0].metadata.name.clone().unwrap();
+    let degraded = condition(&snapshot, "Degraded");
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "MissBudgetSpent"));
+    assert_eq!(degraded.message, format!("1/2 instances run; instance {name} was stopped: {said}"));
+    assert_eq!(condition(&snapshot, "Ready").reason, "MissBudgetSpent");
+    assert_eq!(condition(&snapshot, "Progressing").status, "False");
+}
+
+#[test]
+fn threads_that_have_not_what_was_proven_degrade_their_package() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 5);
+    tell(&mut snapshot, Phase::Running, ("RealTime", "Starting", "task ctl: its thread sleeps"));
+    settle(&mut snapshot, 10);
+    assert_eq!(condition(&snapshot, "Degraded").status, "False", "it has just started");
+    tell(&mut snapshot, Phase::Running, ("RealTime", "NoRealTime", "task ctl: EBUSY"));
+    settle(&mut snapshot, 15);
+    let name = snapshot.instances[0].metadata.name.clone().unwrap();
+    let degraded = condition(&snapshot, "Degraded");
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NoRealTime"));
+    assert_eq!(degraded.message, format!("model blis: instance {name}: task ctl: EBUSY"));
+    assert_eq!((condition(&snapshot, "Ready").status.as_str(), state(&snapshot)), ("True", PackageState::Running));
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 20);
+    assert_eq!(condition(&snapshot, "Degraded").status, "False");
+}
+
 #[test]
 fn a_silent_node_is_unknown_and_keeps_its_instances() {
     let mut snapshot = bms();

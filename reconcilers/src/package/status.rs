@@ -17,7 +17,8 @@ use crate::time;
 const MODELS_LISTED: usize = 256;
 
 /// Reasons of an instance's conditions that waiting doesn't cure.
-const STUCK: [&str; 8] = [
+const STUCK: [&str; 9] = [
+    reason::MISS_BUDGET_SPENT,
     reason::CRASH_LOOP_BACK_OFF,
     reason::IMAGE_MISSING,
     reason::RUNTIME_MISSING,
@@ -27,6 +28,9 @@ const STUCK: [&str; 8] = [
     reason::INVALID_TEMPLATE,
     reason::CANNOT_HONOUR,
 ];
+
+/// Why threads of an instance that runs haven't what was proven; that it has just started is none.
+const UNTIMED: [&str; 2] = [reason::NO_REAL_TIME, reason::THREAD_NOT_FOUND];
 
 /// What a slot amounts to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,16 +60,18 @@ pub(super) struct Slot {
     pub phase: Option<Phase>,
     pub standing: Standing,
     pub message: Option<String>,
+    /// It runs, and its threads haven't what was proven: reason and message.
+    pub untimed: Option<(&'static str, String)>,
 }
 
 impl Slot {
     pub fn refused(model: &str, node: Option<String>, reason: &'static str, message: String) -> Self {
-        let standing = Standing::Refused(reason);
-        Self { model: model.to_owned(), node, instance: None, phase: None, standing, message: Some(message) }
+        Self { standing: Standing::Refused(reason), message: Some(message), ..Self::absent(model, node) }
     }
 
     pub fn absent(model: &str, node: Option<String>) -> Self {
-        Self { model: model.to_owned(), node, instance: None, phase: None, standing: Standing::Absent, message: None }
+        let (model, standing) = (model.to_owned(), Standing::Absent);
+        Self { model, node, instance: None, phase: None, standing, message: None, untimed: None }
     }
 
     pub fn coming(model: &str, node: &str, instance: &str, reason: &'static str, message: &str) -> Self {
@@ -76,6 +82,7 @@ impl Slot {
             phase: Some(Phase::Pending),
             standing: Standing::Coming(reason),
             message: (!message.is_empty()).then(|| message.to_owned()),
+            untimed: None,
         }
     }
 
@@ -108,11 +115,20 @@ impl Slot {
             (false, Phase::Pending | Phase::Succeeded | Phase::Failed) if behind => Standing::Coming(reason::STOPPING),
             (false, Phase::Pending | Phase::Succeeded | Phase::Failed) => Standing::Stopped,
         };
+        let name = instance.metadata.name.as_deref().unwrap_or_default();
         let message = match standing {
+            Standing::Failed(reason::MISS_BUDGET_SPENT) => {
+                trouble.map(|c| format!("instance {name} was stopped: {}", c.message))
+            }
             _ if phase == Phase::Unknown => Some(format!("node {node} doesn't answer")),
             Standing::Failed(_) | Standing::Coming(_) => trouble.map(|c| c.message.clone()).filter(|m| !m.is_empty()),
             _ => None,
         };
+        let untimed = status.filter(|_| standing == Standing::Running && !behind).and_then(|s| {
+            let realtime = conditions::find(&s.conditions, kind::REALTIME).filter(|c| c.status == "False")?;
+            let reason = UNTIMED.into_iter().find(|reason| *reason == realtime.reason)?;
+            Some((reason, format!("model {model}: instance {name}: {}", realtime.message)))
+        });
         Self {
             model: model.to_owned(),
             node: Some(node.to_owned()),
@@ -120,6 +136,7 @@ impl Slot {
             phase: Some(phase),
             standing,
             message,
+            untimed,
         }
     }
 }
@@ -332,11 +349,8 @@ fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static
     let note = note(desire, account, state, ready);
     let troubled = matches!(state, PackageState::Degraded | PackageState::Error);
     let progressing = state == PackageState::Updating;
-    let (progress_note, trouble_note) = match state {
-        PackageState::Updating => (note.clone(), String::new()),
-        PackageState::Degraded | PackageState::Error => (String::new(), note.clone()),
-        PackageState::Idle | PackageState::Running | PackageState::Paused | PackageState::Exited => Default::default(),
-    };
+    let progress_note = if progressing { note.clone() } else { String::new() };
+    let degraded = degraded(account, troubled.then(|| (why, note.clone())));
     let mut wanted = vec![
         Wanted::new(kind::READY, verdict(state == PackageState::Running), why, note),
         Wanted::new(
@@ -345,7 +359,7 @@ fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static
             if progressing { why } else { reason::AS_DECLARED },
             progress_note,
         ),
-        Wanted::new(kind::DEGRADED, verdict(troubled), if troubled { why } else { reason::AS_DECLARED }, trouble_note),
+        degraded,
         summed(kind::RESOLVED, reason::ALL_RESOLVED, &account.unresolved),
         summed(kind::PLACED, reason::ALL_PLACED, &account.unplaced),
     ];
@@ -353,6 +367,17 @@ fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static
         wanted.push(Wanted::new(kind::SCHEDULABLE, *verdict, reason, message.clone()));
     }
     wanted
+}
+
+/// What is wrong: what the state says, and threads of what runs that haven't what was proven.
+fn degraded(account: &Account, trouble: Option<(&'static str, String)>) -> Wanted {
+    let untimed = account.slots.iter().filter_map(|slot| slot.untimed.clone());
+    let all: Vec<(&'static str, String)> = trouble.into_iter().chain(untimed).collect();
+    let Some((first, _)) = all.first() else {
+        return Wanted::new(kind::DEGRADED, Verdict::False, reason::AS_DECLARED, "");
+    };
+    let said: Vec<&str> = all.iter().map(|(_, message)| message.as_str()).collect();
+    Wanted::new(kind::DEGRADED, Verdict::True, first, said.join("; "))
 }
 
 /// A condition that holds if there is nothing against it.
