@@ -14,8 +14,9 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::UnixStream;
 
-/// The libpod API that podman 4.0 and all later ones serve.
-const BASE: &str = "http://podman/v4.0.0/libpod";
+/// The libpod API that podman 4.0 and all later ones serve. Without a host before it: podman 4 looks at the third part of what it is sent whether it is
+/// asked as libpod or as docker, and a docker's stop has another parameter for its time.
+const BASE: &str = "/v4.0.0/libpod";
 /// An answer larger than this isn't one.
 const MAX_ANSWER: usize = 64 << 20;
 

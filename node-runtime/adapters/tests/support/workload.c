@@ -125,6 +125,13 @@ int main(int argc, char **argv) {
             printf("caught %d\n", got);
             fflush(stdout);
             return atoi(v);
+        } else if (!strcmp(w, "linger")) { /* SIGTERM ends it so many seconds later */
+            struct sigaction a = {.sa_handler = on_signal};
+            sigaction(SIGTERM, &a, NULL);
+            say("lingering");
+            while (!got) pause();
+            sleep(atoi(v));
+            return 0;
         } else if (!strcmp(w, "forever")) { say("forever"); for (;;) pause();
         } else if (!strcmp(w, "count")) { /* a line every 10 ms, this many */
             for (int k = 0; k < atoi(v); k++) { printf("count %d\n", k); fflush(stdout); usleep(10000); }

@@ -24,7 +24,8 @@ cases![
         restarts_in_the_same_sandbox,
         a_death_is_noticed_by_event,
         stops_with_the_stop_signal,
-        stops_by_force_after_the_grace;
+        stops_by_force_after_the_grace,
+        the_grace_is_as_long_as_it_was_given;
     confinement:
         limits_are_set_in_cgroups,
         the_process_limit_holds,

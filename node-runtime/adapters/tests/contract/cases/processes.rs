@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use pullpiri_node_adapters::RuntimeEvent;
-use pullpiri_node_core::runtime::{ContainerStateObserved, NetworkMode};
+use pullpiri_node_core::runtime::{ContainerStateObserved, NetworkMode, PodSpec};
 
 use crate::oci::is_alive;
 use crate::support::{IMAGE, container};
@@ -117,4 +117,16 @@ pub async fn stops_by_force_after_the_grace(c: &Context) {
     let seen = c.observed(&pod.id).await.unwrap();
     assert_eq!(exit_of(&seen, "c").unwrap().code, 137);
     assert_eq!(exit_of(&seen, "d").unwrap().code, 5);
+}
+
+/// Neither sooner nor later: podman's own default is 10 s.
+pub async fn the_grace_is_as_long_as_it_was_given(c: &Context) {
+    let short = c.run("short", &["linger", "5"]).await;
+    let long = c.run("long", &["linger", "12"]).await;
+    let stop = async |pod: &PodSpec, grace| {
+        c.logged(&pod.id, "c", "stdout lingering").await;
+        tokio::time::timeout(DEADLINE, c.runtime.stop_pod(&pod.id, Duration::from_secs(grace))).await.unwrap().unwrap();
+        exit_of(&c.observed(&pod.id).await.unwrap(), "c").unwrap().code
+    };
+    assert_eq!(tokio::join!(stop(&short, 1), stop(&long, 60)), (137, 0));
 }
