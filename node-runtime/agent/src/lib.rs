@@ -42,12 +42,12 @@ pub use claim::{Claim, ClaimError};
 pub use config::{Config, Heartbeat, node_name};
 pub use ledger::LedgerError;
 pub use metrics::Metrics;
-pub use network::{NetworkConfig, Outcome, Pending, Plumbing, Pods};
+pub use network::{Changes, NetworkConfig, Outcome, Pending, Plumbing, Pods};
 
 /// The field manager of everything that a node writes.
 pub const FIELD_MANAGER: &str = "pullpiri-node";
 
-/// Why a node can't run at all. What may pass (an API server that is away, a runtime that is down) is retried instead.
+/// Why a node can't run at all, or didn't end as it should. What may pass (an API server that is away, a runtime that is down) is retried instead.
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
     #[error("node name {given:?}: expected letters (A-Z, a-z), digits, '-', '_' and '.', as in hpc or zone-1")]
@@ -60,6 +60,8 @@ pub enum AgentError {
     DefaultRuntime { wanted: &'static str, given: String },
     #[error("making directory {path} private: {source}")]
     Directory { path: std::path::PathBuf, source: std::io::Error },
+    #[error("stopping the workloads: {left} of {of} pods couldn't be stopped and may still run: {names}")]
+    WorkloadsLeft { left: usize, of: usize, names: String },
     #[error(transparent)]
     Ledger(#[from] LedgerError),
 }
@@ -104,7 +106,7 @@ impl Agent {
     /// Runs until `shutdown`. Workloads are left running, unless the configuration says otherwise.
     ///
     /// # Errors
-    /// [`AgentError`] if the ledger can't be read.
+    /// [`AgentError`] if the ledger can't be read, or workloads that were to be stopped weren't.
     pub async fn run(self, shutdown: CancellationToken) -> Result<(), AgentError> {
         node::run(self.config, self.client, self.runtimes, self.metrics, self.ledger, shutdown).await
     }

@@ -38,34 +38,51 @@ impl Teller {
     }
 
     pub fn tell(&self, about: &ModelInstance, event: &plan::Event) {
-        if self.events.try_send(self.event(about, event)).is_err() {
+        let metadata = &about.metadata;
+        let object = ObjectReference {
+            api_version: Some("pullpiri.io/v1alpha1".to_owned()),
+            kind: Some("ModelInstance".to_owned()),
+            name: metadata.name.clone(),
+            namespace: metadata.namespace.clone(),
+            uid: metadata.uid.clone(),
+            ..Default::default()
+        };
+        self.send(self.event(object, event.reason, event.warning, &event.note));
+    }
+
+    /// A warning about this node's NodeRuntime. Events of what is in no namespace are in `default`.
+    pub fn tell_node(&self, reason: &'static str, note: &str) {
+        let object = ObjectReference {
+            api_version: Some("pullpiri.io/v1alpha1".to_owned()),
+            kind: Some("NodeRuntime".to_owned()),
+            name: Some(self.node.clone()),
+            ..Default::default()
+        };
+        self.send(self.event(object, reason, true, note));
+    }
+
+    fn send(&self, event: Event) {
+        if self.events.try_send(event).is_err() {
             self.metrics.events_dropped.inc();
         }
     }
 
-    fn event(&self, about: &ModelInstance, event: &plan::Event) -> Event {
+    fn event(&self, about: ObjectReference, reason: &str, is_warning: bool, note: &str) -> Event {
         let now = Timestamp::now();
-        let name = about.metadata.name.clone().unwrap_or_default();
+        let name = about.name.clone().unwrap_or_default();
         Event {
             metadata: ObjectMeta {
                 // As the field names them: the object's name and a number that doesn't repeat.
                 name: Some(format!("{name}.{:x}", now.as_nanosecond())),
-                namespace: about.metadata.namespace.clone(),
+                namespace: Some(about.namespace.clone().unwrap_or_else(|| "default".to_owned())),
                 ..Default::default()
             },
-            involved_object: ObjectReference {
-                api_version: Some("pullpiri.io/v1alpha1".to_owned()),
-                kind: Some("ModelInstance".to_owned()),
-                name: Some(name),
-                namespace: about.metadata.namespace.clone(),
-                uid: about.metadata.uid.clone(),
-                ..Default::default()
-            },
-            type_: Some(if event.warning { "Warning" } else { "Normal" }.to_owned()),
-            reason: Some(event.reason.to_owned()),
+            involved_object: about,
+            type_: Some(if is_warning { "Warning" } else { "Normal" }.to_owned()),
+            reason: Some(reason.to_owned()),
             // Kubernetes takes 1 KiB.
-            message: Some(event.note.chars().take(250).collect()),
-            action: Some(event.reason.to_owned()),
+            message: Some(note.chars().take(250).collect()),
+            action: Some(reason.to_owned()),
             event_time: Some(MicroTime(now)),
             first_timestamp: Some(Time(now)),
             last_timestamp: Some(Time(now)),

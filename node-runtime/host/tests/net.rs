@@ -8,7 +8,9 @@ use std::path::{Path, PathBuf};
 
 use pullpiri_node_core::network::shape::handle;
 use pullpiri_node_core::network::{Forward, Gso, HtbClass, Nat};
-use pullpiri_node_host::net::{Address, Family, LinkChange, Netlink, Route, link, namespace, nat, qdisc, sysctl};
+use pullpiri_node_host::net::{
+    Address, Family, LinkChange, Listener, Netlink, Route, link, namespace, nat, qdisc, sysctl,
+};
 
 /// Two namespaces in a directory, removed at the end.
 struct Rig {
@@ -278,5 +280,54 @@ fn a_published_port_leads_to_the_pod_and_back() {
         nat::replace("test-a", &Nat::default()).unwrap();
         nat::replace("test-a", &Nat::default()).unwrap();
         assert!(TcpStream::connect("10.9.0.1:18080").is_err());
+    });
+}
+
+#[test]
+fn a_table_that_somebody_changed_is_told_from_ours() {
+    let test = "a_table_that_somebody_changed_is_told_from_ours";
+    let Some(rig) = Rig::new(test) else { return };
+    if let Err(error) = namespace::inside(&rig.path("a"), nat::probe) {
+        println!("skipped: {test}: {error}");
+        return;
+    }
+    let forward = Forward { protocol: 6, host_port: 18080, address: ip("10.9.0.2"), port: 8080 };
+    let nat = Nat {
+        forwards: vec![forward],
+        masquerade: vec![(ip("10.7.0.0"), 24)],
+        pods: (0..5000_u32).map(|n| IpAddr::from((0x0a07_0000 + n).to_be_bytes())).collect(),
+        bridges: "va".to_owned(),
+        closed: std::collections::BTreeSet::new(),
+    };
+    inside(&rig.path("a"), |_| {
+        assert_eq!(nat::fingerprint("test-a").unwrap(), None);
+        let mut listener = Listener::of_table("test-a").unwrap();
+        nat::replace("test-a", &nat).unwrap();
+        assert!(listener.drain().unwrap());
+        let ours = nat::fingerprint("test-a").unwrap();
+        assert!(ours.is_some());
+        // Another table is nobody's concern.
+        nat::replace("other", &Nat { pods: Vec::new(), ..nat.clone() }).unwrap();
+        assert_eq!(nat::fingerprint("test-a").unwrap(), ours);
+        assert!(!listener.drain().unwrap());
+        let nft = |line: &str| std::process::Command::new("nft").args(line.split(' ')).status().ok();
+        for line in [
+            "delete element inet test-a pods4 { 10.7.0.9 }",
+            "flush chain inet test-a guard",
+            "flush table inet test-a",
+            "delete table inet test-a",
+        ] {
+            let ours = nat::fingerprint("test-a").unwrap();
+            let Some(status) = nft(line) else {
+                println!("skipped: {test}: no nft");
+                return;
+            };
+            assert!(status.success(), "{line}");
+            assert_ne!(nat::fingerprint("test-a").unwrap(), ours, "{line}");
+            assert!(listener.drain().unwrap(), "{line}");
+            nat::replace("test-a", &nat).unwrap();
+            assert!(listener.drain().unwrap());
+        }
+        assert_ne!(nat::fingerprint("test-a").unwrap(), ours, "made anew");
     });
 }

@@ -26,7 +26,7 @@ pub(super) struct Place<'a> {
     pub metric: u32,
 }
 
-/// What is there of what `desired` speaks of, and of what is ours. `guarded` and `nat` are the caller's to fill in.
+/// What is there of what `desired` speaks of, and of what is ours. `guarded`, `whole` and `nat` are the caller's to fill in.
 pub(super) fn observe(net: &mut Netlink, place: Place<'_>, desired: &Desired, record: &Record) -> Result<Observed> {
     let links = net.links()?;
     let names: BTreeMap<u32, &str> = links.iter().map(|link| (link.index, link.name.as_str())).collect();
@@ -34,7 +34,8 @@ pub(super) fn observe(net: &mut Netlink, place: Place<'_>, desired: &Desired, re
     let mut observed = Observed { originals: record.settings.clone(), ..Observed::default() };
     for link in &links {
         let (master, alias) = (link.master.and_then(name_of), link.alias.clone());
-        let seen = LinkSeen { up: link.up, master, alias, gso: link.gso, isolated: link.isolated };
+        let index = link.index;
+        let seen = LinkSeen { index, up: link.up, master, alias, gso: link.gso, isolated: link.isolated };
         observed.links.insert(link.name.clone(), seen);
     }
     let is_ours = |name: &str| {

@@ -35,6 +35,7 @@ struct Read {
     connections_opened: u64,
     connections_displaced: u64,
     uncounted: u64,
+    repairs: u64,
 }
 
 impl Collector {
@@ -61,6 +62,7 @@ impl Collector {
             connections_opened: counters.connections_opened,
             connections_displaced: counters.connections_displaced,
             uncounted: counters.uncounted,
+            repairs: plumbing.repairs(),
             ..Read::default()
         };
         for (name, traffic) in &counters.classes {
@@ -127,6 +129,7 @@ impl Read {
                 self.connections_displaced,
             ),
             ("network_uncounted", "Packets and round trips that no counter had room for", self.uncounted),
+            ("network_repairs", "Changes of the node's network by others that were undone", self.repairs),
         ];
         for (name, help, count) in of_the_node {
             let family = encoder.encode_descriptor(name, help, None, MetricType::Counter)?;
@@ -216,6 +219,7 @@ mod tests {
             connections_opened: 9000,
             connections_displaced: 808,
             uncounted: 5,
+            repairs: 3,
             ..Read::default()
         })));
         let mut text = String::new();
@@ -224,6 +228,7 @@ mod tests {
             "# TYPE pullpiri_node_network_connections_displaced counter",
             "pullpiri_node_network_connections_displaced_total 808",
             "pullpiri_node_network_connections_opened_total 9000",
+            "pullpiri_node_network_repairs_total 3",
             "pullpiri_node_network_uncounted_total 5",
             "pullpiri_node_network_drops_total{reason=\"denied\"} 7",
         ] {

@@ -2,10 +2,11 @@
 //!
 //! [`Plumbing`] does the work, blocking, behind a lock; [`Network`] is the way to it. A task watches this node's NetworkSlices and applies a
 //! generation when all of it is there; what is in force is kept on disk. Nothing is polled: work is done when a pod comes or goes, when
-//! slices or the NodeRuntime change, and again after a failure.
+//! slices or the NodeRuntime change, when the kernel tells that somebody changed something ([`Changes`]), and again after a failure.
 
 mod adopt;
 mod disk;
+mod drift;
 mod hosts;
 mod kernel;
 mod metrics;
@@ -29,11 +30,13 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tracing::error;
 
+pub use self::drift::Changes;
 pub use self::hosts::Pods;
 pub use self::plumbing::{Outcome, Pending, Plumbing};
 use crate::config::Config;
 use crate::node::Message;
 use crate::register::Facts;
+use crate::tell::Teller;
 
 /// After a failure of what belongs to no pod, before it is tried again; and at first while the link to other nodes is waited for.
 const RETRY: Duration = Duration::from_secs(5);
@@ -65,6 +68,8 @@ pub(crate) struct Network {
     plumbing: Arc<Mutex<Plumbing>>,
     facts: watch::Sender<Facts>,
     pending: watch::Sender<Pending>,
+    /// Whether there is something that others may change.
+    keeps: watch::Sender<bool>,
     /// `None`: not known yet.
     pods: watch::Sender<Option<Pods>>,
 }
@@ -98,13 +103,19 @@ impl Network {
         client: Client,
         messages: mpsc::Sender<Message>,
         facts: watch::Sender<Facts>,
-        source: &Source,
+        (source, teller): (&Source, Teller),
         stop: CancellationToken,
     ) -> Self {
         let plumbing = Arc::new(Mutex::new(Plumbing::new(node, &config.data_dir, config.network.clone())));
         *source.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(&plumbing));
-        let network =
-            Self { plumbing, facts, pending: watch::Sender::new(Pending::Nothing), pods: watch::Sender::default() };
+        let network = Self {
+            plumbing,
+            facts,
+            pending: watch::Sender::new(Pending::Nothing),
+            keeps: watch::Sender::default(),
+            pods: watch::Sender::default(),
+        };
+        tokio::spawn(network.clone().hold(teller, stop.clone()));
         tokio::spawn(network.clone().run(client, node.to_owned(), messages, stop));
         network
     }
@@ -172,11 +183,41 @@ impl Network {
         }
     }
 
+    /// Puts right what others change, while there is something that they may; sleeps else.
+    async fn hold(self, teller: Teller, stop: CancellationToken) {
+        let mut keeps = self.keeps.subscribe();
+        let mut told = drift::Told::default();
+        let mut changes: Option<Changes> = None;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = keeps.changed() => {
+                    if changed.is_err() {
+                        return;
+                    }
+                    let is_needed = *keeps.borrow_and_update();
+                    let table = self.with(|plumbing| plumbing.table()).await.flatten();
+                    changes = is_needed.then(|| Changes::of(table.as_deref()));
+                }
+                () = next(&mut changes) => {
+                    let look = |plumbing: &mut Plumbing| {
+                        drop(plumbing.converge());
+                        (plumbing.repairs(), plumbing.drift.last.clone())
+                    };
+                    let Some((repairs, last)) = self.with(look).await else { continue };
+                    if let Some((count, last)) = told.news(repairs).zip(last) {
+                        teller.tell_node(reason::DRIFT_REPAIRED, &put_right(count, &last));
+                    }
+                }
+            }
+        }
+    }
+
     /// Runs work in a thread that may block, then tells what came of it.
     async fn with<T: Send + 'static>(&self, work: impl FnOnce(&mut Plumbing) -> T + Send + 'static) -> Option<T> {
         let plumbing = Arc::clone(&self.plumbing);
         let facts = self.facts.clone();
-        let pending = self.pending.clone();
+        let (pending, keeps) = (self.pending.clone(), self.keeps.clone());
         let done = tokio::task::spawn_blocking(move || {
             let mut plumbing = lock(&plumbing);
             let outcome = work(&mut plumbing);
@@ -188,6 +229,8 @@ impl Network {
             });
             let left = plumbing.pending();
             pending.send_if_modified(|pending| std::mem::replace(pending, left) != left);
+            let is_needed = plumbing.keeps();
+            keeps.send_if_modified(|keeps| std::mem::replace(keeps, is_needed) != is_needed);
             outcome
         });
         done.await.inspect_err(|error| error!(%error, "working on the node's network")).ok()
@@ -253,6 +296,20 @@ impl Network {
     }
 }
 
+async fn next(changes: &mut Option<Changes>) {
+    match changes {
+        Some(changes) => changes.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn put_right(count: u64, last: &str) -> String {
+    match count {
+        1 => format!("somebody changed the node's network; it was put right: {last}"),
+        count => format!("somebody changed the node's network; it was put right in {count} steps, the last: {last}"),
+    }
+}
+
 /// How long to wait after another try that changed nothing.
 fn longer(pending: Pending, before: Duration) -> Duration {
     match pending {
@@ -303,11 +360,11 @@ fn describe(plumbing: &Plumbing) -> NetworkFacts {
     } else {
         let shared = found.zip(rate).map(|(found, bps)| format!("; {} has {bps} bit/s", found.uplink.name));
         let open = plumbing.unclosed.as_ref().map(|why| format!("; others can route through this node: {why}"));
-        (
-            true,
-            reason::AS_DECLARED,
-            format!("pods can join Networks{}{}", shared.unwrap_or_default(), open.unwrap_or_default()),
-        )
+        let message = format!("pods can join Networks{}{}", shared.unwrap_or_default(), open.unwrap_or_default());
+        match &plumbing.drift.last {
+            Some(last) => (true, reason::DRIFT_REPAIRED, format!("{message}; {}", put_right(1, last))),
+            None => (true, reason::AS_DECLARED, message),
+        }
     };
     let status = NodeNetwork {
         backend: backend.to_owned(),

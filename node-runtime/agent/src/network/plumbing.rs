@@ -11,14 +11,15 @@ use pullpiri_ebpf::net::{Datapath, PodPort, ensure_bpffs, policy, probe};
 use pullpiri_node_core::network::names;
 use pullpiri_node_core::network::shape::MAJOR;
 use pullpiri_node_core::network::{
-    Attachment, Forwards, Generation, Input, Nat, NodeState, Step, V6Forwarding, desired, hardware_address, key,
-    metric, pod_link, steps,
+    Attachment, Desired, Forwards, Generation, Input, Nat, NodeState, Observed, Step, V6Forwarding, desired,
+    hardware_address, key, metric, pod_link, steps, table,
 };
 use pullpiri_node_core::runtime::PodId;
 use pullpiri_node_host::net::{Family, Netlink, nat, sysctl};
 use tracing::{debug, info, warn};
 
 use super::disk::{Disk, Record};
+use super::drift::Drift;
 use super::hosts::{Hosts, Pods};
 use super::kernel::{self, Place};
 use super::uplink::{self, Found, Said, Server};
@@ -74,8 +75,16 @@ pub struct Plumbing {
     /// The generation that the kernel holds.
     pub(super) applied: Option<i64>,
     datapath: Option<Datapath>,
-    guarded: BTreeSet<String>,
+    /// Interfaces with their programs, and their indices.
+    guarded: BTreeMap<String, u32>,
+    /// Pods' interfaces that were up.
+    whole: BTreeSet<String>,
     nat: Option<Nat>,
+    /// How our table of nftables looked when `nat` was applied.
+    print: Option<u64>,
+    /// What was last brought about as a whole.
+    held: Option<Desired>,
+    pub(super) drift: Drift,
     /// Workloads whose network isn't ours, which have classes.
     pub(super) hosts: Hosts,
     pub(super) uplink: Result<Found, String>,
@@ -136,7 +145,11 @@ impl Plumbing {
             support: Support::default(),
             applied: None,
             datapath: None,
-            guarded: BTreeSet::new(),
+            guarded: BTreeMap::new(),
+            whole: BTreeSet::new(),
+            print: None,
+            held: None,
+            drift: Drift::default(),
             hosts: Hosts::default(),
             uplink: Err("it hasn't been looked for yet".to_owned()),
             failure: None,
@@ -213,7 +226,7 @@ impl Plumbing {
         }
         match self.converge_for(Some((pod, &attachment.addresses))).remove(pod) {
             Some(failure) => Err(failure),
-            None => self.failure.clone().filter(|_| !self.guarded.contains(&pod_link(pod))).map_or(Ok(()), Err),
+            None => self.failure.clone().filter(|_| !self.guarded.contains_key(&pod_link(pod))).map_or(Ok(()), Err),
         }
     }
 
@@ -259,6 +272,7 @@ impl Plumbing {
         }
         self.generation = generation;
         self.applied = None;
+        self.drift.settle();
         let _ = self.converge();
     }
 
@@ -300,6 +314,24 @@ impl Plumbing {
         }
     }
 
+    /// Whether there is something here that somebody may change. A node without it isn't looked at.
+    #[must_use]
+    pub fn keeps(&self) -> bool {
+        !self.closed && (!self.attachments.is_empty() || self.generation.is_some() || self.record != Record::default())
+    }
+
+    /// Steps by which something was put right that others had changed.
+    #[must_use]
+    pub fn repairs(&self) -> u64 {
+        self.drift.repairs
+    }
+
+    /// The name of the node's table of nftables; `None` without nftables.
+    #[must_use]
+    pub fn table(&self) -> Option<String> {
+        self.support.nat.is_none().then(|| table(&self.key))
+    }
+
     /// Makes the network what it should be; what failed, by pod. Other failures are kept.
     pub fn converge(&mut self) -> BTreeMap<PodId, String> {
         self.converge_for(None)
@@ -334,7 +366,9 @@ impl Plumbing {
         let mut net = Netlink::open(Family::Route).map_err(|error| text(&error))?;
         let record = &self.record;
         let htb = self.support.htb.clone().map_or(Ok(()), Err);
-        let found = uplink::find(&mut net, &self.said, &mut self.server, |name| record.trees.contains_key(name), &htb);
+        let ours = |name: &str| record.trees.contains_key(name);
+        let before = self.uplink.as_ref().ok();
+        let found = uplink::find(&mut net, &self.said, &mut self.server, before, ours, &htb);
         let found = found.unwrap_or_else(|error| Err(text(&error)));
         if let Some(reason) = uplink::news(&self.said, &self.uplink, &found) {
             warn!(reason, "the link to other nodes isn't there; it is looked for until it is");
@@ -364,8 +398,8 @@ impl Plumbing {
         let namespaces = self.namespaces.clone();
         let place = Place { key: &key, namespaces: &namespaces, metric: metric(&key) };
         let mut observed = kernel::observe(&mut net, place, &wanted, &self.record).map_err(|error| text(&error))?;
-        observed.guarded.clone_from(&self.guarded);
-        observed.nat.clone_from(&self.nat);
+        self.complete(&mut observed);
+        let is_held = self.held.as_ref() == Some(&wanted);
         let needs_programs = !self.attachments.is_empty() || wanted.uplink.is_some();
         if needs_programs && self.datapath.is_none() {
             let opened = Datapath::open_or_load(&self.pins).map_err(|error| text(&error));
@@ -389,7 +423,11 @@ impl Plumbing {
             if is_blocked {
                 continue;
             }
-            if let Err(failure) = self.do_step(&mut net, place, &step) {
+            let outcome = self.do_step(&mut net, place, &step);
+            if is_held && outcome.is_ok() {
+                self.drift.repaired(&step);
+            }
+            if let Err(failure) = outcome {
                 match self.owner(&step, asked) {
                     Some(pod) => {
                         if !matches!(step, Step::AddRoute(_) | Step::DeleteRoute(_)) {
@@ -407,7 +445,29 @@ impl Plumbing {
         if let Err(failure) = self.enforce() {
             trouble.get_or_insert(failure);
         }
+        if trouble.is_none() && failures.is_empty() {
+            self.held = Some(wanted);
+        }
         Ok(trouble)
+    }
+
+    /// What is known of what the kernel has, as far as it is still the same.
+    fn complete(&mut self, observed: &mut Observed) {
+        let links = &observed.links;
+        self.guarded.retain(|link, index| links.get(link).is_some_and(|seen| seen.index == *index));
+        self.whole.retain(|link| self.guarded.contains_key(link));
+        let up = self.guarded.keys().filter(|link| links.get(*link).is_some_and(|seen| seen.up));
+        self.whole.extend(up.cloned());
+        observed.guarded = self.guarded.keys().cloned().collect();
+        observed.whole.clone_from(&self.whole);
+        let is_there = self.nat.as_ref().is_some_and(|nat| nat.is_empty() || self.fingerprint() == self.print);
+        observed.nat = self.nat.clone().filter(|_| is_there);
+    }
+
+    /// How our table of nftables looks.
+    fn fingerprint(&self) -> Option<u64> {
+        let read = nat::fingerprint(&table(&self.key));
+        read.inspect_err(|error| warn!(error = text(error), "our table of nftables can't be read")).ok().flatten()
     }
 
     /// Whether somebody else has the node forward: all of it, or the uplink before it was ours.
@@ -459,22 +519,32 @@ impl Plumbing {
         }
         self.keep(&before)?;
         match step {
-            Step::Guard { pod, link } => self.guard(pod, link)?,
+            Step::Guard { pod, link } => {
+                self.guard(pod, link)?;
+                self.note_guarded(net, link)?;
+            }
             Step::GuardUplink { link, .. } => {
                 let datapath = self.datapath.as_mut().ok_or("the network programs aren't loaded")?;
                 datapath.attach_uplink(link, MAJOR).map_err(|error| text(&error))?;
-                self.guarded.insert(link.clone());
+                self.note_guarded(net, link)?;
             }
             Step::Unguard { link } => {
                 if let Some(datapath) = &mut self.datapath {
                     datapath.detach_pod(link).map_err(|error| text(&error))?;
                 }
                 self.guarded.remove(link);
+                self.whole.remove(link);
             }
             step => kernel::act(net, place, step).map_err(|error| text(&error))?,
         }
         let before = self.record.clone();
         match step {
+            Step::Up { link } if self.guarded.contains_key(link) => {
+                self.whole.insert(link.clone());
+            }
+            Step::DeleteLink { link } => {
+                self.whole.remove(link);
+            }
             Step::Restore { key, .. } => {
                 self.record.settings.remove(key);
             }
@@ -484,6 +554,7 @@ impl Plumbing {
             Step::Translate(nat) => {
                 self.record.translated = !nat.is_empty();
                 self.nat = Some(nat.clone());
+                self.print = if nat.is_empty() { None } else { self.fingerprint() };
             }
             _ => {}
         }
@@ -516,8 +587,13 @@ impl Plumbing {
         let datapath = self.datapath.as_mut().ok_or("the network programs aren't loaded")?;
         let attachment = self.attachments.get(pod).ok_or("the pod isn't attached")?;
         let port = PodPort { addresses: attachment.addresses.clone(), mac: Some(hardware_address(&pod.0)) };
-        datapath.attach_pod(link, &port).map_err(|error| text(&error))?;
-        self.guarded.insert(link.to_owned());
+        datapath.attach_pod(link, &port).map_err(|error| text(&error))
+    }
+
+    fn note_guarded(&mut self, net: &mut Netlink, link: &str) -> Outcome {
+        let found = net.link(link).map_err(|error| text(&error))?;
+        let index = found.ok_or_else(|| format!("interface {link} went"))?.index;
+        self.guarded.insert(link.to_owned(), index);
         Ok(())
     }
 

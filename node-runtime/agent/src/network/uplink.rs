@@ -89,11 +89,12 @@ pub(super) fn news<'a>(
     (before.as_ref().err() != Some(reason)).then_some(reason)
 }
 
-/// The uplink, or why there is none. `ours`: interfaces that have our HTB, by our own record.
+/// The uplink, or why there is none. `ours`: interfaces that have our HTB, by our own record. `before`: what was found last.
 pub(super) fn find(
     net: &mut Netlink,
     said: &Said,
     server: &mut Server,
+    before: Option<&Found>,
     ours: impl Fn(&str) -> bool,
     htb: &std::result::Result<(), String>,
 ) -> Result<std::result::Result<Found, String>> {
@@ -102,7 +103,9 @@ pub(super) fn find(
         Err(reason) => return Ok(Err(reason)),
     };
     let name = link.name.clone();
-    let (rate, mut no_qos) = match rate(&name, said) {
+    // Without a carrier a driver says nothing: what it said last holds, so that a cable that is pulled takes no classes with it.
+    let last = before.filter(|found| found.index == link.index).and_then(|found| found.uplink.rate);
+    let (rate, mut no_qos) = match rate(&name, said).or_else(|why| last.filter(is_drivers).ok_or(why)) {
         Ok(rate) => (Some(rate), None),
         Err(reason) => (None, Some(reason)),
     };
@@ -124,6 +127,10 @@ pub(super) fn find(
     let shapeable = no_qos.is_none();
     let uplink = Uplink { name, mtu: link.mtu, rate, shapeable };
     Ok(Ok(Found { uplink, index: link.index, addresses: addresses.into_iter().take(ADDRESSES).collect(), no_qos }))
+}
+
+fn is_drivers(rate: &LinkRate) -> bool {
+    matches!(rate, LinkRate::Driver(_))
 }
 
 fn pick(net: &mut Netlink, said: &Said, server: &mut Server) -> Result<std::result::Result<Link, String>> {

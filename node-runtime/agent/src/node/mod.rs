@@ -36,6 +36,7 @@ use crate::realtime::{self, Realtime};
 use crate::references::References;
 use crate::register::{Facts, Identity};
 use crate::report::{Reporter, Wish};
+use crate::suspend::Left;
 use crate::tell::Teller;
 use crate::{AgentError, Config, heartbeat, host, instances, ledger, pods, register};
 
@@ -137,14 +138,22 @@ pub(crate) async fn run(
         stop.clone(),
     ));
 
-    let network =
-        Network::start(&config, &name, client.clone(), sender.clone(), facts.clone(), &metrics.network, stop.clone());
+    let teller = Teller::start(client.clone(), name.clone(), metrics.clone());
+    let network = Network::start(
+        &config,
+        &name,
+        client.clone(),
+        sender.clone(),
+        facts.clone(),
+        (&metrics.network, teller.clone()),
+        stop.clone(),
+    );
     let mut node = Node {
         snapshot: first_snapshot(&config, &name, &volumes, memories, &runtimes),
         executor: Executor::new(runtimes.clone(), volumes, network.clone(), metrics.clone()),
         ledger: ledger::Writer::start(ledger, metrics.clone(), ledger_failure),
         reporter: Reporter::start(client.clone(), sender.clone(), metrics.clone()),
-        teller: Teller::start(client.clone(), name.clone(), metrics.clone()),
+        teller,
         references: References::new(client.clone(), sender.clone()),
         realtime: Realtime::start(
             &config.data_dir,
@@ -198,8 +207,7 @@ pub(crate) async fn run(
             }
         }
     }
-    node.shut_down(&mut messages, config.stop_workloads).await;
-    Ok(())
+    node.shut_down(&mut messages, config.stop_workloads).await
 }
 
 fn first_snapshot(
@@ -478,7 +486,11 @@ impl Node {
     }
 
     /// Waits for what is under way and, if wished, stops the workloads; then for what is to be written.
-    async fn shut_down(mut self, messages: &mut mpsc::Receiver<Message>, stop_workloads: bool) {
+    async fn shut_down(
+        mut self,
+        messages: &mut mpsc::Receiver<Message>,
+        stop_workloads: bool,
+    ) -> Result<(), AgentError> {
         // A start takes milliseconds; a stop may take its grace period, which this process doesn't: the runtime goes on with it.
         let patience = tokio::time::Instant::now() + Duration::from_secs(if stop_workloads { 60 } else { 2 });
         while !self.busy.is_empty() {
@@ -487,26 +499,28 @@ impl Node {
                 Ok(None) | Err(_) => break,
             }
         }
+        let mut left = Left::default();
         if stop_workloads {
-            self.stop_workloads().await;
+            left = self.stop_workloads().await;
         }
         self.ledger.flush().await;
         // The API server may be gone before this node is.
         let _ = tokio::time::timeout(Duration::from_secs(2), self.reporter.idle()).await;
         info!("node runtime ends");
+        left.or_error()
     }
 
-    async fn stop_workloads(&mut self) {
+    async fn stop_workloads(&mut self) -> Left {
         let mut stops = tokio::task::JoinSet::new();
-        for action in crate::suspend::stops(&self.snapshot) {
-            let executor = self.executor.clone();
-            let id = action[0].pod().clone();
-            let work = action.clone();
-            stops.spawn(async move { (id, surely(&action, async move { executor.act(work).await }).await) });
+        for stop in crate::suspend::stops(&self.snapshot) {
+            stops.spawn(crate::suspend::carry_out(self.executor.clone(), stop));
         }
         info!(pods = stops.len(), "stopping the workloads");
+        let mut left = Left::default();
         while let Some(stopped) = stops.join_next().await {
-            let Ok((id, acted)) = stopped else { continue };
+            let Ok((stop, acted)) = stopped else { continue };
+            left.note(&stop, &acted);
+            let id = stop.id;
             self.busy.remove(&id);
             for effect in acted.effects {
                 // The exit codes come before the removal; both are to be remembered.
@@ -521,7 +535,9 @@ impl Node {
         let ids: Vec<PodId> = self.snapshot.instances.keys().cloned().collect();
         for id in ids {
             let Some(instance) = self.snapshot.instances.get_mut(&id) else { continue };
-            crate::suspend::suspend(&mut instance.memory);
+            if !left.ids.contains(&id) {
+                crate::suspend::suspend(&mut instance.memory);
+            }
             self.ledger.write(&id, Box::new(instance.memory.clone()));
             let mut plan = decide_one(&self.snapshot, &id);
             // Only what is to be told: nothing is started any more.
@@ -530,6 +546,7 @@ impl Node {
             self.want_of_threads(&id);
         }
         let _ = tokio::time::timeout(Duration::from_secs(2), self.realtime.settled()).await;
+        left
     }
 }
 

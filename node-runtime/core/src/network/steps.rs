@@ -11,6 +11,8 @@ use crate::runtime::PodId;
 /// An interface as the kernel has it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LinkSeen {
+    /// Another one of its name has another.
+    pub index: u32,
     pub up: bool,
     pub master: Option<String>,
     pub alias: Option<String>,
@@ -31,11 +33,13 @@ pub struct Observed {
     pub namespaces: BTreeSet<PodId>,
     /// Interfaces whose programs were attached, or adopted, by this process.
     pub guarded: BTreeSet<String>,
+    /// Pods' interfaces that this process saw whole. One that is down since then was set down by somebody.
+    pub whole: BTreeSet<String>,
     /// As far as wanted; `None`: this kernel has no such setting.
     pub settings: BTreeMap<String, Option<String>>,
     /// What settings of interfaces that aren't ours were before they were changed.
     pub originals: BTreeMap<String, String>,
-    /// What was last applied; `None` if that isn't known.
+    /// What was last applied, if it is there as it was applied; else `None`.
     pub nat: Option<Nat>,
     pub trees: BTreeMap<String, TreeSeen>,
 }
@@ -213,9 +217,11 @@ fn remove(desired: &Desired, observed: &Observed, steps: &mut Vec<Step>) -> BTre
         observed.links.iter().partition(|(name, _)| name.starts_with(BRIDGE_PREFIX));
     for (name, seen) in pods {
         let is_as_wanted = match wanted.get(name) {
-            // The node's end goes up last: one that is down was left half made.
+            // The node's end goes up last: one that was never up was left half made.
             Some((pod, link)) => {
-                seen.up && seen.alias.as_ref() == Some(&link.alias) && observed.namespaces.contains(*pod)
+                (seen.up || observed.whole.contains(name))
+                    && seen.alias.as_ref() == Some(&link.alias)
+                    && observed.namespaces.contains(*pod)
             }
             None => !is_ours(seen),
         };
@@ -283,6 +289,9 @@ fn make_pod(pod: &PodId, link: &PodLink, observed: &Observed, rebuilt: bool, ste
     };
     if !observed.guarded.contains(&link.link) {
         steps.push(guard);
+    }
+    if !seen.up {
+        steps.push(Step::Up { link: link.link.clone() });
     }
     if !seen.isolated {
         steps.push(Step::Isolate { pod: pod.clone(), link: link.link.clone() });

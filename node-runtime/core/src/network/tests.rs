@@ -110,7 +110,7 @@ impl Kernel {
             Step::MakeVeth { pod, link, .. } => {
                 assert!(seen.namespaces.contains(&pod) && seen.links.contains_key(&link.bridge));
                 let (master, alias) = (Some(link.bridge), Some(link.alias));
-                let made = LinkSeen { up: false, master, alias, gso: link.gso, isolated: true };
+                let made = LinkSeen { index: 0, up: false, master, alias, gso: link.gso, isolated: true };
                 assert!(seen.links.insert(link.link, made).is_none());
             }
             Step::Guard { link, .. } => {

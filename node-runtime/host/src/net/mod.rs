@@ -5,6 +5,7 @@
 //! [`namespace::inside`] runs a function in another.
 
 pub mod link;
+pub mod listen;
 pub mod namespace;
 pub mod nat;
 pub mod qdisc;
@@ -14,5 +15,6 @@ pub mod sysctl;
 pub mod wire;
 
 pub use link::{Link, LinkChange};
+pub use listen::Listener;
 pub use route::{Address, Route};
 pub use socket::{Family, Netlink};

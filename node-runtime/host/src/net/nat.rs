@@ -10,13 +10,14 @@
 //!
 //! Source: linux/netfilter/nf_tables.h, nft(8).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use pullpiri_node_core::network::{Closed, Forward, Nat};
 
 use super::route::octets;
-use super::socket::{Family, Netlink};
-use super::wire::{Message, flag};
+use super::socket::{Answer, Family, Netlink};
+use super::wire::{Attributes, Message, flag, read_text};
 use crate::Result;
 
 const SUBSYSTEM: u16 = 10 << 8;
@@ -24,9 +25,12 @@ const NEWTABLE: u16 = SUBSYSTEM;
 const DELTABLE: u16 = SUBSYSTEM | 2;
 const GETTABLE: u16 = SUBSYSTEM | 1;
 const NEWCHAIN: u16 = SUBSYSTEM | 3;
+const GETCHAIN: u16 = SUBSYSTEM | 4;
 const NEWRULE: u16 = SUBSYSTEM | 6;
+const GETRULE: u16 = SUBSYSTEM | 7;
 const NEWSET: u16 = SUBSYSTEM | 9;
 const NEWSETELEM: u16 = SUBSYSTEM | 12;
+const GETSETELEM: u16 = SUBSYSTEM | 13;
 const BATCH_BEGIN: u16 = 16;
 const BATCH_END: u16 = 17;
 const NFPROTO_UNSPEC: u8 = 0;
@@ -66,6 +70,12 @@ const NAT_DNAT: u32 = 1;
 /// nft's numbers for the types of keys, so that `nft list` prints them.
 const KEY_IPV4: u32 = 7;
 const KEY_IPV6: u32 = 8;
+/// How often a table is read at most until it is the same twice.
+const READS: u32 = 4;
+/// Bytes of `struct nfgenmsg`, of which the last say how often any table was changed.
+const NFGEN: usize = 4;
+/// What addresses of pods are in.
+const SETS: [(&str, u32, u32); 2] = [("pods4", KEY_IPV4, 4), ("pods6", KEY_IPV6, 16)];
 /// Addresses in one message of a set: an attribute's length has 16 bits.
 const ELEMENTS: usize = 1000;
 
@@ -95,6 +105,82 @@ pub fn replace(table: &str, nat: &Nat) -> Result<()> {
     Netlink::open(Family::Netfilter)?.batch(batch, &format!("replacing table inet {table} of nftables"))
 }
 
+/// What tells `table` as it is from how it is after any change: a number over all that the kernel says of its chains, rules and sets. The kernel
+/// numbers whatever is made, so what was removed and made again differs as well. `None`: there is no such table.
+pub fn fingerprint(table: &str) -> Result<Option<u64>> {
+    let mut net = Netlink::open(Family::Netfilter)?;
+    let mut found = read(&mut net, table)?;
+    // A large set is told in pieces, and the kernel may put it in another order between two.
+    for _ in 1..READS {
+        let again = read(&mut net, table)?;
+        if again == found {
+            break;
+        }
+        found = again;
+    }
+    Ok(found)
+}
+
+fn read(net: &mut Netlink, table: &str) -> Result<Option<u64>> {
+    let attempted = format!("reading table inet {table} of nftables");
+    let mut print = Print::default();
+    let mut about = nft(GETTABLE, 0);
+    about.text(TABLE, table);
+    match net.get(about, &attempted) {
+        Ok(answer) => print.add(after_header(&answer)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    for kind in [GETCHAIN, GETRULE] {
+        let mut all = nft(kind, 0);
+        all.text(1, table);
+        // Some kernels tell those of other tables as well.
+        for answer in net.dump(&all, &attempted)? {
+            let its = Attributes(after_header(&answer)).find(1).map(read_text);
+            if its.as_deref() == Some(table) {
+                print.add(after_header(&answer));
+            }
+        }
+    }
+    for (set, ..) in SETS {
+        let mut all = nft(GETSETELEM, 0);
+        all.text(1, table).text(2, set);
+        let answers = match net.dump(&all, &attempted) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+            answers => answers?,
+        };
+        print.add(set.as_bytes());
+        let lists = answers.iter().filter_map(|answer| Attributes(after_header(answer)).find(3));
+        // They have no order, and may be told twice.
+        let elements: BTreeSet<&[u8]> = lists.flat_map(|list| Attributes(list).map(|(_, element)| element)).collect();
+        elements.into_iter().for_each(|element| print.add(element));
+    }
+    Ok(Some(print.0))
+}
+
+/// Without what changes with every table's changes.
+fn after_header(answer: &Answer) -> &[u8] {
+    answer.payload.get(NFGEN..).unwrap_or_default()
+}
+
+/// FNV-1a.
+struct Print(u64);
+
+impl Default for Print {
+    fn default() -> Self {
+        Self(0xcbf2_9ce4_8422_2325)
+    }
+}
+
+impl Print {
+    fn add(&mut self, message: &[u8]) {
+        // A mark between messages.
+        for byte in message.iter().chain(&[0xff]) {
+            self.0 = (self.0 ^ u64::from(*byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    }
+}
+
 fn fill(batch: &mut Vec<Message>, table: &str, nat: &Nat) {
     let chains = [
         ("guard", "filter", HOOK_PREROUTING, PRIORITY_RAW),
@@ -106,7 +192,7 @@ fn fill(batch: &mut Vec<Message>, table: &str, nat: &Nat) {
     for (name, kind, hook, priority) in chains {
         batch.push(chain(table, name, kind, hook, priority));
     }
-    for (id, (name, key, length)) in (1..).zip([("pods4", KEY_IPV4, 4), ("pods6", KEY_IPV6, 16)]) {
+    for (id, (name, key, length)) in (1..).zip(SETS) {
         let mut message = nft(NEWSET, flag::CREATE);
         message.text(1, table).text(2, name).be32(4, key).be32(5, length).be32(10, id);
         batch.push(message);
