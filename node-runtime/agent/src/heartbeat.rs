@@ -14,7 +14,7 @@ use tracing::{debug, info, warn};
 
 use crate::Heartbeat;
 use crate::metrics::Metrics;
-use crate::retry::{Retry, Verdict, judge};
+use crate::retry::{Retry, Verdict, judge, sentence};
 
 pub(crate) async fn beat(
     client: Client,
@@ -48,7 +48,7 @@ pub(crate) async fn beat(
                 }
                 // An API server of the same process takes a moment to be ready: that is no news.
                 if failures == 8 {
-                    warn!(%error, "the heartbeat isn't heard; what runs goes on");
+                    warn!(error = sentence(&error), "the heartbeat isn't heard; what runs goes on");
                 } else {
                     debug!(%error, "renewing the heartbeat failed");
                 }

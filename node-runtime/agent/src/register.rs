@@ -25,7 +25,7 @@ use tracing::{debug, warn};
 use crate::FIELD_MANAGER;
 use crate::network::{Network, NetworkFacts};
 use crate::realtime::Capability;
-use crate::retry::{Retry, Verdict, judge};
+use crate::retry::{Refusals, Retry, Verdict, judge, sentence};
 
 /// A controller that took the node for lost has just heard its heartbeat again.
 const DISAGREE: Duration = Duration::from_secs(1);
@@ -78,6 +78,7 @@ async fn keep_registered(
     let api: Api<NodeRuntime> = Api::all(client);
     let mut retry = Retry::default();
     let mut complained = false;
+    let mut refusals = Refusals::default();
     let config = watcher::Config::default().fields(&format!("metadata.name={}", identity.name));
     let mut events = std::pin::pin!(watcher(api.clone(), config).backoff(Retry::default()));
     loop {
@@ -85,13 +86,16 @@ async fn keep_registered(
         match register(&api, &identity, &current).await {
             Ok(known) => {
                 retry.succeeded();
+                refusals.passed();
                 owner.send_replace(known.owner_ref(&()));
                 network.declare(known.spec.uplink).await;
             }
             Err(error) => {
-                if judge(&error) == Verdict::Refused && !complained {
+                if let Some(refusal) = refusals.news(&error) {
+                    warn!(node = identity.name, "this node may not register, and is tried again: {refusal}");
+                } else if judge(&error) == Verdict::Refused && !complained {
                     complained = true;
-                    warn!(%error, node = identity.name, "the API server refuses the NodeRuntime");
+                    warn!(error = sentence(&error), node = identity.name, "the API server refuses the NodeRuntime");
                 } else {
                     debug!(%error, node = identity.name, "registering failed; tried again");
                 }

@@ -73,9 +73,70 @@ pub(crate) fn judge(error: &kube::Error) -> Verdict {
     }
 }
 
+/// What an error says to a person: of an API server's answer its message alone.
+pub(crate) fn sentence(error: &kube::Error) -> String {
+    match error {
+        kube::Error::Api(status) if !status.message.is_empty() => status.message.clone(),
+        kube::Error::Api(status) => format!("the API server answered {} {}", status.code, status.reason),
+        other => other.to_string(),
+    }
+}
+
+/// By then an API server that starts knows its users.
+const SETTLED: u32 = 4;
+
+/// That this node isn't who may do what it does (401, 403): it is tried again, as certificates may be rotated and rights given, and told once
+/// until the server says something else.
+#[derive(Debug, Default)]
+pub(crate) struct Refusals {
+    in_a_row: u32,
+    told: Option<String>,
+}
+
+impl Refusals {
+    /// What is to be told, if anything is.
+    pub fn news(&mut self, error: &kube::Error) -> Option<String> {
+        if !matches!(error, kube::Error::Api(status) if matches!(status.code, 401 | 403)) {
+            return None;
+        }
+        self.in_a_row = self.in_a_row.saturating_add(1);
+        let message = sentence(error);
+        if self.in_a_row < SETTLED || self.told.as_ref() == Some(&message) {
+            return None;
+        }
+        self.told = Some(message.clone());
+        Some(message)
+    }
+
+    /// It is allowed.
+    pub fn passed(&mut self) {
+        *self = Self::default();
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use kube::core::Status;
+
     use super::*;
+
+    #[test]
+    fn a_refusal_is_told_once_until_it_changes() {
+        let refused =
+            |message: &str, code| kube::Error::Api(Box::new(Status::failure(message, "Forbidden").with_code(code)));
+        let mut refusals = Refusals::default();
+        let told = |refusals: &mut Refusals, error: &kube::Error| {
+            (0..8).filter_map(|_| refusals.news(error)).collect::<Vec<_>>()
+        };
+        assert!(refusals.news(&refused("no", 403)).is_none(), "it may be starting");
+        assert_eq!(told(&mut refusals, &refused("no", 403)), ["no"]);
+        assert_eq!(told(&mut refusals, &refused("never", 403)), ["never"]);
+        assert!(told(&mut refusals, &refused("busy", 429)).is_empty());
+        refusals.passed();
+        assert!(refusals.news(&refused("never", 403)).is_none());
+        assert_eq!(told(&mut refusals, &refused("never", 403)), ["never"]);
+        assert_eq!(sentence(&refused("", 403)), "the API server answered 403 Forbidden");
+    }
 
     #[test]
     fn waits_grow_and_are_spread_below_the_cap() {
