@@ -317,6 +317,38 @@ async fn workloads_stop_with_the_node_if_that_is_wished() {
 }
 
 #[tokio::test]
+async fn a_node_whose_workloads_cannot_be_stopped_says_so() {
+    let (cluster, runtime, dir) = (Cluster::start().await, Fake::new(), tempfile::tempdir().unwrap());
+    let mut config = Config::new("ZONE", dir.path());
+    config.stop_workloads = true;
+    let node = Node::start_with(&cluster, &runtime, config.clone());
+    cluster.create("blis", one_container()).await;
+    cluster.until_running("blis").await;
+    let left = "stopping the workloads: 1 of 1 pods couldn't be stopped and may still run: default/blis";
+    // The runtime's service goes away, unseen.
+    runtime.away.store(true, Ordering::SeqCst);
+    assert_eq!(node.stopped().await.unwrap_err().to_string(), left);
+    // It is away since before the node's start.
+    let node = Node::start_with(&cluster, &runtime, config.clone());
+    let nodes: Api<NodeRuntime> = Api::all(cluster.admin.clone());
+    let seen = || async {
+        let node = nodes.get("zone").await.map_err(|error| error.to_string())?;
+        let is_away = node.status.is_some_and(|status| status.runtimes.iter().all(|runtime| !runtime.available));
+        is_away.then_some(()).ok_or_else(|| "the runtime is available".to_owned())
+    };
+    wait_for("the node knows", LIMIT, seen).await.unwrap();
+    assert_eq!(node.stopped().await.unwrap_err().to_string(), left);
+    assert_eq!(runtime.pods().len(), 1);
+    // It is back, and what ran on is stopped.
+    runtime.away.store(false, Ordering::SeqCst);
+    let node = Node::start_with(&cluster, &runtime, config);
+    cluster.until("blis", |o| condition(o, "Ready") == "True").await;
+    node.stop().await;
+    assert!(runtime.pods().is_empty());
+    assert_eq!(runtime.runs("blis"), 1);
+}
+
+#[tokio::test]
 async fn metrics_are_what_they_say() {
     let (cluster, runtime, dir) = (Cluster::start().await, Fake::new(), tempfile::tempdir().unwrap());
     let node = Node::start(&cluster, &runtime, dir.path());

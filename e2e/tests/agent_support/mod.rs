@@ -16,7 +16,7 @@ use futures::stream::{self, BoxStream};
 use futures::{FutureExt, StreamExt};
 use kube::api::{Api, PostParams};
 use prometheus_client::registry::Registry;
-use pullpiri_agent::{Agent, Config};
+use pullpiri_agent::{Agent, AgentError, Config};
 use pullpiri_apiserver::ApiServer;
 use pullpiri_apiserver::access::NodeAccess;
 use pullpiri_apiserver::auth::UserInfo;
@@ -58,6 +58,8 @@ pub struct Fake {
     state: Mutex<State>,
     /// So many operations fail from now on.
     pub failing: AtomicU32,
+    /// Its service doesn't answer.
+    pub away: AtomicBool,
     /// Held for writing, no pod comes to run.
     pub gate: tokio::sync::RwLock<()>,
     /// Pods that somebody began to run.
@@ -70,6 +72,7 @@ impl Fake {
         Arc::new(Self {
             state: Mutex::new(State { next_pid: 1000, ..State::default() }),
             failing: AtomicU32::new(0),
+            away: AtomicBool::new(false),
             gate: tokio::sync::RwLock::default(),
             begun: AtomicU32::new(0),
             events: broadcast::channel(1024).0,
@@ -132,7 +135,15 @@ impl Fake {
         state.pods.insert(id, pod);
     }
 
+    fn answer(&self) -> Result<(), RuntimeError> {
+        if self.away.load(Ordering::SeqCst) {
+            return Err(RuntimeError::Unavailable { adapter: "oci", message: "no service".to_owned() });
+        }
+        Ok(())
+    }
+
     fn fail(&self, pod: &PodId) -> Result<(), RuntimeError> {
+        self.answer()?;
         let failing = self.failing.fetch_update(Ordering::SeqCst, Ordering::SeqCst, |left| left.checked_sub(1));
         match failing {
             Ok(_) => {
@@ -167,11 +178,11 @@ impl Runtime for Fake {
     }
 
     fn probe(&self) -> BoxFuture<'_, Result<RuntimeInfo, RuntimeError>> {
-        async { Ok(RuntimeInfo { adapter: Adapter::Oci, version: "fake".to_owned() }) }.boxed()
+        async { self.answer().map(|()| RuntimeInfo { adapter: Adapter::Oci, version: "fake".to_owned() }) }.boxed()
     }
 
     fn list(&self) -> BoxFuture<'_, Result<Vec<PodObserved>, RuntimeError>> {
-        async { Ok(self.pods()) }.boxed()
+        async { self.answer().map(|()| self.pods()) }.boxed()
     }
 
     fn image<'a>(&'a self, reference: &'a str) -> BoxFuture<'a, Result<Option<String>, RuntimeError>> {
@@ -394,7 +405,7 @@ pub fn one_container() -> Value {
 
 /// A running agent.
 pub struct Node {
-    task: Option<JoinHandle<()>>,
+    task: Option<JoinHandle<Result<(), AgentError>>>,
     stop: CancellationToken,
     pub registry: Registry,
 }
@@ -410,14 +421,19 @@ impl Node {
         let agent = Agent::new(config, cluster.client(), runtimes, &mut registry).unwrap();
         let stop = CancellationToken::new();
         let token = stop.clone();
-        let task = tokio::spawn(async move { agent.run(token).await.unwrap() });
+        let task = tokio::spawn(agent.run(token));
         Self { task: Some(task), stop, registry }
     }
 
     /// As SIGTERM does.
-    pub async fn stop(mut self) {
+    pub async fn stop(self) {
+        self.stopped().await.unwrap();
+    }
+
+    /// As SIGTERM does; how the node ends.
+    pub async fn stopped(mut self) -> Result<(), AgentError> {
         self.stop.cancel();
-        self.task.take().unwrap().await.unwrap();
+        self.task.take().unwrap().await.unwrap()
     }
 
     /// As SIGKILL does, as far as that can be had in a process: nothing more is decided, whatever was under way is dropped.
