@@ -117,6 +117,9 @@ async fn selectors_select() {
         ("fieldSelector=spec.color!%3Dred", vec!["b"]),
         ("fieldSelector=metadata.name%3Db", vec!["b"]),
         ("fieldSelector=metadata.namespace%3Dother", vec![]),
+        ("fieldSelector=metadata.name%3Da,metadata.name%3Db", vec![]),
+        ("fieldSelector=metadata.name%3Da,metadata.name%3Da", vec!["a"]),
+        ("fieldSelector=metadata.namespace%3Ddefault,metadata.namespace%3Dother", vec![]),
         ("labelSelector=tier%3Dx&fieldSelector=spec.color%3Dred", vec!["a"]),
         ("labelSelector=tier%3Dx&limit=1", vec!["a"]),
     ];

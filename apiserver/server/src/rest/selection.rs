@@ -56,7 +56,12 @@ impl Selection {
             }
         })?;
         let labels = labels.filter(|labels| !labels.is_everything());
-        let by_key = fields.terms().iter().all(|term| term.equal && matches!(term.field.as_str(), NAME | NAMESPACE));
+        // Two terms about one field may contradict each other.
+        let is_only = |field: &str| fields.terms().iter().filter(|term| term.field == field).count() == 1;
+        let by_key = fields
+            .terms()
+            .iter()
+            .all(|term| term.equal && matches!(term.field.as_str(), NAME | NAMESPACE) && is_only(&term.field));
         Ok(Self { inner: Arc::new(Inner { labels, fields, by_key }), name: None })
     }
 
