@@ -55,9 +55,18 @@ pub fn node_lease(node: &str) -> String {
 }
 
 /// `text` as a lower-case RFC 1123 subdomain: letters lowered, `_`, spaces and anything else outside `[a-z0-9.-]` turned into `-`,
-/// and ends trimmed to alphanumerics. `None` if nothing is left.
+/// and ends trimmed to alphanumerics; cut to [`MAX_SUBDOMAIN`]. `None` if nothing is left.
 #[must_use]
 pub fn rfc1123(text: &str) -> Option<String> {
+    let mut name = rfc1123_uncut(text)?;
+    name.truncate(MAX_SUBDOMAIN);
+    let name = name.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
+    (!name.is_empty()).then(|| name.to_owned())
+}
+
+/// What [`rfc1123`] makes of `text` if it may have any length.
+#[must_use]
+pub fn rfc1123_uncut(text: &str) -> Option<String> {
     let lowered: String = text
         .chars()
         .map(|c| match c.to_ascii_lowercase() {
@@ -73,10 +82,7 @@ pub fn rfc1123(text: &str) -> Option<String> {
         .filter(|label| !label.is_empty())
         .collect::<Vec<_>>()
         .join(".");
-    let mut name = joined;
-    name.truncate(MAX_SUBDOMAIN);
-    let name = name.trim_end_matches(|c: char| !c.is_ascii_alphanumeric());
-    (!name.is_empty()).then(|| name.to_owned())
+    (!joined.is_empty()).then_some(joined)
 }
 
 /// Whether two spellings name the same node.

@@ -3,10 +3,10 @@
 
 use std::collections::BTreeMap;
 
-use pullpiri_crds::names::{PUBLISHED_NAME, rfc1123};
+use pullpiri_crds::names::{MAX_SUBDOMAIN, PUBLISHED_NAME, rfc1123};
 use pullpiri_rt::CpuSet;
 
-use super::names::{Kind, Names, Resolved, Scope, name_here};
+use super::names::{Kind, Names, Resolved, Scope, length_before_cut, name_here};
 use super::report::Reporter;
 use super::tree::{Content, Entry, Node};
 
@@ -80,6 +80,7 @@ fn metadata(kind: Kind, root: &Node, context: &Context<'_>, report: &mut Reporte
                 let text = value.as_text().unwrap_or_default();
                 if let Some(name) = name_here(context.scope, kind, text) {
                     guessed(value.line, "metadata.name", text, &name, report);
+                    cut(value.line, "metadata.name", length_before_cut(context.scope, kind, text), &name, report);
                     if rfc1123(text).as_deref() != Some(text) {
                         annotate(&mut metadata, PUBLISHED_NAME, text);
                     }
@@ -164,12 +165,23 @@ fn guessed(line: usize, path: &str, published: &str, name: &str, report: &mut Re
     }
 }
 
+/// Names that differ only in what is cut off would be one.
+fn cut(line: usize, path: &str, length: Option<usize>, name: &str, report: &mut Reporter<'_>) {
+    if let Some(length) = length {
+        report.warn(
+            line,
+            format!("{path}: a name has at most {MAX_SUBDOMAIN} characters, not {length}; cut to {name:?}"),
+        );
+    }
+}
+
 /// Rewrites a node's name; the published spelling goes to `spellings`.
 fn node_name(node: &mut Node, path: &str, spellings: &mut BTreeMap<String, String>, report: &mut Reporter<'_>) {
     let Some(published) = node.as_text().map(str::to_owned) else { return };
     match rfc1123(&published) {
         Some(name) => {
             guessed(node.line, path, &published, &name, report);
+            cut(node.line, path, length_before_cut(None, Kind::Package, &published), &name, report);
             if name != published {
                 spellings.insert(name.clone(), published);
             }

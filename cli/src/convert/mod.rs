@@ -11,6 +11,7 @@ mod names;
 mod report;
 mod schemas;
 mod sources;
+mod text;
 mod tree;
 
 use std::collections::BTreeMap;
@@ -79,6 +80,10 @@ pub(crate) fn convert(paths: &[PathBuf], guesses: Guesses) -> Result<Converted, 
     for source in &sources {
         let mut objects = Vec::new();
         let mut found = Vec::new();
+        if source.documents.is_empty() {
+            let severity = Severity::Warning;
+            found.push(Finding { severity, ..about_file(&source.path, None, "there is no document in it".to_owned()) });
+        }
         for document in &source.documents {
             let mut report = Reporter::new(&source.path, document.number);
             if let Some((kind, value)) = convert_document(source, document, &names, &schemas, &mut report) {

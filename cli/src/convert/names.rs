@@ -7,7 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use pullpiri_crds::names::rfc1123;
+use pullpiri_crds::names::{MAX_SUBDOMAIN, rfc1123, rfc1123_uncut};
 
 /// The kinds that are converted, by the name of our kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -121,6 +121,13 @@ pub(crate) fn name_here(scope: Option<&Scope>, kind: Kind, published: &str) -> O
         Some(scope) if kind.is_scoped() => rfc1123(&format!("{}-{name}", scope.package)),
         _ => Some(name),
     }
+}
+
+/// How long the name that a published one gets here would be, if that is longer than a name may be: [`name_here`] cuts it.
+pub(crate) fn length_before_cut(scope: Option<&Scope>, kind: Kind, published: &str) -> Option<usize> {
+    let prefix = scope.filter(|_| kind.is_scoped()).map_or(0, |scope| scope.package.len().saturating_add(1));
+    let length = rfc1123_uncut(published)?.len().saturating_add(prefix);
+    (length > MAX_SUBDOMAIN).then_some(length)
 }
 
 /// Whether one is the other with a typing mistake: one letter missing, doubled, wrong or swapped with its neighbour. Names under six

@@ -7,6 +7,7 @@ use pullpiri_crds::names::rfc1123;
 use super::about_file;
 use super::names::Scope;
 use super::report::Finding;
+use super::text;
 use super::tree::{self, Document, Node};
 
 /// The file that makes its folder a scope.
@@ -28,7 +29,7 @@ pub(crate) fn read(paths: &[PathBuf]) -> (Vec<Source>, Vec<Finding>) {
     }
     let mut sources = Vec::new();
     for path in files {
-        let text = match std::fs::read_to_string(&path) {
+        let text = match text::read(&path) {
             Ok(text) => text,
             Err(error) => {
                 findings.push(about_file(&path, None, format!("reading it: {error}")));
@@ -76,7 +77,7 @@ fn collect(path: &Path, files: &mut Vec<PathBuf>, findings: &mut Vec<Finding>) {
 /// The nearest folder above the file that holds a `package.yaml`: beside it, or one or two folders up, which is as deep as the 2024 layout goes.
 fn scope_of(path: &Path) -> Option<Scope> {
     path.ancestors().skip(1).take(3).find_map(|folder| {
-        let text = std::fs::read_to_string(folder.join(SCOPE_FILE)).ok()?;
+        let text = text::read(&folder.join(SCOPE_FILE)).ok()?;
         let documents = tree::parse(&text).ok()?;
         let package = documents.iter().map(|document| &document.root).find(|root| is_package(root))?;
         let name = package.get("metadata")?.get("name")?.as_text()?;

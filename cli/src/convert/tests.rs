@@ -90,6 +90,30 @@ fn the_same_content_twice_is_printed_once() {
 }
 
 #[test]
+fn names_that_are_cut_and_files_without_documents_are_told_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("long.yaml");
+    let network =
+        |name: &str| format!("apiVersion: v1\nkind: Network\nmetadata: {{name: {name}}}\nspec: {{mode: Host}}\n");
+    std::fs::write(&path, network(&"n".repeat(253))).unwrap();
+    assert!(convert(std::slice::from_ref(&path), Guesses::Refuse).unwrap().findings.is_empty());
+    std::fs::write(&path, network(&"n".repeat(254))).unwrap();
+    let converted = convert(std::slice::from_ref(&path), Guesses::Warn).unwrap();
+    assert!(!converted.failed);
+    let said = converted.findings[0].to_string();
+    let expected = "line 3: warning: metadata.name: a name has at most 253 characters, not 254; cut to \"nnn";
+    assert!(said.contains(expected), "{said}");
+    assert!(convert(&[path], Guesses::Refuse).unwrap().failed);
+
+    let empty = folder.path().join("empty.yaml");
+    std::fs::write(&empty, "---\n# nothing\n").unwrap();
+    let converted = convert(std::slice::from_ref(&empty), Guesses::Warn).unwrap();
+    assert!(!converted.failed);
+    assert!(converted.findings[0].to_string().ends_with("empty.yaml: warning: there is no document in it"));
+    assert!(convert(&[empty], Guesses::Refuse).unwrap().failed);
+}
+
+#[test]
 fn our_own_resources_pass_through() {
     let folder = tempfile::tempdir().unwrap();
     let first = folder.path().join("first.yaml");
