@@ -91,6 +91,9 @@ fn node_access() -> Result<NodeAccess, Failure> {
 /// alone stays open; what we make in it is closed by itself.
 pub(crate) fn make_private(folder: &Path) -> Result<(), Failure> {
     use std::os::unix::fs::DirBuilderExt;
+    if folder.exists() && !folder.is_dir() {
+        return Err(Failure::new(format!("data directory {}: it is there, but not a directory", folder.display())));
+    }
     let made = fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
@@ -168,6 +171,10 @@ mod tests {
         }
         make_private(&dir.path().join("new/er")).unwrap();
         assert_eq!(mode(&dir.path().join("new")), 0o700);
+        let file = dir.path().join("file");
+        fs::write(&file, "").unwrap();
+        let said = make_private(&file).unwrap_err().to_string();
+        assert_eq!(said, format!("data directory {}: it is there, but not a directory", file.display()));
         for shared in ["/", "/srv", "/var/lib", "/home/me"] {
             let path = Path::new(shared);
             assert!(is_shared(path).unwrap(), "{shared}");
