@@ -6,7 +6,7 @@ use kube_cel::cel::parser::Parser;
 use super::access::Access;
 use super::check::{Wanted, check as check_types};
 use super::field_path::{ArrayNotation, parse as parse_field_path};
-use super::{Place, Rule, macros};
+use super::{Place, Rule, cost, macros};
 use crate::schema::Schema;
 
 /// A compiled rule.
@@ -33,7 +33,7 @@ pub(super) fn compile(rule: &Rule, schema: &Schema, place: Place) -> Compiled {
         _ => compile_expression(&rule.rule).map_err(|error| format!("compilation failed: {error}")).and_then(
             |expression| {
                 check_types(&expression, &rule.rule, rule, schema, place, Wanted::Bool)?;
-                Ok(Some(index_optionally(expression)))
+                Ok(Some(evaluable(expression)))
             },
         ),
     };
@@ -41,7 +41,7 @@ pub(super) fn compile(rule: &Rule, schema: &Schema, place: Place) -> Compiled {
     let message = Some(rule.message_expression.as_str())
         .filter(|expression| !expression.trim().is_empty())
         .and_then(|expression| compile_expression(expression).ok())
-        .map(index_optionally);
+        .map(evaluable);
     let field_path = Some(rule.field_path.as_str())
         .filter(|path| !path.is_empty())
         .and_then(|path| parse_field_path(path, schema, ArrayNotation::Allowed).ok())
@@ -53,7 +53,7 @@ pub(super) fn compile(rule: &Rule, schema: &Schema, place: Place) -> Compiled {
 pub(super) fn compile_alone(source: &str, check: &dyn Fn(&IdedExpr) -> Result<(), String>) -> Result<IdedExpr, String> {
     let expression = compile_expression(source)?;
     check(&expression)?;
-    Ok(index_optionally(expression))
+    Ok(evaluable(expression))
 }
 
 fn compile_expression(source: &str) -> Result<IdedExpr, String> {
@@ -74,6 +74,11 @@ fn unquote(expression: IdedExpr) -> IdedExpr {
             select.field = name.to_owned();
         }
     })
+}
+
+/// What was checked, as it is evaluated.
+fn evaluable(expression: IdedExpr) -> IdedExpr {
+    rewrite(index_optionally(expression), &cost::counted)
 }
 
 /// `a.?b` as `a[?'b']`: the evaluator takes a missing field for an error in the first, for an empty optional in the second.

@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::check::check_free;
 use super::compile::compile_alone;
-use super::{FUNCTIONS, execution_error};
+use super::{FUNCTIONS, cost, execution_error};
 use crate::schema::Schema;
 use crate::schema::number::Num;
 
@@ -77,6 +77,7 @@ impl Scope {
             }
             let variables = Map { map: Arc::new(self.variables.clone()) };
             scope.add_variable_from_value(VARIABLES, cel::Value::Map(variables));
+            cost::begin_object();
             cel::Value::resolve(&expression.0, &scope).map_err(|error| execution_error(&error))
         })
     }

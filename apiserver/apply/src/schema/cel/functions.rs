@@ -8,6 +8,7 @@ use kube_cel::cel::extractors::{Arguments, This};
 use kube_cel::cel::objects::{Key, Opaque, OptionalValue, Value};
 use kube_cel::cel::{Context, ExecutionError, ResolveResult};
 
+use super::cost;
 use super::macros::KEYS;
 
 /// The names of types that are values.
@@ -37,6 +38,7 @@ pub(super) fn context() -> Context<'static> {
     context.add_function("size", size);
     context.add_function("string", to_text);
     context.add_function(KEYS, keys);
+    context.add_function(cost::COUNT, cost::count);
     for name in TYPES {
         context.add_variable_from_value(name, type_value(name));
     }

@@ -7,6 +7,7 @@
 mod access;
 mod check;
 mod compile;
+mod cost;
 mod escape;
 pub mod expression;
 mod field_path;
@@ -93,6 +94,7 @@ impl Rules {
                 parent: None,
             });
             let run = Run { functions, errors: &mut errors };
+            cost::begin_object();
             Walk { run }.node(self, schema, &At { value, old, ratchet, place }, base);
         });
         errors
@@ -242,6 +244,7 @@ impl Run<'_, '_> {
                 return;
             }
         };
+        cost::begin_call();
         match cel::Value::resolve(program, scope) {
             Ok(cel::Value::Bool(true)) => {}
             // Anything else that isn't an error counts as false, as the type checker of Kubernetes leaves only bool.
@@ -255,6 +258,9 @@ impl Run<'_, '_> {
                 let said = shown_rule(rule);
                 let text = execution_error(&error);
                 let detail = match error {
+                    _ if cost::is_exceeded(&error) => format!(
+                        "'{text}': no further validation rules will be run due to call cost exceeds limit for rule: {said}"
+                    ),
                     ExecutionError::NoSuchOverload => format!(
                         "'{text}': call arguments did not match a supported operator, function or macro signature for \
                          rule: {said}"
@@ -307,6 +313,7 @@ fn refusal(
 }
 
 fn message(compiled: &Compiled, rule: &Rule, scope: &Context<'_>) -> String {
+    cost::begin_call();
     if let Some(program) = &compiled.message
         && let Ok(cel::Value::String(text)) = cel::Value::resolve(program, scope)
     {
