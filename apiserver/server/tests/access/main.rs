@@ -116,9 +116,10 @@ async fn nobody_may_anything_until_a_role_says_so() {
 async fn without_credentials_health_and_version_alone() {
     let admin = cluster().await;
     let anyone = admin.anonymous();
-    for path in ["/livez", "/readyz", "/readyz?verbose", "/version"] {
+    for path in ["/healthz", "/livez", "/readyz", "/readyz?verbose", "/version"] {
         assert_eq!(anyone.get(path).await.code, 200, "{path}");
     }
+    refused(&anyone.get("/livez/ping").await, "forbidden: User \"system:anonymous\" cannot get path \"/livez/ping\"");
     for path in ["/api", CONFIG_MAPS, "/metrics", "/openid/v1/jwks"] {
         assert_eq!(anyone.get(path).await.failure().0, 401, "{path}");
     }
