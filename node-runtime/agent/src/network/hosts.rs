@@ -144,6 +144,12 @@ impl Hosts {
         if let Ok(found) = std::fs::metadata(&oci) {
             return Ok([Spot::Cgroup(found.ino(), oci)].into());
         }
+        if is_in_v1_alone(uid, cgroups) {
+            return Err(
+                "its container is in cgroups of version 1 alone, by which nothing in the node's own network is known"
+                    .to_owned(),
+            );
+        }
         let its = self.known.iter().filter(|(known, _)| known == uid).map(|(_, spot)| spot);
         let before = || its.filter(|spot| spot.exists()).cloned().collect();
         match self.pods.as_ref().map(|pods| pods.get(&PodId(uid.to_owned()))) {
@@ -153,6 +159,13 @@ impl Hosts {
             Some(Some(pids)) => pids.iter().find_map(|pid| of_process(*pid, cgroups)).unwrap_or_else(|| Ok(before())),
         }
     }
+}
+
+/// Whether runtime oci runs it, in no group of version 2: there is none, or an earlier release made none.
+fn is_in_v1_alone(uid: &str, cgroups: &Path) -> bool {
+    let root = cgroups.parent().filter(|_| cgroups.ends_with("unified"));
+    let of = |controller| root.is_some_and(|root| root.join(controller).join("pullpiri").join(uid).exists());
+    ["cpu", "memory", "pids"].into_iter().any(of)
 }
 
 /// Where the Pod of this process is; `None` if the process is gone.
@@ -208,5 +221,27 @@ fn detach(datapath: &mut Datapath, spot: &Spot) -> Result<(), NetError> {
     match spot {
         Spot::Cgroup(id, _) => datapath.detach_host(*id),
         Spot::Link(_, name) => datapath.detach_guest(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_container_in_cgroups_of_version_one_alone_is_told_of() {
+        let root = tempfile::tempdir().unwrap();
+        let cgroups = root.path().join("unified");
+        let hosts = Hosts { pods: Some(Pods::new()), ..Hosts::default() };
+        assert_eq!(hosts.spots("the-uid", &cgroups), Ok(BTreeSet::new()), "it doesn't run");
+        std::fs::create_dir_all(root.path().join("memory/pullpiri/the-uid")).unwrap();
+        let why = hosts.spots("the-uid", &cgroups).unwrap_err();
+        assert!(why.contains("version 1 alone"), "{why}");
+        std::fs::create_dir_all(cgroups.join("pullpiri/the-uid")).unwrap();
+        let spots = hosts.spots("the-uid", &cgroups).unwrap();
+        assert!(
+            matches!(spots.first(), Some(Spot::Cgroup(_, path)) if path.ends_with("pullpiri/the-uid")),
+            "{spots:?}"
+        );
     }
 }

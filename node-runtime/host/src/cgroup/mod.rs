@@ -200,6 +200,15 @@ impl Cgroups {
         Ok(())
     }
 
+    /// Has what this process and its children send told from what others send: by the group of version 2, where that isn't where limits are.
+    /// Nothing else rests on it.
+    pub fn join_for_network(&self, group: &str) -> Result<()> {
+        let Some(root) = self.unified.as_ref().filter(|_| self.layout == Layout::Hybrid) else { return Ok(()) };
+        let path = root.join(group);
+        make(&path)?;
+        write(&path.join("cgroup.procs"), "0")
+    }
+
     /// The group's directory under each version 1 controller that we use.
     fn used<'a>(&'a self, group: &'a str) -> impl Iterator<Item = (&'static str, PathBuf)> + 'a {
         USED.iter().filter_map(move |c| self.controllers.get(*c).map(|m| (*c, m.join(group))))
@@ -560,6 +569,21 @@ mod tests {
         }
         cgroups.join("pullpiri/p/c").unwrap();
         assert_eq!(read(dir.path(), "pullpiri/p/c/cgroup.procs"), "0");
+    }
+
+    #[test]
+    fn a_group_of_version_two_is_joined_for_the_network_beside_controllers_of_version_one() {
+        let hybrid = tree(&[
+            ("cpu/cgroup.procs", ""),
+            ("unified/cgroup.procs", ""),
+            ("unified/cgroup.controllers", ""),
+            ("unified/pullpiri/p/c/cgroup.procs", ""),
+        ]);
+        Cgroups::probe(hybrid.path()).unwrap().join_for_network("pullpiri/p/c").unwrap();
+        assert_eq!(read(hybrid.path(), "unified/pullpiri/p/c/cgroup.procs"), "0");
+        let v2 = tree(&[("cgroup.controllers", "memory"), ("cgroup.procs", "")]);
+        Cgroups::probe(v2.path()).unwrap().join_for_network("pullpiri/p/c").unwrap();
+        assert!(!v2.path().join("pullpiri").exists(), "it is joined with its limits");
     }
 
     #[test]

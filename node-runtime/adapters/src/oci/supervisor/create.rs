@@ -53,11 +53,18 @@ enum Failure {
     Failed(String),
 }
 
+/// A container's cgroup.
+pub(super) struct Group<'a> {
+    pub cgroups: &'a Cgroups,
+    pub path: &'a str,
+    /// Whether the container is in the node's own network, where what it sends is told from others' by its cgroup.
+    pub in_nodes_network: bool,
+}
+
 /// The life of the creating process; returns its exit code.
-pub(super) fn run(start: &Start, cgroups: &Cgroups, group: &str, ends: Ends) -> i32 {
+pub(super) fn run(start: &Start, group: &Group<'_>, ends: Ends) -> i32 {
     let mut verdict = File::from(ends.verdict);
-    let outcome =
-        join(start, cgroups, group).and_then(|()| create(start, ends.stdin, ends.stdout, ends.stderr, &mut verdict));
+    let outcome = join(start, group).and_then(|()| create(start, ends.stdin, ends.stdout, ends.stderr, &mut verdict));
     let (word, message, code) = match outcome {
         Ok(()) => ("ok", String::new(), 0),
         Err(Failure::Refused(message)) => ("refused", message, 1),
@@ -71,11 +78,17 @@ pub(super) fn run(start: &Start, cgroups: &Cgroups, group: &str, ends: Ends) -> 
     }
 }
 
-fn join(start: &Start, cgroups: &Cgroups, group: &str) -> Result<(), Failure> {
+fn join(start: &Start, group: &Group<'_>) -> Result<(), Failure> {
+    let Group { cgroups, path, in_nodes_network } = group;
     cgroups
-        .prepare(group, &start.limits, &start.devices)
-        .and_then(|()| cgroups.join(group))
-        .map_err(|e| Failure::Failed(format!("setting limits: {e}")))
+        .prepare(path, &start.limits, &start.devices)
+        .and_then(|()| cgroups.join(path))
+        .map_err(|e| Failure::Failed(format!("setting limits: {e}")))?;
+    if *in_nodes_network {
+        // It runs without as well; the node says that it has no class.
+        let _ = cgroups.join_for_network(path);
+    }
+    Ok(())
 }
 
 fn create(start: &Start, stdin: OwnedFd, stdout: OwnedFd, stderr: OwnedFd, verdict: &mut File) -> Result<(), Failure> {

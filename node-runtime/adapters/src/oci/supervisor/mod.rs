@@ -62,6 +62,7 @@ struct Supervisor {
     dir: PathBuf,
     pod: String,
     cgroups: Cgroups,
+    in_nodes_network: bool,
     listener: Listener,
     /// Until then no connection is taken.
     deaf_until: Option<Instant>,
@@ -146,6 +147,7 @@ impl Supervisor {
             dir: birth.dir,
             pod: birth.pod,
             cgroups,
+            in_nodes_network: birth.network.is_none() && !birth.own_network,
             listener,
             deaf_until: None,
             clients: BTreeMap::new(),
@@ -318,7 +320,8 @@ impl Supervisor {
         let group = container_group(&self.pod, &start.container);
         let oom_kills_before = self.cgroups.oom_kills(&group).unwrap_or(0);
         let ends = create::Ends { stdin, stdout: stdout_end, stderr: stderr_end, verdict: verdict_end };
-        let creator = process::fork(|| create::run(&start, &self.cgroups, &group, ends)).map_err(|e| e.source)?;
+        let group = create::Group { cgroups: &self.cgroups, path: &group, in_nodes_network: self.in_nodes_network };
+        let creator = process::fork(|| create::run(&start, &group, ends)).map_err(|e| e.source)?;
         Ok(Creating {
             client,
             request,

@@ -37,6 +37,7 @@ fn supervisor(dir: &std::path::Path) -> (Supervisor, SeqPacket) {
         dir: dir.to_owned(),
         pod: "p".to_owned(),
         cgroups: Cgroups::probe(dir).unwrap(),
+        in_nodes_network: false,
         listener: Listener::bind(dir, SOCKET_NAME).unwrap(),
         deaf_until: None,
         clients: BTreeMap::from([(0, ours)]),

@@ -80,4 +80,18 @@ pub async fn the_host_network_is_the_nodes(c: &Context) {
     let pid = pid_of(&c.observed(&pod.id).await.unwrap(), "c").unwrap();
     let namespace = |pid: &str| std::fs::read_link(format!("/proc/{pid}/ns/net")).unwrap();
     assert_eq!(namespace(&pid.to_string()), namespace("self"));
+    let roots = ["/sys/fs/cgroup", "/sys/fs/cgroup/unified"].map(std::path::Path::new);
+    let Some(root) = roots.into_iter().find(|root| root.join("cgroup.controllers").exists()) else {
+        println!("skipped: no cgroups of version 2");
+        return;
+    };
+    if c.backend.name() == "oci" {
+        // What it sends is known by its group of version 2, wherever its limits are.
+        let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+        let group = pullpiri_node_host::cgroup::pod_group(&pod.id.0);
+        assert!(groups.lines().any(|line| line.starts_with(&format!("0::/{group}/c"))), "{groups}");
+        assert!(root.join(&group).is_dir());
+    }
+    c.runtime.remove_pod(&pod.id).await.unwrap();
+    assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
 }
