@@ -170,6 +170,63 @@ pub fn killed(rig: &Rig) -> BoxFuture<'_, ()> {
     .boxed()
 }
 
+/// A thread that sleeps, on another CPU than the one that it is to have: the kernel takes it there only when it has woken.
+pub fn asleep(rig: &Rig) -> BoxFuture<'_, ()> {
+    async move {
+        if !rig.has("exclusiveCpusets") {
+            return println!("skipped: no CPU can be set apart here: {}", message(&rig.node, "RealTime"));
+        }
+        let (first, last) = (rig.cpus()[0], *rig.cpus().last().unwrap());
+        let slow = |policy: &str, cpu: i64| {
+            let mut task = task("ctl", Some("ctl"), 50, cpu);
+            (task["policy"], task["onMiss"]) = (json!(policy), json!("Restart"));
+            (task["periodNs"], task["deadlineNs"]) = (json!(2_000_000_000_i64), json!(2_000_000_000_i64));
+            json!([task])
+        };
+        rig.create("asleep", &["ctl", "2000000"], slow("FIFO", first)).await;
+        let object = rig.until_applied("asleep").await;
+        let thread = Rig::thread(&object, "ctl");
+        wait_for("it sleeps after it was there", LIMIT, || async {
+            let cpu = sched::last_cpu(thread.pid, thread.tid).map(i64::from);
+            if cpu == Some(first) { Ok(()) } else { Err(format!("{cpu:?}")) }
+        })
+        .await
+        .unwrap();
+
+        rig.declare("asleep", slow("DEADLINE", last)).await;
+        let said = rig.cluster.until("asleep", |object| condition(object, "RealTime") == "False").await;
+        assert_eq!(reason(&said, "RealTime"), "Starting", "{said}");
+        assert!(message(&said, "RealTime").contains("once it has woken"), "{said}");
+        let policy = Policy::Deadline { runtime_ns: 1_000_000, deadline_ns: 2_000_000_000, period_ns: 2_000_000_000 };
+        Rig::until_given(thread.tid, policy, &last.to_string()).await;
+        let counted = |object: &Value| {
+            condition(object, "RealTime") == "True"
+                && (object["status"]["realtime"][0]["jobs"].as_i64() > said["status"]["realtime"][0]["jobs"].as_i64()
+                    || !rig.has("monitor"))
+        };
+        let object = rig.cluster.until("asleep", counted).await;
+        // It waited, and that was neither a miss nor anything that the node can't do.
+        assert_eq!((&object["status"]["realtime"][0]["misses"], &object["status"]["restarts"]), (&json!(0), &json!(0)));
+        let told = rig.cluster.events("asleep").await;
+        assert!(!told.iter().any(|reason| reason == "NoRealTime" || reason == "DeadlineMissed"), "{told:?}");
+        // What it had as SCHED_FIFO its group doesn't need any more.
+        assert!(matches!(Rig::budget(&object), None | Some(0)), "{:?}", Rig::budget(&object));
+
+        // The way back needs no waiting.
+        rig.declare("asleep", slow("FIFO", first)).await;
+        Rig::until_given(thread.tid, Policy::Fifo { priority: 50 }, &first.to_string()).await;
+        rig.delete("asleep").await;
+        wait_for("nothing is set apart", LIMIT, || async {
+            let now = tree(Path::new(CPUSETS));
+            let made = now.keys().find(|group| group.contains("_apart-") || group.contains("_rest"));
+            made.map_or(Ok(()), |group| Err(group.clone()))
+        })
+        .await
+        .unwrap();
+    }
+    .boxed()
+}
+
 /// Somebody has the bandwidth that a task needs, and goes.
 pub fn refused(rig: &Rig) -> BoxFuture<'_, ()> {
     async move {

@@ -23,6 +23,7 @@ pub const ALL: &[Case] = &[
     ("what_the_kernel_refuses_is_said", refused),
     ("a_deadline_task_gets_a_cpu_of_its_own_or_a_reason", apart::given),
     ("cpus_set_apart_are_given_back_after_a_kill", apart::killed),
+    ("a_thread_that_sleeps_on_another_cpu_gets_its_own_when_it_wakes", apart::asleep),
     ("a_refusal_that_passes_is_forgotten", apart::refused),
     ("a_miss_is_told", missed),
     ("a_container_that_misses_is_restarted", restarted),

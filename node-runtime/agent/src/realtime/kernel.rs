@@ -21,6 +21,14 @@ pub(crate) struct Kernel {
     set_apart: Cpus,
 }
 
+/// What came of giving a thread something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Outcome {
+    Given,
+    /// It is where it is to be, but for its sleep: it went to sleep on this CPU, and is to be given the rest once it has woken.
+    Asleep(u32),
+}
+
 fn refused(id: ThreadId, given: &Given, why: String) -> SysError {
     SysError { attempted: format!("giving thread {} {given}", id.tid), source: std::io::Error::other(why) }
 }
@@ -86,20 +94,40 @@ impl Kernel {
     }
 
     /// Gives a thread what it is to have, and reads it back. The CPU comes first, so that it is urgent nowhere but there.
-    pub fn give(&self, id: ThreadId, now: &Given, given: &Given) -> Result<()> {
-        let outcome = self.place(id, now, given).and_then(|()| {
-            sched::set_settings(id.tid, &given.settings)?;
-            let read = Given { settings: sched::settings(id.tid)?, cpus: sched::affinity(id.tid)? };
-            if read.settings == given.settings && (given.cpus.is_empty() || read.cpus == given.cpus) {
-                return Ok(());
+    pub fn give(&self, id: ThreadId, now: &Given, given: &Given) -> Result<Outcome> {
+        let mut outcome = self.place(id, now, given).and_then(|()| Self::set(id, given));
+        let is_refused = |outcome: &Result<()>| {
+            outcome.as_ref().is_err_and(|error| error.source.kind() == std::io::ErrorKind::PermissionDenied)
+        };
+        if given.settings.policy.is_deadline() && is_refused(&outcome) {
+            if let Some(cpu) = self.asleep(id, given) {
+                return Ok(Outcome::Asleep(cpu));
             }
-            Err(refused(id, given, format!("the kernel made it {read}")))
-        });
+            // It may have woken in between.
+            outcome = Self::set(id, given);
+        }
         if outcome.is_err() && self.place(id, given, now).is_ok() {
             // All of it or nothing. The first error is the one to tell.
             let _ = sched::set_settings(id.tid, &now.settings);
         }
-        outcome
+        outcome.map(|()| Outcome::Given)
+    }
+
+    fn set(id: ThreadId, given: &Given) -> Result<()> {
+        sched::set_settings(id.tid, &given.settings)?;
+        let read = Given { settings: sched::settings(id.tid)?, cpus: sched::affinity(id.tid)? };
+        if read.settings == given.settings && (given.cpus.is_empty() || read.cpus == given.cpus) {
+            return Ok(());
+        }
+        Err(refused(id, given, format!("the kernel made it {read}")))
+    }
+
+    /// The CPU on which a thread went to sleep that is on one set apart by now. The kernel looks at the former's domain until it wakes, and so refuses
+    /// SCHED_DEADLINE.
+    fn asleep(&self, id: ThreadId, given: &Given) -> Option<u32> {
+        let group = sched::group_of(id.tid, "cpuset", self.layout())?;
+        let cpu = sched::last_cpu(id.pid, id.tid)?;
+        (ApartCpus::is_apart(&group) && !given.cpus.is_empty() && !given.cpus.contains(cpu)).then_some(cpu)
     }
 
     /// Puts a thread on its CPUs: SCHED_DEADLINE on one that is set apart, anything else by its affinity.
@@ -146,7 +174,8 @@ impl Kernel {
                 tracing::debug!(%error, tid = id.tid, "a thread's CPUs aren't what they were");
                 Ok(())
             }
-            outcome => outcome,
+            Ok(Outcome::Asleep(cpu)) => Err(refused(id, before, format!("it sleeps since it was on CPU {cpu}"))),
+            outcome => outcome.map(|_| ()),
         }
     }
 

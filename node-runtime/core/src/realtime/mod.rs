@@ -16,7 +16,7 @@ mod tests;
 pub use bind::{Binding, Bound, Given, Held, Step, Thread, ThreadId, Why, bind, budget_ns};
 pub use capabilities::{Capabilities, Groups};
 pub use cpus::Cpus;
-pub use report::{Report, Spent, Standing, report, times};
+pub use report::{Report, Spent, Standing, Unset, report, times};
 pub use settings::{Policy, Settings};
 
 /// What a condition says.

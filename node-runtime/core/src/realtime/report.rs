@@ -8,12 +8,29 @@ use pullpiri_crds::schedule::OnMiss;
 use super::Fact;
 use super::bind::Binding;
 
+/// Why a task's thread hasn't what it is to have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Unset {
+    /// The kernel refuses it.
+    Refused(String),
+    /// The kernel takes it once the thread has woken.
+    Asleep(String),
+}
+
+impl Unset {
+    #[must_use]
+    pub fn message(&self) -> &str {
+        match self {
+            Self::Refused(message) | Self::Asleep(message) => message,
+        }
+    }
+}
+
 /// How one task stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
     pub binding: Binding,
-    /// Why its thread couldn't be given what it is to have.
-    pub failure: Option<String>,
+    pub failure: Option<Unset>,
     /// What was measured since its container started; `name` and `threads` are filled in here.
     pub measured: TaskStatus,
 }
@@ -68,12 +85,11 @@ fn status(task: &InstanceTask, standing: &Standing) -> TaskStatus {
 }
 
 fn realtime(pairs: &[(&InstanceTask, &Standing)]) -> Fact {
-    let failures: Vec<String> = pairs
-        .iter()
-        .filter_map(|(task, standing)| standing.failure.as_ref().map(|why| format!("task {}: {why}", task.name)))
-        .collect();
-    if !failures.is_empty() {
-        return Fact::no(reason::NO_REAL_TIME, failures.join("; "));
+    let unset: Vec<(&InstanceTask, &Unset)> =
+        pairs.iter().filter_map(|(task, standing)| Some((*task, standing.failure.as_ref()?))).collect();
+    let said = || unset.iter().map(|(task, why)| format!("task {}: {}", task.name, why.message())).collect::<Vec<_>>();
+    if unset.iter().any(|(_, why)| matches!(why, Unset::Refused(_))) {
+        return Fact::no(reason::NO_REAL_TIME, said().join("; "));
     }
     let missing: Vec<String> = pairs
         .iter()
@@ -82,6 +98,9 @@ fn realtime(pairs: &[(&InstanceTask, &Standing)]) -> Fact {
         .collect();
     if !missing.is_empty() {
         return Fact::no(reason::THREAD_NOT_FOUND, missing.join("; "));
+    }
+    if !unset.is_empty() {
+        return Fact::no(reason::STARTING, said().join("; "));
     }
     let stopped = |(_, standing): &&(&InstanceTask, &Standing)| standing.binding == Binding::NotRunning;
     if let Some((task, _)) = pairs.iter().find(stopped) {

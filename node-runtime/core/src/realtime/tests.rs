@@ -169,8 +169,11 @@ fn conditions() {
     assert_eq!(missing.tasks[0].threads, 0);
     let stopped = told(standing(Binding::NotRunning, TaskStatus::default()));
     assert_eq!(stopped.realtime, Fact::no("Starting", "task ctl: its container doesn't run"));
-    let refused = told(Standing { failure: Some("EBUSY".into()), ..standing(bound_thread(), TaskStatus::default()) });
+    let unset = |why| told(Standing { failure: Some(why), ..standing(bound_thread(), TaskStatus::default()) });
+    let refused = unset(Unset::Refused("EBUSY".into()));
     assert_eq!(refused.realtime, Fact::no("NoRealTime", "task ctl: EBUSY"));
+    let asleep = unset(Unset::Asleep("its thread sleeps".into()));
+    assert_eq!((asleep.realtime, asleep.tasks[0].threads), (Fact::no("Starting", "task ctl: its thread sleeps"), 0));
     let repaired = told(standing(bound_thread(), TaskStatus { repairs: 2, ..Default::default() }));
     assert_eq!(
         repaired.realtime,

@@ -20,4 +20,4 @@ pub use attributes::{set_settings, settings};
 pub use memlock::{MemoryLock, memory_lock, set_memory_lock};
 pub use probe::probe;
 pub use rt_group::RtGroups;
-pub use threads::{Thread, group_of, processes_of, thread, threads_of};
+pub use threads::{Thread, group_of, last_cpu, processes_of, thread, threads_of};

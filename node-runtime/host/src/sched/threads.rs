@@ -69,6 +69,13 @@ pub fn threads_of(pid: i32) -> Result<Vec<Thread>> {
     Ok(threads)
 }
 
+/// The CPU that a thread runs on, or ran on before it went to sleep; `None` if it is gone. Moving a thread that sleeps changes where it wakes, not this.
+#[must_use]
+pub fn last_cpu(pid: i32, tid: i32) -> Option<u32> {
+    let stat = std::fs::read(format!("/proc/{pid}/task/{tid}/stat")).ok()?;
+    parse_cpu(&String::from_utf8_lossy(&stat))
+}
+
 /// The group that a process is in, for a controller, without a leading slash: empty in the root group. `None` if it is gone or no hierarchy has the
 /// controller.
 #[must_use]
@@ -114,6 +121,12 @@ fn parse(stat: &str) -> Option<(String, u64, bool)> {
     Some((name.to_owned(), started, matches!(state, "Z" | "X" | "x")))
 }
 
+/// Field 39; the first after the name is field 3.
+fn parse_cpu(stat: &str) -> Option<u32> {
+    let (_, rest) = stat.rsplit_once(')')?;
+    rest.split_ascii_whitespace().nth(36)?.parse().ok()
+}
+
 fn parse_group(text: &str, controller: &str, layout: Layout) -> Option<String> {
     text.lines().find_map(|line| {
         let (_, rest) = line.split_once(':')?;
@@ -138,6 +151,9 @@ mod tests {
         }
         assert_eq!(parse(&format!("12 (z) Z{}", &rest[1..])).map(|(_, _, dead)| dead), Some(true));
         assert_eq!(parse("12 (sh) S 1"), None);
+        let fields: Vec<String> = (4..=52).map(|field| field.to_string()).collect();
+        assert_eq!(parse_cpu(&format!("12 (a) b) S {}", fields.join(" "))), Some(39));
+        assert_eq!(parse_cpu(&format!("12 (a) {rest}")), None);
     }
 
     #[test]

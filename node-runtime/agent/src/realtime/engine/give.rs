@@ -6,12 +6,13 @@ use pullpiri_crds::condition::reason;
 use pullpiri_crds::instance::InstanceTask;
 use pullpiri_crds::schedule::SchedulingPolicy;
 use pullpiri_node_core::plan::Event;
-use pullpiri_node_core::realtime::{Bound, Held, Step, Thread, Why, budget_ns};
+use pullpiri_node_core::realtime::{Bound, Held, Step, Thread, Unset, Why, budget_ns};
 use pullpiri_node_core::runtime::PodId;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::{Engine, FIRST_RETRY, Failure, Instance, MAX_RETRY, is_covered, labels};
+use crate::realtime::kernel::Outcome;
 use crate::realtime::state::Holding;
 
 impl Engine {
@@ -25,11 +26,15 @@ impl Engine {
         threads: &[Thread],
         now: Instant,
     ) -> bool {
+        // What becomes SCHED_DEADLINE draws on its group's budget until it has.
+        let is_fixed = |held: &Held| {
+            threads.iter().any(|thread| thread.id == held.thread && thread.now.settings.policy.is_fixed_priority())
+        };
         let mut next = Holding { held: bound.held, ..Holding::default() };
         next.budgets = if bound.steps.is_empty() && next.held == instance.holding.held {
             instance.holding.budgets.clone()
         } else {
-            self.budgets(tasks, &next.held, threads)
+            self.budgets(tasks, &next.held, threads, is_fixed)
         };
         next.memory_locks.clone_from(&instance.holding.memory_locks);
         next.memory_locks.retain(|pid, _| next.held.iter().any(|held| held.thread.pid == *pid));
@@ -84,24 +89,43 @@ impl Engine {
                 worked &= self.give(id, instance, step, &mut next.held, refused, now);
             }
         }
+        if budgets.is_ok() && next.held.iter().any(|held| is_deadline(tasks, held) && is_fixed(held)) {
+            let still_fixed = |held: &Held| is_fixed(held) && instance.failures.contains_key(&held.task);
+            let left = self.budgets(tasks, &next.held, threads, still_fixed);
+            match self.kernel.set_budgets(&next.budgets, &left) {
+                Ok(()) => next.budgets = left,
+                Err(error) => debug!(%id, %error, "a group keeps a real-time budget that it doesn't need"),
+            }
+        }
         self.file.keep(id, &next);
         instance.holding = next;
         worked
     }
 
-    /// What each group needs of the processes' groups of `held`.
-    fn budgets(&self, tasks: &[InstanceTask], held: &[Held], threads: &[Thread]) -> BTreeMap<String, u64> {
-        let mut groups: BTreeMap<String, Vec<&InstanceTask>> = BTreeMap::new();
+    /// What each group needs of the processes' groups of `held`. `is_fixed`: which threads of DEADLINE tasks have a fixed priority all the same.
+    fn budgets(
+        &self,
+        tasks: &[InstanceTask],
+        held: &[Held],
+        threads: &[Thread],
+        is_fixed: impl Fn(&Held) -> bool,
+    ) -> BTreeMap<String, u64> {
+        let mut groups: BTreeMap<String, Vec<InstanceTask>> = BTreeMap::new();
         for held in held.iter().filter(|held| threads.iter().any(|thread| thread.id == held.thread)) {
-            let task = tasks.iter().find(|task| task.name == held.task);
-            let task = task.filter(|task| task.policy != SchedulingPolicy::Deadline);
-            if let (Some(task), Some(group)) = (task, self.kernel.budget_group(held.thread.pid)) {
+            let Some(mut task) = tasks.iter().find(|task| task.name == held.task).cloned() else { continue };
+            if task.policy == SchedulingPolicy::Deadline {
+                if !is_fixed(held) {
+                    continue;
+                }
+                task.policy = SchedulingPolicy::Fifo;
+            }
+            if let Some(group) = self.kernel.budget_group(held.thread.pid) {
                 groups.entry(group).or_default().push(task);
             }
         }
-        let needed = |(group, tasks): (String, Vec<&InstanceTask>)| {
+        let needed = |(group, tasks): (String, Vec<InstanceTask>)| {
             let window_ns = self.kernel.budget_period_us(&group).saturating_mul(1_000);
-            (group, budget_ns(tasks.into_iter(), window_ns).div_ceil(1_000))
+            (group, budget_ns(tasks.iter(), window_ns).div_ceil(1_000))
         };
         groups.into_iter().map(needed).collect()
     }
@@ -123,40 +147,52 @@ impl Engine {
         let failed = if waits {
             None
         } else {
-            let given =
-                self.kernel.give(thread, &was, &given).map_err(|error| (error.raw_os_error(), error.to_string()));
-            match given {
-                Ok(()) => {
+            match self.kernel.give(thread, &was, &given) {
+                Ok(Outcome::Given) => {
                     info!("{text}");
-                    if instance.failures.remove(&task).is_some() {
+                    let failure = instance.failures.remove(&task);
+                    if failure.is_some_and(|failure| matches!(failure.why, Unset::Refused(_))) {
                         // What this node said that it can't do, it can.
                         self.surprised = true;
                     }
                     self.gave(id, instance, &task, &why, text);
                     return true;
                 }
+                Ok(Outcome::Asleep(cpu)) => Some(Unset::Asleep(format!(
+                    "its thread sleeps since it was on CPU {cpu}, and gets {given} once it has woken"
+                ))),
                 // It has ended meanwhile.
                 Err(_) if self.kernel.thread(&container, 0, thread).is_none() => return true,
-                Err((_, message)) => Some(match refused {
-                    Some(refused) => format!("{message}; {refused}"),
-                    None => message,
-                }),
+                Err(error) => Some(Unset::Refused(match refused {
+                    Some(refused) => format!("{error}; {refused}"),
+                    None => error.to_string(),
+                })),
             }
         };
         if let Some(held) = held {
             // What it has isn't what it was given: that is no drift.
             held.given = was;
         }
-        if let Some(message) = failed {
-            let count = instance.failures.get(&task).map_or(0, |failure| failure.count).saturating_add(1);
-            if count == 1 {
-                warn!(%id, task, error = message, "a thread can't be given what its task declares");
-                self.surprised = true;
-            }
-            let delay = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(count.saturating_sub(1))).min(MAX_RETRY);
-            instance.failures.insert(task, Failure { message, count, retry_at: now + delay });
+        if let Some(why) = failed {
+            let failure = self.failure(id, instance, &task, why, now);
+            instance.failures.insert(task, failure);
         }
         false
+    }
+
+    /// Tells a refusal that is the first, and when the thread is to be given it again. One that waits for a thread to wake is tried at each look.
+    fn failure(&mut self, id: &PodId, instance: &Instance, task: &str, why: Unset, now: Instant) -> Failure {
+        let Unset::Refused(message) = &why else {
+            debug!(%id, task, why = why.message(), "a thread sleeps");
+            return Failure { why, count: 0, retry_at: now };
+        };
+        let count = instance.failures.get(task).map_or(0, |failure| failure.count).saturating_add(1);
+        if count == 1 {
+            warn!(%id, task, error = message, "a thread can't be given what its task declares");
+            self.surprised = true;
+        }
+        let delay = FIRST_RETRY.saturating_mul(2_u32.saturating_pow(count.saturating_sub(1))).min(MAX_RETRY);
+        Failure { why, count, retry_at: now + delay }
     }
 
     /// Counts and tells it.
@@ -171,4 +207,8 @@ impl Engine {
         let note = text.trim_start_matches("give").trim_start().to_owned();
         instance.events.push(Event { pod: id.clone(), reason, warning: drifted, note });
     }
+}
+
+fn is_deadline(tasks: &[InstanceTask], held: &Held) -> bool {
+    tasks.iter().any(|task| task.name == held.task && task.policy == SchedulingPolicy::Deadline)
 }

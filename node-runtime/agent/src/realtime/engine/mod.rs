@@ -9,7 +9,9 @@ use pullpiri_crds::condition::reason;
 use pullpiri_crds::duration::format_ns;
 use pullpiri_crds::instance::{InstanceTask, TaskStatus};
 use pullpiri_node_core::plan::Event;
-use pullpiri_node_core::realtime::{Binding, Bound, Held, Report, Standing, Thread, ThreadId, bind, report, times};
+use pullpiri_node_core::realtime::{
+    Binding, Bound, Held, Report, Standing, Thread, ThreadId, Unset, bind, report, times,
+};
 use pullpiri_node_core::runtime::PodId;
 use pullpiri_node_host::cgroup::PARENT;
 use tokio::time::Instant;
@@ -36,7 +38,7 @@ const MAX_RETRY: Duration = Duration::from_secs(8);
 
 #[derive(Debug)]
 struct Failure {
-    message: String,
+    why: Unset,
     count: u32,
     retry_at: Instant,
 }
@@ -221,6 +223,8 @@ impl Engine {
         self.start_counting(instance, containers, &bound);
         instance.bindings.clone_from(&bound.bindings);
         let outcome = self.carry_out(id, instance, tasks, bound, &threads, now);
+        // What is promised of a thread that has its settings isn't asked of one that hasn't.
+        self.watcher.unwatch(id, |task, _| !instance.failures.contains_key(task));
         let missing = instance.bindings.iter().any(|(_, binding)| *binding == Binding::Missing);
         // Threads that come within the first looks don't wait for it either.
         if !settings_first || !missing || instance.rescan >= DRIFT {
@@ -275,7 +279,8 @@ impl Engine {
     /// Has the monitor watch the threads that are held, and tell of new ones.
     fn watch(&mut self, id: &PodId, instance: &mut Instance, tasks: &[InstanceTask], containers: &[(String, i32)]) {
         self.follow(id, instance, containers);
-        for held in &instance.holding.held {
+        let has_its_settings = |held: &&Held| !instance.failures.contains_key(&held.task);
+        for held in instance.holding.held.iter().filter(has_its_settings) {
             let task = tasks.iter().find(|task| task.name == held.task);
             let measured = instance.measured.get(&held.task);
             if let (Some(task), Some((_, measured))) = (task, measured) {
@@ -333,7 +338,7 @@ impl Engine {
                 .iter()
                 .find(|(name, _)| *name == task.name)
                 .map_or(Binding::NotRunning, |(_, binding)| binding.clone()),
-            failure: instance.failures.get(&task.name).map(|failure| failure.message.clone()),
+            failure: instance.failures.get(&task.name).map(|failure| failure.why.clone()),
             measured: {
                 // Until its thread is found again, what was told of it stands.
                 let known = || instance.adopted.get(&task.name).map(|(_, status)| status);
