@@ -25,7 +25,9 @@ pub(crate) fn read(paths: &[PathBuf]) -> (Vec<Source>, Vec<Finding>) {
     let mut files = Vec::new();
     let mut findings = Vec::new();
     for path in paths {
-        collect(path, &mut files, &mut findings);
+        if !collect(path, &mut files, &mut findings) {
+            findings.push(about_file(path, None, "no *.yaml or *.yml file in this folder".to_owned()));
+        }
     }
     let mut sources = Vec::new();
     for path in files {
@@ -44,34 +46,35 @@ pub(crate) fn read(paths: &[PathBuf]) -> (Vec<Source>, Vec<Finding>) {
     (sources, findings)
 }
 
-fn collect(path: &Path, files: &mut Vec<PathBuf>, findings: &mut Vec<Finding>) {
+/// Whether there was anything to read, or to tell.
+fn collect(path: &Path, files: &mut Vec<PathBuf>, findings: &mut Vec<Finding>) -> bool {
     if !path.is_dir() {
         if !files.iter().any(|known| known == path) {
             files.push(path.to_path_buf());
         }
-        return;
+        return true;
     }
     let entries = std::fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>);
     let mut below: Vec<PathBuf> = match entries {
         Ok(entries) => entries.into_iter().map(|entry| entry.path()).collect(),
         Err(error) => {
             findings.push(about_file(path, None, format!("reading the folder: {error}")));
-            return;
+            return true;
         }
     };
     below.sort();
-    let before = files.len();
+    let mut found = false;
     for path in below {
         let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
         // A link to a folder could lead back here.
         let is_folder = path.is_dir() && !path.is_symlink();
-        if is_folder || (is_yaml && !path.is_dir()) {
-            collect(&path, files, findings);
+        // Of version control and editors.
+        let is_hidden = path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."));
+        if (is_folder && !is_hidden) || (is_yaml && !path.is_dir()) {
+            found |= collect(&path, files, findings);
         }
     }
-    if files.len() == before && findings.is_empty() {
-        findings.push(about_file(path, None, "no *.yaml or *.yml file in this folder".to_owned()));
-    }
+    found
 }
 
 /// The nearest folder above the file that holds a `package.yaml`: beside it, or one or two folders up, which is as deep as the 2024 layout goes.

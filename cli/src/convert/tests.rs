@@ -90,6 +90,24 @@ fn the_same_content_twice_is_printed_once() {
 }
 
 #[test]
+fn folders_without_manifests_are_passed_by_unless_they_were_named() {
+    let folder = tempfile::tempdir().unwrap();
+    for below in [".git", "images/old"] {
+        std::fs::create_dir_all(folder.path().join(below)).unwrap();
+        std::fs::write(folder.path().join(below).join("x"), "").unwrap();
+    }
+    std::fs::write(folder.path().join(".git/config.yaml"), "no: manifest").unwrap();
+    std::fs::copy(fixture("2026-helloworld.yaml"), folder.path().join("a.yaml")).unwrap();
+    let root = folder.path().to_path_buf();
+    let converted = convert(&[root.clone(), root], Guesses::Refuse).unwrap();
+    assert!(converted.findings.is_empty(), "{:?}", converted.findings);
+    assert_eq!(converted.documents.len(), 3);
+    let empty = convert(&[folder.path().join("images")], Guesses::Warn).unwrap();
+    assert!(empty.failed);
+    assert!(empty.findings[0].to_string().ends_with("images: error: no *.yaml or *.yml file in this folder"));
+}
+
+#[test]
 fn names_that_are_cut_and_files_without_documents_are_told_of() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("long.yaml");
