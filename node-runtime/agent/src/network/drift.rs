@@ -150,3 +150,39 @@ impl Told {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn looks_come_later_while_changes_go_on_and_soon_after_a_rest() {
+        let mut changes = Changes { links: None, table: None, slow: false, wait: FIRST, looked: None, due: None };
+        let mut waits = Vec::new();
+        for _ in 0..5 {
+            changes.note(Some(true));
+            changes.note(Some(false));
+            waits.push(changes.wait.as_millis());
+            (changes.due, changes.looked) = (None, Some(Instant::now()));
+        }
+        assert_eq!(waits, [100, 200, 400, 500, 500]);
+        changes.looked = Instant::now().checked_sub(QUIET);
+        changes.note(Some(true));
+        assert_eq!(changes.wait, FIRST);
+        changes.due = None;
+        changes.note(Some(false));
+        assert_eq!(changes.due, None, "of no interest");
+        changes.note(None);
+        assert!(changes.slow && changes.due.is_some(), "who hears nothing looks");
+    }
+
+    #[tokio::test]
+    async fn repairs_are_told_by_few_events() {
+        let mut told = Told::default();
+        assert_eq!(told.news(0), None);
+        assert_eq!(told.news(3), Some(3));
+        assert_eq!(told.news(9), None, "not so soon");
+        told.at = told.at.and_then(|at| at.checked_sub(TELL));
+        assert_eq!(told.news(9), Some(6));
+    }
+}

@@ -186,6 +186,8 @@ impl Network {
     /// Puts right what others change, while there is something that they may; sleeps else.
     async fn hold(self, teller: Teller, stop: CancellationToken) {
         let mut keeps = self.keeps.subscribe();
+        // It may have been told already.
+        keeps.mark_changed();
         let mut told = drift::Told::default();
         let mut changes: Option<Changes> = None;
         loop {

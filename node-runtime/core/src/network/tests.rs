@@ -359,3 +359,21 @@ fn names_fit_and_differ() {
     assert_eq!(hardware_address("x")[0], 2);
     assert!((4096..70_000).contains(&metric("zone")));
 }
+
+#[test]
+fn an_interface_that_was_whole_goes_up_again_and_one_that_never_was_is_made_anew() {
+    let mut kernel = Kernel::new();
+    kernel.attachments.insert(pod("brake"), on("drive", &["10.20.0.5"], &["10.20.0.1"]));
+    kernel.settle();
+    let link = pod_link(&pod("brake"));
+    kernel.seen.links.get_mut(&link).unwrap().up = false;
+    let anew = kernel.steps();
+    assert!(anew.iter().any(|step| matches!(step, Step::DeleteNamespace { .. })), "{anew:?}");
+    kernel.seen.whole.insert(link.clone());
+    assert_eq!(kernel.steps(), [Step::Up { link: link.clone() }]);
+    // One that went is made in the namespace in which the pod is.
+    kernel.seen.links.remove(&link);
+    let steps = kernel.steps();
+    assert!(steps.iter().any(|step| matches!(step, Step::MakeVeth { .. })), "{steps:?}");
+    assert!(!steps.iter().any(|step| matches!(step, Step::DeleteNamespace { .. })), "{steps:?}");
+}
