@@ -86,13 +86,13 @@ pub(crate) async fn measure(bench: &mut Bench) -> Result<(), E2eError> {
     );
     let mut samples = Vec::new();
     for _ in 0..5 {
-        samples.push(to_f64(pss_kib(leader.0.id())) / 1024.0);
+        samples.push(to_f64(pss_kib(leader.0.id())) * 1024.0 / 1e6);
         tokio::time::sleep(Duration::from_secs(1)).await;
     }
     bench.table.at_most(
         "operator: PSS of the controllers, 10,000 instances on 500 nodes",
         median(&samples),
-        "MiB",
+        "MB",
         120.0,
     );
     bench.table.at_most(
