@@ -14,6 +14,7 @@ use pullpiri_crds::condition::reason;
 use pullpiri_crds::names::same_node;
 use pullpiri_crds::node::NodeRealtime;
 use pullpiri_crds::package::PackageModel;
+pub use pullpiri_net::ObjectName;
 
 /// Whether a node's runtime answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,6 +33,15 @@ pub enum Schedulability {
     Closed,
 }
 
+/// A node's link, which Networks share.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Link {
+    /// Bits per second.
+    pub rate_bps: u64,
+    /// The guarantees of each Network that is on the node.
+    pub promised: BTreeMap<ObjectName, u64>,
+}
+
 /// A node as placement sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NodeView {
@@ -44,6 +54,8 @@ pub struct NodeView {
     pub load: usize,
     /// What its kernel admits of real-time work; `None`: nothing.
     pub realtime: Option<NodeRealtime>,
+    /// `None`: nobody knows what it carries.
+    pub link: Option<Link>,
 }
 
 impl NodeView {

@@ -11,7 +11,9 @@ use pullpiri_crds::instance::{InstanceNetwork, Phase};
 use pullpiri_crds::model::Model;
 use pullpiri_crds::network::Network;
 use pullpiri_crds::package::PackageModel;
-use pullpiri_reconcilers::package::{Snapshot, decide};
+use pullpiri_net::ObjectName;
+use pullpiri_reconcilers::package::{Snapshot, decide, promised};
+use pullpiri_reconcilers::placement::Link;
 use serde_json::json;
 use world::{at, model, network, node, on_node, package, package_snapshot, report, running, settle};
 
@@ -209,4 +211,86 @@ fn a_network_that_cannot_be_used_takes_nobody_in() {
             assert_eq!(placed.message, "model video: network media: 10.30.0.0/29 shares addresses with network x");
         }
     }
+}
+
+/// A bridged Network, or one of the node's, that guarantees this.
+fn guaranteeing(name: &str, subnet: Option<&str>, guarantee: &str) -> Network {
+    let mut spec = json!({"qos": {"classes": [{"name": "c", "priority": 0, "guarantee": guarantee, "selectors": [{"protocol": "UDP"}]}]}});
+    match subnet {
+        Some(subnet) => spec["subnet"] = json!({"v4": subnet}),
+        None => spec["mode"] = json!("Host"),
+    }
+    network(name, spec)
+}
+
+/// A link of 100 Mbit/s of which another namespace's Network has 25.
+fn link() -> Link {
+    Link { rate_bps: 100_000_000, promised: [(ObjectName::new("elsewhere", "media"), 25_000_000)].into() }
+}
+
+#[test]
+fn guarantees_beyond_the_link_are_refused_before_anything_is_placed() {
+    let mut snapshot = package_snapshot(
+        running(package("p", vec![given("brake", "control"), given("host", "plain")])),
+        &[own("brake", "brake"), model("host", "i")],
+        &[node("a")],
+    );
+    snapshot.nodes[0].link = Some(link());
+    put(&mut snapshot, guaranteeing("control", Some("10.20.0.0/24"), "90M"));
+    put(&mut snapshot, guaranteeing("plain", None, "80M"));
+    settle(&mut snapshot, 0);
+    assert!(snapshot.instances.is_empty());
+    let placed = condition(&snapshot, "Placed");
+    assert_eq!(placed.reason, "GuaranteeExceedsLink");
+    for (model, network, own) in [("brake", "control", 90), ("host", "plain", 80)] {
+        let said = format!(
+            "model {model}: network {network}: its guarantees of {own}000000 bit/s and 25000000 bit/s of other Networks exceed the link of node \
+             a, which has 100000000 bit/s"
+        );
+        assert!(placed.message.contains(&said), "{}", placed.message);
+    }
+
+    // What is given back is enough for one of them, and not for the other beside it.
+    snapshot.nodes[0].link.as_mut().unwrap().promised.clear();
+    settle(&mut snapshot, 10);
+    assert_eq!(snapshot.instances.len(), 1);
+    assert_eq!(addresses(&snapshot, "brake"), ["10.20.0.2"]);
+    assert!(condition(&snapshot, "Placed").message.contains("80000000 bit/s and 90000000 bit/s of other Networks"));
+    // Who is there stays, whatever the link becomes, and others may join what is there already.
+    snapshot.nodes[0].link.as_mut().unwrap().rate_bps = 10_000_000;
+    let mut package = (*snapshot.package).clone();
+    package.spec.models[1] = given("sensor", "control");
+    snapshot.package = Arc::new(package);
+    snapshot.models.insert("sensor".to_owned(), Arc::new(own("sensor", "sensor")));
+    settle(&mut snapshot, 20);
+    assert_eq!(snapshot.instances.len(), 2);
+}
+
+#[test]
+fn nothing_is_refused_for_a_link_that_nobody_knows_or_for_classes_that_are_not_applied() {
+    let mut snapshot = package_snapshot(
+        running(package("p", vec![given("brake", "control")])),
+        &[own("brake", "brake")],
+        &[node("a")],
+    );
+    let mut control = guaranteeing("control", Some("10.20.0.0/24"), "90M");
+    put(&mut snapshot, control.clone());
+    settle(&mut snapshot, 0);
+    assert_eq!(snapshot.instances.len(), 1);
+
+    let mut status = pullpiri_crds::network::NetworkStatus { observed_generation: Some(1), ..Default::default() };
+    status.nodes =
+        serde_json::from_value(json!([{"name": "a", "models": 1, "backend": "tcx+htb", "current": true}])).unwrap();
+    control.status = Some(status.clone());
+    assert_eq!(promised(&control), (90_000_000, BTreeSet::from(["a".to_owned()])));
+    status.conditions = vec![Condition {
+        type_: "Ready".to_owned(),
+        status: "False".to_owned(),
+        reason: "GuaranteeExceedsLink".to_owned(),
+        message: String::new(),
+        last_transition_time: Time(at(0)),
+        observed_generation: Some(1),
+    }];
+    control.status = Some(status);
+    assert_eq!(promised(&control), (0, BTreeSet::new()));
 }

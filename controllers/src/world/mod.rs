@@ -9,13 +9,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use jiff::Timestamp;
 use k8s_openapi::api::coordination::v1::Lease;
 use kube::Client;
-use pullpiri_crds::names::{node_lease, rfc1123};
+use pullpiri_crds::names::{node_lease, rfc1123, same_node};
 use pullpiri_crds::node::NodeRealtime;
 use pullpiri_crds::{
     Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Policy, Scenario, Schedule, Volume,
 };
 use pullpiri_reconcilers::node::{DEFAULT_LEASE, Heartbeat, Pulse, Snapshot as NodeSnapshot};
-use pullpiri_reconcilers::placement::{NodeView, Readiness, Schedulability};
+use pullpiri_reconcilers::package::promised;
+use pullpiri_reconcilers::placement::{Link, NodeView, ObjectName, Readiness, Schedulability};
 
 use crate::Config;
 use crate::cache::{Arrival, Cache, Change, Key};
@@ -38,6 +39,7 @@ struct Standing {
     schedulability: Schedulability,
     readiness: Readiness,
     realtime: Option<NodeRealtime>,
+    rate_bps: Option<u64>,
 }
 
 /// The state of the shell.
@@ -250,6 +252,16 @@ impl World {
 
     /// The nodes as placement sees them.
     pub fn node_views(&self, now: Timestamp) -> Vec<NodeView> {
+        let networks = self.networks.all();
+        let promises: Vec<_> = networks.iter().map(|n| (n, promised(n))).filter(|(_, (bps, _))| *bps > 0).collect();
+        let link = |node: &NodeRuntime, name: &str| {
+            let here = promises.iter().filter(|(_, (_, nodes))| nodes.iter().any(|other| same_node(other, name)));
+            let of = |network: &Network| {
+                let meta = &network.metadata;
+                ObjectName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
+            };
+            Some(Link { rate_bps: rate_bps(node)?, promised: here.map(|(n, (bps, _))| (of(n), *bps)).collect() })
+        };
         let mut views: Vec<NodeView> = self
             .nodes
             .all()
@@ -262,6 +274,7 @@ impl World {
                     schedulability: schedulability(&node),
                     load: self.instances.count(&on_node(&name)),
                     realtime: realtime(&node),
+                    link: link(&node, &name),
                     name,
                 }
             })
@@ -328,6 +341,7 @@ impl World {
             schedulability: schedulability(&node),
             readiness: NodeSnapshot::readiness(&node, self.pulse(&node, now)),
             realtime: realtime(&node),
+            rate_bps: rate_bps(&node),
         });
         let mut standings = lock(&self.standings);
         let changed = standings.get(name) != standing.as_ref();
@@ -372,6 +386,12 @@ impl World {
 
 fn realtime(node: &NodeRuntime) -> Option<NodeRealtime> {
     node.status.as_ref().and_then(|status| status.realtime.clone())
+}
+
+/// What a node's link carries.
+fn rate_bps(node: &NodeRuntime) -> Option<u64> {
+    let network = node.status.as_ref()?.network.as_ref()?;
+    network.link_bps.and_then(|bps| u64::try_from(bps).ok())
 }
 
 fn schedulability(node: &NodeRuntime) -> Schedulability {

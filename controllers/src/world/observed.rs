@@ -9,7 +9,7 @@ use pullpiri_crds::names::{NODE_LEASE_NAMESPACE, node_lease, rfc1123};
 use pullpiri_crds::{
     Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Policy, Scenario, Schedule, Volume,
 };
-use pullpiri_reconcilers::package::unusable;
+use pullpiri_reconcilers::package::{promised, unusable};
 
 use super::{World, all_of, lock, term};
 use crate::cache::{Cache, Change, Key};
@@ -109,6 +109,13 @@ impl Observed for Network {
         if matters(&change.before) != matters(&change.after) {
             for network in change.both().take(1) {
                 world.wake_packages(&all_of("packages", network.metadata.namespace.as_deref()));
+            }
+        }
+        // Whoever was refused for its guarantees may fit beside what is left of them.
+        let takes = |network: &Option<Arc<Self>>| network.as_deref().map(promised).filter(|(bps, _)| *bps > 0);
+        if takes(&change.before) != takes(&change.after) {
+            for key in world.packages.keys() {
+                world.package_queue.add(key);
             }
         }
     }

@@ -70,3 +70,39 @@ async fn a_policy_that_comes_wakes_the_packages_that_name_it() {
     world.package_queue.done(&key);
     assert!(world.package_queue.next().now_or_never().is_none(), "nobody else");
 }
+
+#[tokio::test]
+async fn what_a_network_leaves_of_a_link_wakes_packages_of_every_namespace() {
+    let world = world();
+    let node = json!({
+        "apiVersion": "pullpiri.io/v1alpha1", "kind": "NodeRuntime", "metadata": {"name": "zone"}, "spec": {},
+        "status": {"network": {"backend": "tcx+htb", "linkBps": 100_000_000}},
+    });
+    world.observe(serde_json::from_value::<NodeRuntime>(node).unwrap());
+    let network = |version: &str, nodes: serde_json::Value| {
+        let network = json!({
+            "apiVersion": "pullpiri.io/v1alpha1", "kind": "Network",
+            "metadata": {"name": "n", "namespace": "elsewhere", "uid": "u", "resourceVersion": version},
+            "spec": {"qos": {"classes": [
+                {"name": "c", "priority": 0, "guarantee": "30M", "selectors": [{"protocol": "UDP"}]},
+            ]}},
+            "status": {"nodes": nodes},
+        });
+        serde_json::from_value::<Network>(network).unwrap()
+    };
+    world.observe(network("1", json!([{"name": "zone", "models": 1, "backend": "tcx+htb", "current": true}])));
+    let link = || world.node_views(Timestamp::now()).remove(0).link.unwrap();
+    let promised = BTreeMap::from([(ObjectName::new("elsewhere", "n"), 30_000_000)]);
+    assert_eq!(link(), Link { rate_bps: 100_000_000, promised });
+
+    let package = json!({
+        "apiVersion": "pullpiri.io/v1alpha1", "kind": "Package", "metadata": {"name": "p", "namespace": "ns"},
+        "spec": {"models": [{"name": "m"}]},
+    });
+    world.observe(serde_json::from_value::<Package>(package).unwrap());
+    let key = world.package_queue.next().await;
+    world.package_queue.done(&key);
+    world.observe(network("2", json!([])));
+    assert_eq!(world.package_queue.next().now_or_never(), Some(key));
+    assert_eq!(link().promised, BTreeMap::new());
+}

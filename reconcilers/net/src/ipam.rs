@@ -34,7 +34,7 @@ const RESERVED: [(&str, &str); 10] = [
 
 /// No address is free.
 #[derive(Error, Clone, Debug, PartialEq, Eq)]
-#[error("subnet {subnet} has {capacity} addresses for models and {used} are in use")]
+#[error("subnet {subnet} has {capacity} {} for models and {used} {} in use", if *.capacity == 1 { "address" } else { "addresses" }, if *.used == 1 { "is" } else { "are" })]
 pub struct Exhausted {
     pub subnet: String,
     /// Addresses that models can have.

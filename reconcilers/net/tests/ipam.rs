@@ -33,7 +33,7 @@ fn an_exhausted_subnet_says_how_many_it_has() {
     let pool = Pool::new(&subnet(Some("10.0.0.0/30"), None)).unwrap();
     assert_eq!(pool.capacity(), 1);
     let error = pool.allocate(&[ip("10.0.0.2")].into()).unwrap_err();
-    assert_eq!(error.to_string(), "subnet 10.0.0.0/30 has 1 addresses for models and 1 are in use");
+    assert_eq!(error.to_string(), "subnet 10.0.0.0/30 has 1 address for models and 1 is in use");
     let pool = Pool::new(&subnet(None, Some("fd00::/126"))).unwrap();
     assert_eq!(pool.capacity(), 2);
     assert_eq!(pool.allocate(&[ip("fd00::2")].into()).unwrap(), [ip("fd00::3")]);

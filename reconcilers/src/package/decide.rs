@@ -240,7 +240,7 @@ impl<'a> Work<'a> {
                 format!("model {}: instance {name} exists and isn't this package's; it is left alone", entry.name);
             return self.refuse(entry, node, (reason::NAME_TAKEN, message));
         }
-        let network = match self.addresses.join(entry, seat.model, None) {
+        let network = match self.addresses.join(entry, seat.model, node, None) {
             Ok(network) => network,
             Err(objection) => return self.refuse(entry, node, objection),
         };
@@ -279,7 +279,7 @@ impl<'a> Work<'a> {
         if let Some(realtime) = self.admission.settings(&entry.name, node) {
             change.realtime = realtime;
         }
-        match self.addresses.join(entry, seat.model, Some(instance)) {
+        match self.addresses.join(entry, seat.model, node, Some(instance)) {
             Ok(network) if network == instance.spec.network => {}
             Ok(network) if !holds(instance) => change.network = network,
             // What runs has all it needs: it isn't disturbed for a Network that it lost.

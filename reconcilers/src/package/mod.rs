@@ -12,7 +12,7 @@ mod status;
 mod tasks;
 mod template;
 
-pub use address::unusable;
+pub use address::{promised, unusable};
 pub use decide::decide;
 pub use plan::{Action, Plan};
 pub use seat::holds;

@@ -123,6 +123,7 @@ pub fn node(name: &str) -> NodeView {
         schedulability: Schedulability::Open,
         load: 0,
         realtime: None,
+        link: None,
     }
 }
 
