@@ -38,7 +38,8 @@ pub(super) struct Drift {
 impl Drift {
     pub fn repaired(&mut self, step: &Step) {
         self.repairs = self.repairs.saturating_add(1);
-        let step = step.to_string();
+        // Plans are in columns.
+        let step = step.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
         warn!(step, "somebody changed the node's network; it was put right");
         self.last = Some(step);
     }
@@ -174,6 +175,15 @@ mod tests {
         assert_eq!(changes.due, None, "of no interest");
         changes.note(None);
         assert!(changes.slow && changes.due.is_some(), "who hears nothing looks");
+    }
+
+    #[test]
+    fn what_was_done_is_told_in_a_line() {
+        let mut drift = Drift::default();
+        drift.repaired(&Step::MakeTree { link: "up0".to_owned() });
+        assert_eq!((drift.repairs, drift.last.as_deref()), (1, Some("make htb on up0")));
+        drift.settle();
+        assert_eq!((drift.repairs, drift.last), (1, None));
     }
 
     #[tokio::test]
