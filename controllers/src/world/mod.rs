@@ -352,6 +352,9 @@ impl World {
         drop(standings);
         if changed {
             self.node_queue.add(Key::new("", name));
+        }
+        // While everything is listed each package is entered once, when it is itself.
+        if changed && self.synced() {
             for key in self.packages.keys() {
                 self.package_queue.add(key);
             }
