@@ -86,9 +86,10 @@ async fn wrong_manifests_are_refused_by_field() {
     let volume = |volume: Value| json!({"containers": [{"name": "c", "image": "a"}], "volumes": [volume]});
     let several = volume(json!({"name": "v", "emptyDir": {}, "hostPath": {"path": "/a"}}));
     let upwards = volume(json!({"name": "v", "configMap": {"name": "c", "items": [{"key": "k", "path": "../x"}]}}));
-    for (spec, expected) in
-        [(several, ["spec.volumes[0]", "v has: hostPath emptyDir"]), (upwards, ["spec.volumes[0].configMap.items[0].path", "got ../x"])]
-    {
+    for (spec, expected) in [
+        (several, ["spec.volumes[0]", "v has: hostPath emptyDir"]),
+        (upwards, ["spec.volumes[0].configMap.items[0].path", "got ../x"]),
+    ] {
         let said = apply(&client, &models, &spec).await.unwrap_err();
         assert!(expected.iter().all(|part| said.contains(part)), "{spec}: {said}");
     }
