@@ -87,6 +87,12 @@ impl Shared {
                     Proof::None => return Err(unknown(write, &failure)),
                 }
             } else if !failure.passes() {
+                // What takes the last of the room is applied, and answered as if it weren't (quotaApplierV3 in etcd's server).
+                if matches!(failure, Failure::NoSpace)
+                    && let Proof::Applied(kv) = self.prove(write, &id).await
+                {
+                    return Ok(kv);
+                }
                 return Err(self.failed(write, unclear.as_ref(), &failure));
             }
             if !patience.pause().await {

@@ -198,7 +198,7 @@ impl Network {
                         return;
                     }
                     let is_needed = *keeps.borrow_and_update();
-                    let table = self.with(|plumbing| plumbing.table()).await.flatten();
+                    let table = self.read(|plumbing| plumbing.table()).await.flatten();
                     changes = is_needed.then(|| Changes::of(table.as_deref()));
                 }
                 () = next(&mut changes) => {
@@ -213,6 +213,13 @@ impl Network {
                 }
             }
         }
+    }
+
+    /// Looks in a thread that may block, and tells nothing: at first nobody has looked for the link yet, and what isn't known isn't to be told.
+    async fn read<T: Send + 'static>(&self, look: impl FnOnce(&Plumbing) -> T + Send + 'static) -> Option<T> {
+        let plumbing = Arc::clone(&self.plumbing);
+        let done = tokio::task::spawn_blocking(move || look(&lock(&plumbing)));
+        done.await.inspect_err(|error| error!(%error, "looking at the node's network")).ok()
     }
 
     /// Runs work in a thread that may block, then tells what came of it.
