@@ -3,16 +3,17 @@
 //! Every change ends in [`Plumbing::converge`]: look, decide in the core, do what differs. What fails for one pod holds up no other, and a
 //! pod's interface goes up only after its programs are there.
 
+mod act;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use pullpiri_ebpf::net::{Datapath, PodPort, ensure_bpffs, policy, probe};
+use pullpiri_ebpf::net::{Datapath, ensure_bpffs, policy, probe};
 use pullpiri_node_core::network::names;
-use pullpiri_node_core::network::shape::MAJOR;
 use pullpiri_node_core::network::{
-    Attachment, Desired, Forwards, Generation, Input, Nat, NodeState, Observed, Step, V6Forwarding, desired,
-    hardware_address, key, metric, pod_link, steps, table,
+    Attachment, Desired, Forwards, Generation, Input, Nat, NodeState, Observed, Step, V6Forwarding, desired, key,
+    metric, pod_link, steps, table,
 };
 use pullpiri_node_core::runtime::PodId;
 use pullpiri_node_host::net::{Family, Netlink, nat, sysctl};
@@ -499,75 +500,6 @@ impl Plumbing {
         asked.into_iter().chain(known).find(|(pod, addresses)| is_its(pod, addresses)).map(|(pod, _)| pod.clone())
     }
 
-    fn do_step(&mut self, net: &mut Netlink, place: Place<'_>, step: &Step) -> Outcome {
-        // On disk before it is so: whoever comes after a crash puts back too much rather than too little.
-        let before = self.record.clone();
-        match step {
-            Step::Set { key, .. } => {
-                let original = sysctl::read(key).map_err(|error| text(&error))?;
-                let is_ours = key.contains(pullpiri_node_core::network::BRIDGE_PREFIX);
-                if let Some(original) = original.filter(|_| !is_ours) {
-                    self.record.settings.entry(key.clone()).or_insert(original);
-                }
-            }
-            Step::MakeTree { link } => {
-                let gso = net.link(link).map_err(|error| text(&error))?.map(|link| link.gso).unwrap_or_default();
-                self.record.trees.entry(link.clone()).or_insert(gso);
-            }
-            Step::Translate(_) => self.record.translated = true,
-            _ => {}
-        }
-        self.keep(&before)?;
-        match step {
-            Step::Guard { pod, link } => {
-                self.guard(pod, link)?;
-                self.note_guarded(net, link)?;
-            }
-            Step::GuardUplink { link, .. } => {
-                let datapath = self.datapath.as_mut().ok_or("the network programs aren't loaded")?;
-                datapath.attach_uplink(link, MAJOR).map_err(|error| text(&error))?;
-                self.note_guarded(net, link)?;
-            }
-            Step::Unguard { link } => {
-                if let Some(datapath) = &mut self.datapath {
-                    datapath.detach_pod(link).map_err(|error| text(&error))?;
-                }
-                self.guarded.remove(link);
-                self.whole.remove(link);
-            }
-            step => kernel::act(net, place, step).map_err(|error| text(&error))?,
-        }
-        let before = self.record.clone();
-        match step {
-            Step::Up { link } if self.guarded.contains_key(link) => {
-                self.whole.insert(link.clone());
-            }
-            Step::DeleteLink { link } => {
-                self.whole.remove(link);
-            }
-            Step::Restore { key, .. } => {
-                self.record.settings.remove(key);
-            }
-            Step::DeleteTree { link } => {
-                self.record.trees.remove(link);
-            }
-            Step::Translate(nat) => {
-                self.record.translated = !nat.is_empty();
-                self.nat = Some(nat.clone());
-                self.print = if nat.is_empty() { None } else { self.fingerprint() };
-            }
-            _ => {}
-        }
-        self.keep(&before)
-    }
-
-    fn keep(&self, before: &Record) -> Outcome {
-        if *before == self.record {
-            return Ok(());
-        }
-        self.disk.write_record(&self.record).map_err(|error| format!("noting what is changed: {error}"))
-    }
-
     /// The names that each pod knows its peers by. Written in place: containers have the very file.
     fn tell_names(&self) -> Outcome {
         for (pod, attachment) in &self.attachments {
@@ -580,20 +512,6 @@ impl Plumbing {
                 path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| std::fs::write(&path, text));
             written.map_err(|error| format!("writing {}: {error}", path.display()))?;
         }
-        Ok(())
-    }
-
-    fn guard(&mut self, pod: &PodId, link: &str) -> Outcome {
-        let datapath = self.datapath.as_mut().ok_or("the network programs aren't loaded")?;
-        let attachment = self.attachments.get(pod).ok_or("the pod isn't attached")?;
-        let port = PodPort { addresses: attachment.addresses.clone(), mac: Some(hardware_address(&pod.0)) };
-        datapath.attach_pod(link, &port).map_err(|error| text(&error))
-    }
-
-    fn note_guarded(&mut self, net: &mut Netlink, link: &str) -> Outcome {
-        let found = net.link(link).map_err(|error| text(&error))?;
-        let index = found.ok_or_else(|| format!("interface {link} went"))?.index;
-        self.guarded.insert(link.to_owned(), index);
         Ok(())
     }
 
