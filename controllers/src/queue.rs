@@ -1,6 +1,7 @@
 //! A work queue of keys.
 //!
-//! A key that is added while it waits is added once; while it is worked on, it comes back when that is done. A failed key comes back
+//! A key that is added while it waits is added once; while it is worked on, it comes back when that is done. What was there when the process began
+//! makes way for what changes since, but for one turn in [`BACKLOG_TURN`]. A failed key comes back
 //! after a delay of its own that doubles from 5 ms to 30 s, each drawn from the upper half of its range so that keys that failed together
 //! don't come back together.
 
@@ -22,10 +23,23 @@ const FIRST_DELAY: Duration = Duration::from_millis(5);
 /// The longest delay: a person who repaired something shouldn't wait longer.
 const LAST_DELAY: Duration = Duration::from_secs(30);
 
+/// One key in so many is of the backlog, as long as there are others.
+const BACKLOG_TURN: u64 = 4;
+
+/// Where a key waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    News,
+    Backlog,
+}
+
 #[derive(Debug, Default)]
 struct Inner {
-    waiting: VecDeque<Key>,
-    queued: HashSet<Key>,
+    news: VecDeque<Key>,
+    /// A key that has become news since stays here too, and is passed over.
+    backlog: VecDeque<Key>,
+    queued: HashMap<Key, Line>,
+    taken: u64,
     active: HashSet<Key>,
     /// Active ones that are to be worked on again.
     again: HashSet<Key>,
@@ -59,6 +73,13 @@ impl Queue {
         self.settle(&inner);
     }
 
+    /// To be worked on after what is added otherwise: nobody has asked for anything yet, it is only there.
+    pub fn add_backlog(&self, key: Key) {
+        let mut inner = self.lock();
+        inner.add_to(key, Line::Backlog);
+        self.settle(&inner);
+    }
+
     /// To be worked on then, or earlier if it is scheduled earlier.
     pub fn add_at(&self, key: Key, at: Instant) {
         let mut inner = self.lock();
@@ -67,8 +88,12 @@ impl Queue {
     }
 
     fn settle(&self, inner: &Inner) {
-        self.depth.set(i64::try_from(inner.waiting.len()).unwrap_or(i64::MAX));
+        self.measure(inner);
         self.wake.notify_one();
+    }
+
+    fn measure(&self, inner: &Inner) {
+        self.depth.set(i64::try_from(inner.queued.len()).unwrap_or(i64::MAX));
     }
 
     /// The next key. It is the caller's until [`Queue::done`] or [`Queue::failed`].
@@ -77,10 +102,8 @@ impl Queue {
             let wait_until = {
                 let mut inner = self.lock();
                 inner.bring_forward(Instant::now());
-                if let Some(key) = inner.waiting.pop_front() {
-                    inner.queued.remove(&key);
-                    inner.active.insert(key.clone());
-                    self.depth.set(i64::try_from(inner.waiting.len()).unwrap_or(i64::MAX));
+                if let Some(key) = inner.take() {
+                    self.measure(&inner);
                     return key;
                 }
                 inner.schedule.first().map(|(at, _)| *at)
@@ -122,11 +145,48 @@ impl Queue {
 
 impl Inner {
     fn add(&mut self, key: Key) {
+        self.add_to(key, Line::News);
+    }
+
+    fn add_to(&mut self, key: Key, line: Line) {
         if self.active.contains(&key) {
             self.again.insert(key);
-        } else if self.queued.insert(key.clone()) {
-            self.waiting.push_back(key);
+            return;
         }
+        let known = self.queued.get(&key).copied();
+        if known == Some(line) || known == Some(Line::News) {
+            return;
+        }
+        self.queued.insert(key.clone(), line);
+        self.line(line).push_back(key);
+    }
+
+    fn line(&mut self, line: Line) -> &mut VecDeque<Key> {
+        match line {
+            Line::News => &mut self.news,
+            Line::Backlog => &mut self.backlog,
+        }
+    }
+
+    fn take(&mut self) -> Option<Key> {
+        self.taken = self.taken.wrapping_add(1);
+        let lines = match self.taken.is_multiple_of(BACKLOG_TURN) {
+            true => [Line::Backlog, Line::News],
+            false => [Line::News, Line::Backlog],
+        };
+        let key = lines.into_iter().find_map(|line| self.take_from(line))?;
+        self.active.insert(key.clone());
+        Some(key)
+    }
+
+    fn take_from(&mut self, line: Line) -> Option<Key> {
+        while let Some(key) = self.line(line).pop_front() {
+            if self.queued.get(&key) == Some(&line) {
+                self.queued.remove(&key);
+                return Some(key);
+            }
+        }
+        None
     }
 
     fn schedule(&mut self, key: Key, at: Instant) {
@@ -201,11 +261,31 @@ mod tests {
         queue.add(key("a"));
         assert_eq!(queue.next().await, key("b"));
         queue.done(&key("b"));
-        assert!(queue.lock().waiting.is_empty());
+        assert!(queue.lock().queued.is_empty());
         queue.done(&key("a"));
         assert_eq!(queue.next().await, key("a"));
         queue.done(&key("a"));
-        assert!(queue.lock().waiting.is_empty() && queue.lock().active.is_empty());
+        assert!(queue.lock().queued.is_empty() && queue.lock().active.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_there_makes_way_for_what_changes_but_for_one_in_some() {
+        let queue = queue();
+        let backlog: Vec<Key> = (0..8).map(|number| key(&format!("old-{number}"))).collect();
+        backlog.iter().for_each(|key| queue.add_backlog(key.clone()));
+        // It changes: it needn't wait for the others any more, and comes once.
+        queue.add(key("old-7"));
+        queue.add_backlog(key("old-7"));
+        (0..4).for_each(|number| queue.add(key(&format!("new-{number}"))));
+        let mut order = Vec::new();
+        while !queue.lock().queued.is_empty() {
+            let key = queue.next().await;
+            queue.done(&key);
+            order.push(key.name);
+        }
+        let expected =
+            "old-7 new-0 new-1 old-0 new-2 new-3 old-1 old-2 old-3 old-4 old-5 old-6".split(' ').collect::<Vec<_>>();
+        assert_eq!(order, expected);
     }
 
     #[tokio::test(start_paused = true)]

@@ -15,7 +15,7 @@ use pullpiri_crds::{
     Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Policy, Scenario, Schedule, Volume,
 };
 use pullpiri_reconcilers::node::{DEFAULT_LEASE, Heartbeat, Pulse, Snapshot as NodeSnapshot};
-use pullpiri_reconcilers::package::promised;
+use pullpiri_reconcilers::package::{models_named, promised};
 use pullpiri_reconcilers::placement::{Link, NodeView, ObjectName, Readiness, Schedulability};
 
 use crate::Config;
@@ -356,7 +356,7 @@ impl World {
         // While everything is listed each package is entered once, when it is itself.
         if changed && self.synced() {
             for key in self.packages.keys() {
-                self.package_queue.add(key);
+                self.wake_package(key);
             }
         }
     }
@@ -364,6 +364,12 @@ impl World {
     /// Looks at, or sets, when slices may be written next.
     pub fn network_pace<T>(&self, look: impl FnOnce(&mut Pace) -> T) -> T {
         look(&mut lock(&self.network_pace))
+    }
+
+    /// Whether a Network of its namespace names a Model.
+    fn is_named(&self, model: &Key) -> bool {
+        let networks = self.networks.under(&all_of("networks", Some(&model.namespace)));
+        networks.iter().any(|network| models_named(&network.spec).any(|name| name == model.name))
     }
 
     /// Networks look if something that matters to them changed.
@@ -374,9 +380,14 @@ impl World {
         }
     }
 
+    /// While everything is listed nothing has changed yet: that is looked at after what does.
+    fn wake_package(&self, key: Key) {
+        if self.synced() { self.package_queue.add(key) } else { self.package_queue.add_backlog(key) }
+    }
+
     fn wake_packages(&self, term: &str) {
         for key in self.packages.keys_under(term) {
-            self.package_queue.add(key);
+            self.wake_package(key);
         }
     }
 

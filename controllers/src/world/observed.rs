@@ -53,7 +53,7 @@ impl Observed for Package {
             if change.after.is_none() {
                 world.forget_package(&key);
             }
-            world.package_queue.add(key);
+            if is_seen(package) { world.wake_package(key) } else { world.package_queue.add(key) }
         }
         // Another one may have to write what was proven of their Schedule.
         let named = |package: &Option<Arc<Self>>| package.as_ref().and_then(|p| p.spec.schedule.clone());
@@ -68,6 +68,11 @@ impl Observed for Package {
     }
 }
 
+/// Whether somebody has looked at it as it is declared now.
+fn is_seen(package: &Package) -> bool {
+    package.status.as_ref().and_then(|status| status.observed_generation) == package.metadata.generation
+}
+
 impl Observed for Model {
     fn cache(world: &World) -> &Cache<Self> {
         &world.models
@@ -75,9 +80,14 @@ impl Observed for Model {
 
     fn changed(world: &World, change: &Change<Self>) {
         world.wake_networks(change, |_| ());
+        let came_or_went = change.before.is_none() != change.after.is_none();
         for model in change.both().take(1) {
             let key = Key::of(&**model);
             world.wake_packages(&term("model", Some(&key.namespace), &key.name));
+            // Nothing is placed into a Network that names what isn't there.
+            if came_or_went && world.synced() && world.is_named(&key) {
+                world.wake_packages(&all_of("packages", Some(&key.namespace)));
+            }
         }
     }
 }
@@ -115,7 +125,7 @@ impl Observed for Network {
         let takes = |network: &Option<Arc<Self>>| network.as_deref().map(promised).filter(|(bps, _)| *bps > 0);
         if takes(&change.before) != takes(&change.after) {
             for key in world.packages.keys() {
-                world.package_queue.add(key);
+                world.wake_package(key);
             }
         }
     }
@@ -167,7 +177,7 @@ impl Observed for Claim {
     fn changed(world: &World, change: &Change<Self>) {
         for claim in change.both() {
             let key = Key::of(&**claim);
-            world.package_queue.add(Key::new(key.namespace.clone(), claim.spec.package.clone()));
+            world.wake_package(Key::new(key.namespace.clone(), claim.spec.package.clone()));
             // The scenario of this name, and those that this claim may override or has overridden.
             world.wake_scenarios_of(Some(&key.namespace), &claim.spec.package);
             world.scenario_queue.add(key);
@@ -188,10 +198,10 @@ impl Observed for ModelInstance {
         world.wake_networks(change, |instance| (instance.metadata.uid.clone(), instance.spec.network.clone()));
         for instance in change.both().take(1) {
             let namespace = instance.metadata.namespace.clone().unwrap_or_default();
-            world.package_queue.add(Key::new(namespace, instance.spec.package.clone()));
+            world.wake_package(Key::new(namespace, instance.spec.package.clone()));
         }
         for key in world.sharing.concerned(change) {
-            world.package_queue.add(key);
+            world.wake_package(key);
         }
         // Nobody else lets go of what leaves a node that isn't there any more.
         if let Some(instance) = &change.after

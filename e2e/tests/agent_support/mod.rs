@@ -346,7 +346,8 @@ impl Cluster {
         wait_for(&format!("{name} is as wished"), LIMIT, || async {
             let object = self.instances().get_opt(name).await.map_err(|error| error.to_string())?;
             let object = serde_json::to_value(object).unwrap();
-            if wish(&object) { Ok(object) } else { Err(object.to_string()) }
+            // What CI prints of a failure is cut: the status first.
+            if wish(&object) { Ok(object) } else { Err(format!("{} of {object}", object["status"])) }
         })
         .await
         .unwrap()

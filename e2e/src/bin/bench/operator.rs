@@ -335,14 +335,15 @@ async fn holder(client: &Client) -> Result<(String, i32), String> {
 async fn until_acts(client: &Client, desired: &str, epoch: i64) -> Result<(), E2eError> {
     let packages: Api<Package> = Api::namespaced(client.clone(), NAMESPACE);
     let instances: Api<ModelInstance> = Api::namespaced(client.clone(), NAMESPACE);
+    let labelled = ListParams::default().labels("pullpiri.io/package=changing");
+    let known = instances.list_metadata(&labelled).await.map_err(failed("listing instances"))?;
+    let name = known.items.into_iter().find_map(|instance| instance.metadata.name).unwrap_or_default();
     let apply = PatchParams::apply("bench").force();
     let object = package("changing", 7, 1, desired);
     packages.patch("changing", &apply, &Patch::Apply(object)).await.map_err(failed("changing a package"))?;
-    let labelled = ListParams::default().labels("pullpiri.io/package=changing");
     wait_for("the new leader acts", LIMIT, || async {
-        let list = instances.list(&labelled).await.map_err(|error| error.to_string())?;
-        let run = desired == "Running";
-        let done = list.items.iter().any(|instance| instance.spec.run == run && instance.spec.epoch >= epoch);
+        let instance = instances.get(&name).await.map_err(|error| error.to_string())?;
+        let done = instance.spec.run == (desired == "Running") && instance.spec.epoch >= epoch;
         if done { Ok(()) } else { Err("not yet".to_owned()) }
     })
     .await

@@ -43,6 +43,11 @@ const PROGRAMS: [(&str, &str); 7] = [
 /// Names of threads are seen with Event::Rename where the kernel has this tracepoint.
 const RENAME: &str = "task_rename";
 const INIT_TIMERS: &str = "init_timers";
+/// Of one program.
+const LOADS: u32 = 5;
+/// A timer's memory comes from what is free at the moment.
+const TIMER_ROUNDS: u32 = 10;
+const TIMER_WAIT: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// What is promised for one thread. 0 means "not promised".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -392,12 +397,14 @@ fn load_programs(ebpf: &mut Ebpf, btf: &Btf) -> Result<Features, LoadError> {
     let mut renames = true;
     let refused = |program| move |source| LoadError::Refused { program, source: Box::new(source) };
     for (name, tracepoint) in PROGRAMS {
-        match tracepoint_program(ebpf, name)?.load(tracepoint, btf) {
+        let program = tracepoint_program(ebpf, name)?;
+        match undisturbed(|| program.load(tracepoint, btf)) {
             Err(ProgramError::Btf(BtfError::UnknownBtfTypeName { .. })) if tracepoint == RENAME => renames = false,
             loaded => loaded.map_err(refused(name))?,
         }
     }
-    iterator(ebpf)?.load("task", btf).map_err(refused(INIT_TIMERS))?;
+    let program = iterator(ebpf)?;
+    undisturbed(|| program.load("task", btf)).map_err(refused(INIT_TIMERS))?;
     let mut verified_instructions = BTreeMap::new();
     // Only a number for people: a kernel that doesn't tell it isn't refused.
     for cost in cost::of(ebpf).unwrap_or_default() {
@@ -421,8 +428,38 @@ fn attach(ebpf: &mut Ebpf, name: &'static str) -> Result<(), LoadError> {
     program.attach().map(|_| ()).map_err(|source| LoadError::Attach { program: name, source: Box::new(source) })
 }
 
-/// Reads the iterator once: its first step makes all timers.
+/// The verifier gives up with EAGAIN when its thread gets a signal: asked again, as often as libbpf does.
+fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    let is_disturbed = |error: &ProgramError| match error {
+        ProgramError::LoadError { io_error, .. } => io_error.kind() == std::io::ErrorKind::WouldBlock,
+        _ => false,
+    };
+    for _ in 1..LOADS {
+        match load() {
+            Err(error) if is_disturbed(&error) => {}
+            loaded => return loaded,
+        }
+    }
+    load()
+}
+
+/// Reads the iterator, whose first step makes all timers that aren't there: again for those that found no memory, which the kernel frees meanwhile.
 fn prepare_timers(ebpf: &mut Ebpf, counts: &Array<MapData, u64>, capacity: u32) -> Result<(), LoadError> {
+    let mut ready = 0;
+    for round in 0..TIMER_ROUNDS {
+        if round > 0 {
+            std::thread::sleep(TIMER_WAIT);
+        }
+        read_iterator(ebpf)?;
+        ready = counts.get(&layout::COUNT_TIMERS, 0).map_err(opening("COUNTS"))?;
+        if ready == u64::from(capacity) {
+            return Ok(());
+        }
+    }
+    Err(LoadError::Timers { ready, wanted: capacity })
+}
+
+fn read_iterator(ebpf: &mut Ebpf) -> Result<(), LoadError> {
     let attaching = |source| LoadError::Attach { program: INIT_TIMERS, source: Box::new(source) };
     let program = iterator(ebpf)?;
     let id = program.attach().map_err(attaching)?;
@@ -430,10 +467,6 @@ fn prepare_timers(ebpf: &mut Ebpf, counts: &Array<MapData, u64>, capacity: u32) 
     let mut file = link.into_file().map_err(LoadError::Iterator)?;
     let mut output = Vec::new();
     file.read_to_end(&mut output).map_err(LoadError::IteratorRead)?;
-    let ready = counts.get(&layout::COUNT_TIMERS, 0).map_err(opening("COUNTS"))?;
-    if ready != u64::from(capacity) {
-        return Err(LoadError::Timers { ready, wanted: capacity });
-    }
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::time::{Duration, Instant};
 
 use pullpiri_crds::instance::{InstanceTask, TaskStatus};
 pub(super) use pullpiri_ebpf::monitor::Event;
@@ -12,6 +13,10 @@ use pullpiri_node_host::process;
 use tracing::{debug, warn};
 
 use super::metrics::{Metrics, TaskLabels};
+
+/// The wait after a monitor that this kernel took once couldn't be loaded (memory for its timers was short, say); doubled up to the latter.
+const FIRST_RELOAD: Duration = Duration::from_secs(1);
+const MAX_RELOAD: Duration = Duration::from_secs(60);
 
 /// Whether this kernel takes it.
 pub(super) fn probe() -> Result<(), String> {
@@ -51,6 +56,8 @@ struct Watched {
 pub(super) struct Watcher {
     /// Why it can't be used.
     probed: Result<(), String>,
+    /// After a kernel that takes it couldn't load it: when to try again, and how long was waited for that.
+    reload: Option<(Instant, Duration)>,
     monitor: Option<Monitor>,
     /// By instance and task.
     watched: BTreeMap<(PodId, String), Watched>,
@@ -92,6 +99,7 @@ impl Watcher {
     pub fn new(probed: Result<(), String>) -> Self {
         Self {
             probed,
+            reload: None,
             monitor: None,
             watched: BTreeMap::new(),
             followed: BTreeMap::new(),
@@ -104,6 +112,7 @@ impl Watcher {
     pub fn found(&mut self, probed: Result<(), String>) {
         if self.monitor.is_none() {
             self.probed = probed;
+            self.reload = None;
         }
     }
 
@@ -113,7 +122,7 @@ impl Watcher {
     }
 
     fn monitor(&mut self) -> Option<&mut Monitor> {
-        if self.monitor.is_none() && self.probed.is_ok() {
+        if self.is_to_be_loaded() {
             let loaded = match Monitor::load() {
                 // Kernels under memory pressure make fewer; some threads watched are better than none.
                 Err(LoadError::Timers { ready, .. }) if ready > 1 => {
@@ -123,14 +132,22 @@ impl Watcher {
             };
             process::trim_heap();
             match loaded {
-                Ok(monitor) => self.monitor = Some(monitor),
-                Err(error) => {
-                    warn!(%error, "deadlines aren't watched");
-                    self.probed = Err(error.to_string());
+                Ok(monitor) => {
+                    self.monitor = Some(monitor);
+                    (self.probed, self.reload) = (Ok(()), None);
                 }
+                Err(error) => self.failed(error.to_string(), Instant::now()),
             }
         }
         self.monitor.as_mut()
+    }
+
+    /// It couldn't be loaded: tried again later, as what was short then may not be for long.
+    fn failed(&mut self, error: String, now: Instant) {
+        let wait = self.reload.map_or(FIRST_RELOAD, |(_, waited)| (waited * 2).min(MAX_RELOAD));
+        warn!(error, retry_after = ?wait, "deadlines aren't watched");
+        self.reload = Some((now + wait, wait));
+        self.probed = Err(error);
     }
 
     /// Of a monitor that was just loaded: what it tells of jobs, and of threads.
@@ -145,7 +162,11 @@ impl Watcher {
 
     /// Whether whoever is followed or watched next waits for the monitor to be loaded: a tenth of a second and more.
     pub fn is_to_be_loaded(&self) -> bool {
-        self.monitor.is_none() && self.probed.is_ok()
+        self.monitor.is_none() && self.may_load(Instant::now())
+    }
+
+    fn may_load(&self, now: Instant) -> bool {
+        self.probed.is_ok() || self.reload.is_some_and(|(at, _)| at <= now)
     }
 
     fn cookie(&mut self, of: &PodId) -> u64 {
@@ -171,14 +192,14 @@ impl Watcher {
         Some((of.clone(), is_watched))
     }
 
-    /// Has new threads of these processes, and of those that they make, told.
-    pub fn follow(&mut self, of: &PodId, processes: &BTreeSet<i32>) {
+    /// Has new threads of these processes, and of those that they make, told; whether there is a monitor to tell.
+    pub fn follow(&mut self, of: &PodId, processes: &BTreeSet<i32>) -> bool {
         let known = self.followed.get(of).cloned().unwrap_or_default();
         if known == *processes {
-            return;
+            return true;
         }
         let cookie = self.cookie(of);
-        let Some(monitor) = self.monitor() else { return };
+        let Some(monitor) = self.monitor() else { return false };
         for pid in known.difference(processes) {
             let _ = monitor.unfollow(id(*pid));
         }
@@ -188,6 +209,7 @@ impl Watcher {
             }
         }
         self.followed.insert(of.clone(), processes.clone());
+        true
     }
 
     /// Watches a task's thread; one that is watched goes on, with what is promised now.
@@ -299,5 +321,25 @@ mod tests {
         assert_eq!(watcher.state(), Err("no BPF"));
         watcher.found(Ok(()));
         assert_eq!(watcher.state(), Ok(()));
+    }
+
+    #[test]
+    fn what_was_short_is_asked_for_again() {
+        let (mut watcher, start) = (Watcher::new(Ok(())), Instant::now());
+        assert!(watcher.may_load(start));
+        watcher.failed("no memory".to_owned(), start);
+        assert_eq!(watcher.state(), Err("no memory"));
+        assert!(!watcher.may_load(start + FIRST_RELOAD / 2) && watcher.may_load(start + FIRST_RELOAD));
+        watcher.failed("no memory".to_owned(), start);
+        assert!(!watcher.may_load(start + FIRST_RELOAD) && watcher.may_load(start + FIRST_RELOAD * 2));
+        for _ in 0..9 {
+            watcher.failed("no memory".to_owned(), start);
+        }
+        assert!(!watcher.may_load(start + MAX_RELOAD / 2) && watcher.may_load(start + MAX_RELOAD));
+        // A kernel that doesn't take it at all isn't asked again and again.
+        watcher.found(Err("no BPF".to_owned()));
+        assert!(!watcher.may_load(start + MAX_RELOAD));
+        watcher.found(Ok(()));
+        assert!(watcher.may_load(start));
     }
 }

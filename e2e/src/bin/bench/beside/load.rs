@@ -21,6 +21,8 @@ const WRITERS: usize = 32;
 const WATCHERS: usize = 100;
 /// Events that are seen and not counted, while connections and caches warm up.
 const WARM: usize = 40;
+/// So often a watcher begins again.
+const ENDS: usize = 20;
 /// For how long writes are watched.
 const WATCHED: Duration = Duration::from_secs(4);
 /// Until every writer is there.
@@ -109,23 +111,30 @@ pub(super) async fn fill(
     Ok(began.elapsed())
 }
 
-/// Writes at a steady rate, a hundred watchers: from before each write's first byte until each watcher has its event's last one, in milliseconds.
+/// What a hundred watchers saw.
+pub(super) struct FanOut {
+    /// From before each write's first byte until each watcher has its event's last one.
+    pub times_ms: Vec<f64>,
+    /// Watches that the server ended; the watcher went on from what it had seen last.
+    pub ended: usize,
+}
+
+/// Writes at a steady rate, a hundred watchers.
 pub(super) async fn fan_out(
     endpoint: &Endpoint,
     payload: &Payload,
     namespace: &str,
     pace: Duration,
-) -> Result<Vec<f64>, E2eError> {
+) -> Result<FanOut, E2eError> {
     let path = config_maps(namespace);
     let list = endpoint.connect().await?.get(&path).await?.json();
     let version = list["metadata"]["resourceVersion"].as_str().unwrap_or_default();
-    let from = format!("{path}?watch=1&resourceVersion={version}");
     let measured = usize::try_from(WATCHED.as_micros() / pace.as_micros().max(1)).unwrap_or(usize::MAX);
     let count = WARM + measured;
     let mut watchers = Vec::new();
     for _ in 0..WATCHERS {
-        let watch = endpoint.connect().await?.watch(&from).await?;
-        watchers.push(tokio::spawn(arrivals(watch, count)));
+        let watcher = Watcher::begin(endpoint, &path, version).await?;
+        watchers.push(tokio::spawn(watcher.arrivals(count)));
     }
     let began = tokio::time::Instant::now() + PACED_START;
     let mut writers = Vec::new();
@@ -149,30 +158,65 @@ pub(super) async fn fan_out(
             sent[number] = Some(at);
         }
     }
-    let mut took = Vec::with_capacity(WATCHERS * measured);
+    let mut fan_out = FanOut { times_ms: Vec::with_capacity(WATCHERS * measured), ended: 0 };
     for watcher in watchers {
-        for (number, seen) in watcher.await.map_err(|error| E2eError::failed("a watcher", error))?? {
+        let (arrived, ended) = watcher.await.map_err(|error| E2eError::failed("a watcher", error))??;
+        fan_out.ended += ended;
+        for (number, seen) in arrived {
             let sent = sent.get(number).copied().flatten().filter(|_| number >= WARM);
-            took.extend(sent.map(|sent| (seen - sent).as_secs_f64() * 1e3));
+            fan_out.times_ms.extend(sent.map(|sent| (seen - sent).as_secs_f64() * 1e3));
         }
     }
-    Ok(took)
+    Ok(fan_out)
 }
 
-/// When each of so many objects of this client was seen, by its number.
-async fn arrivals(mut watch: Watch, count: usize) -> Result<Vec<(usize, Instant)>, E2eError> {
-    let mut seen = Vec::with_capacity(count);
-    while seen.len() < count {
-        let event = watch.line().await?;
-        let now = Instant::now();
-        // A namespace gets a ConfigMap of the server's own, too.
-        let Some(at) = event.windows(NAME.len()).position(|part| part == NAME) else { continue };
-        let digits = event.get(at + NAME.len()..at + NAME.len() + DIGITS).unwrap_or_default();
-        let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
-        let number = number.ok_or_else(|| E2eError::failed("watching", String::from_utf8_lossy(&event)))?;
-        seen.push((number, now));
+/// A client that goes on where it was when its watch is ended, as clients do.
+struct Watcher {
+    endpoint: Endpoint,
+    path: String,
+    version: String,
+    watch: Watch,
+}
+
+impl Watcher {
+    async fn begin(endpoint: &Endpoint, path: &str, version: &str) -> Result<Self, E2eError> {
+        let from = format!("{path}?watch=1&resourceVersion={version}");
+        let watch = endpoint.connect().await?.watch(&from).await?;
+        Ok(Self { endpoint: endpoint.clone(), path: path.to_owned(), version: version.to_owned(), watch })
     }
-    Ok(seen)
+
+    /// When each of so many objects of this client was seen, by its number; how often the watch was ended.
+    async fn arrivals(mut self, count: usize) -> Result<(Vec<(usize, Instant)>, usize), E2eError> {
+        let (mut seen, mut ended) = (Vec::with_capacity(count), 0);
+        while seen.len() < count {
+            let event = match self.watch.line().await {
+                Ok(event) => event,
+                Err(_) if ended < ENDS => {
+                    ended += 1;
+                    self = Self::begin(&self.endpoint, &self.path, &self.version).await?;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            let now = Instant::now();
+            // A namespace gets a ConfigMap of the server's own, too.
+            let Some(digits) = after(&event, NAME).and_then(|rest| rest.get(..DIGITS)) else { continue };
+            let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
+            let number = number.ok_or_else(|| E2eError::failed("watching", String::from_utf8_lossy(&event)))?;
+            if let Some(rest) = after(&event, b"\"resourceVersion\":\"") {
+                let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).copied().collect();
+                self.version = String::from_utf8(digits).unwrap_or_default();
+            }
+            seen.push((number, now));
+        }
+        Ok((seen, ended))
+    }
+}
+
+/// What follows the first such bytes.
+fn after<'a>(text: &'a [u8], what: &[u8]) -> Option<&'a [u8]> {
+    let at = text.windows(what.len()).position(|part| part == what)?;
+    text.get(at + what.len()..)
 }
 
 /// GET until the last byte, in milliseconds.

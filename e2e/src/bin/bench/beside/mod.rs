@@ -142,20 +142,25 @@ async fn starts(bench: &mut Bench) -> Result<Pair, E2eError> {
 }
 
 async fn watches(table: &mut Table, pair: &Pair, payload: &Payload, pace: Duration) -> Result<(), E2eError> {
-    let (mut middle, mut last) = (Both::default(), Both::default());
+    let (mut middle, mut last, mut ended) = (Both::default(), Both::default(), Both::default());
     for round in 0..WATCH_ROUNDS {
         let namespace = format!("watched-{}-{round}", pace.as_micros());
         for (server, is_ours) in [(&pair.ours, true), (&pair.theirs, false)] {
             load::create_namespace(&server.endpoint, &namespace).await?;
-            let times = load::fan_out(&server.endpoint, payload, &namespace, pace).await?;
-            let (middle, last) =
-                if is_ours { (&mut middle.ours, &mut last.ours) } else { (&mut middle.theirs, &mut last.theirs) };
-            middle.push(median(&times));
-            last.push(percentile(&times, 99));
+            let seen = load::fan_out(&server.endpoint, payload, &namespace, pace).await?;
+            let (middle, last, ended) = if is_ours {
+                (&mut middle.ours, &mut last.ours, &mut ended.ours)
+            } else {
+                (&mut middle.theirs, &mut last.theirs, &mut ended.theirs)
+            };
+            middle.push(median(&seen.times_ms));
+            last.push(percentile(&seen.times_ms, 99));
+            ended.push(crate::table::to_f64(u64::try_from(seen.ended).unwrap_or(u64::MAX)));
         }
     }
     let what = format!("write → event at 100 watchers, {:.0} writes/s", 1.0 / pace.as_secs_f64());
     middle.values(table, &format!("{what}, median"), "ms");
+    ended.values(table, &format!("{what}, watches that the server ended in a round"), "");
     let last_name = format!("{what}, p99");
     if pace == BUSY_PACE {
         last.at_most(table, &last_name, "ms", 1.0 / 3.0);

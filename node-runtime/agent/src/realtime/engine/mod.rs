@@ -272,8 +272,9 @@ impl Engine {
             return;
         }
         let processes = pids.iter().flat_map(|pid| self.kernel.processes(*pid).unwrap_or_else(|_| [*pid].into()));
-        self.watcher.follow(id, &processes.collect());
-        instance.followed = pids;
+        if self.watcher.follow(id, &processes.collect()) {
+            instance.followed = pids;
+        }
     }
 
     /// Has the monitor watch the threads that are held, and tell of new ones.
