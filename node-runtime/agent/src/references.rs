@@ -15,10 +15,10 @@ use pullpiri_node_core::snapshot::{Content, DataKind, DataObject, DataRef, DataS
 use serde::de::DeserializeOwned;
 use tokio::sync::mpsc;
 use tokio_util::sync::{CancellationToken, DropGuard};
-use tracing::debug;
+use tracing::{debug, warn};
 
 use crate::node::Message;
-use crate::retry::Retry;
+use crate::retry::{Refusals, Retry};
 
 pub(crate) struct References {
     client: Client,
@@ -102,6 +102,7 @@ async fn follow<K>(
     K: Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug + Send + 'static,
 {
     let mut states = std::pin::pin!(watcher::watch_object(api, &data.name).backoff(Retry::default()));
+    let mut refusals = Refusals::default();
     loop {
         let state = tokio::select! {
             () = stop.cancelled() => return,
@@ -111,10 +112,16 @@ async fn follow<K>(
             None => return,
             Some(Err(error)) => {
                 debug!(%data, %error, "can't be watched");
-                continue;
+                let Some(message) = refusal(&error, &mut refusals) else { continue };
+                warn!(%data, "can't be read, and is asked for again: {message}");
+                DataState::Refused { message }
             }
-            Some(Ok(None)) => DataState::Absent,
+            Some(Ok(None)) => {
+                refusals.passed();
+                DataState::Absent
+            }
             Some(Ok(Some(object))) => {
+                refusals.passed();
                 let version = object.meta().resource_version.clone().unwrap_or_default();
                 DataState::Present(DataObject { version, entries: entries(object) })
             }
@@ -122,5 +129,37 @@ async fn follow<K>(
         if messages.send(Message::Data(data.clone(), state)).await.is_err() {
             return;
         }
+    }
+}
+
+/// That this node may not read it, if that is news.
+fn refusal(error: &watcher::Error, refusals: &mut Refusals) -> Option<String> {
+    let error = match error {
+        watcher::Error::InitialListFailed(error)
+        | watcher::Error::WatchStartFailed(error)
+        | watcher::Error::WatchFailed(error) => error,
+        watcher::Error::WatchError(_) | watcher::Error::NoResourceVersion => return None,
+    };
+    let said = refusals.news(error)?;
+    let is_forbidden = matches!(error, kube::Error::Api(status) if status.code == 403);
+    Some(if is_forbidden { format!("{said} (chart: rbac.dataNamespaces)") } else { said })
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::core::Status;
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_is_told_in_the_servers_words_once() {
+        let forbidden = || {
+            let status = Status::failure("configmaps \"c\" is forbidden", "Forbidden").with_code(403);
+            watcher::Error::InitialListFailed(kube::Error::Api(Box::new(status)))
+        };
+        let mut refusals = Refusals::default();
+        let told: Vec<String> = (0..20).filter_map(|_| refusal(&forbidden(), &mut refusals)).collect();
+        assert_eq!(told, ["configmaps \"c\" is forbidden (chart: rbac.dataNamespaces)"]);
+        assert_eq!(refusal(&watcher::Error::NoResourceVersion, &mut refusals), None);
     }
 }

@@ -219,7 +219,7 @@ impl<'a> Pass<'a> {
                 Some(DataState::Absent) => {
                     self.memory.data.remove(&data);
                 }
-                None => {}
+                Some(DataState::Refused { .. }) | None => {}
             }
         }
         self.memory.accepted = Some(newest);

@@ -164,6 +164,10 @@ impl TryFrom<String> for DataRef {
 pub enum DataState {
     Absent,
     Present(DataObject),
+    /// The API server doesn't let this node read it, in its words.
+    Refused {
+        message: String,
+    },
 }
 
 /// What a ConfigMap or Secret holds.

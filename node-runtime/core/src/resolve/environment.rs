@@ -98,6 +98,10 @@ pub(super) fn resolve(
     environment
 }
 
+pub(super) fn unreadable(kind: DataKind, namespace: &str, name: &str, message: &str) -> String {
+    format!("{kind} {namespace}/{name} can't be read: {message}")
+}
+
 /// `None` if it isn't there and needn't be.
 fn from_source(context: &Context<'_>, source: &EnvVarSource) -> Result<Option<String>, (ProblemKind, String)> {
     let (kind, key) = match (&source.config_map_key_ref, &source.secret_key_ref) {
@@ -117,6 +121,9 @@ fn from_source(context: &Context<'_>, source: &EnvVarSource) -> Result<Option<St
                 ProblemKind::ConfigMissing,
                 format!("{kind} {}/{} doesn't exist", context.namespace, key.name),
             ));
+        }
+        Lookup::Refused(message) => {
+            return Err((ProblemKind::ConfigMissing, unreadable(kind, context.namespace, &key.name, message)));
         }
         Lookup::Unknown => {
             let message = format!("{kind} {}/{} hasn't been read yet", context.namespace, key.name);

@@ -54,9 +54,9 @@ pub enum ProblemKind {
     CannotHonour,
     /// This node can't join Networks.
     NoNetworking,
-    /// A ConfigMap or Secret that a variable refers to isn't there (yet), or lacks the key.
+    /// A ConfigMap or Secret that a variable refers to isn't there (yet), lacks the key, or may not be read.
     ConfigMissing,
-    /// What a volume refers to isn't there (yet).
+    /// What a volume refers to isn't there (yet), or may not be read.
     Missing,
     /// Something it refers to hasn't been fetched yet.
     Unknown,
@@ -99,16 +99,20 @@ pub(crate) struct Context<'a> {
 pub(crate) enum Lookup<'a> {
     Present(&'a DataObject),
     Absent,
+    Refused(&'a str),
     Unknown,
 }
 
 impl<'a> Context<'a> {
-    /// What was fetched, else what the node remembers.
+    /// What was fetched, else what the node remembers: a right that was taken back stops nothing.
     pub fn lookup(&self, kind: DataKind, name: &str) -> Lookup<'a> {
         let data = DataRef { kind, namespace: self.namespace.to_owned(), name: name.to_owned() };
         match (self.data.get(&data), self.memory.data.get(&data)) {
-            (Some(DataState::Present(object)), _) | (None, Some(object)) => Lookup::Present(object),
+            (Some(DataState::Present(object)), _) | (None | Some(DataState::Refused { .. }), Some(object)) => {
+                Lookup::Present(object)
+            }
             (Some(DataState::Absent), _) => Lookup::Absent,
+            (Some(DataState::Refused { message }), None) => Lookup::Refused(message),
             (None, None) => Lookup::Unknown,
         }
     }

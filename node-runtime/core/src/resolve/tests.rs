@@ -129,11 +129,16 @@ fn references_to_data_say_what_is_missing() {
         variable("B", "gone", "x"),
         variable("C", "new", "x"),
         variable("D", "conf", "bin"),
+        variable("E", "kept", "x"),
     ];
     let mut data = data(&[(DataKind::ConfigMap, "conf", &[("bin", &[0xff])])]);
     data.insert(
         DataRef { kind: DataKind::ConfigMap, namespace: "default".into(), name: "gone".into() },
         DataState::Absent,
+    );
+    data.insert(
+        DataRef { kind: DataKind::ConfigMap, namespace: "default".into(), name: "kept".into() },
+        DataState::Refused { message: "configmaps \"kept\" is forbidden".into() },
     );
     assert_eq!(
         resolved(of_container(container), &data).unwrap_err(),
@@ -141,6 +146,7 @@ fn references_to_data_say_what_is_missing() {
             "Invalid spec.template.spec.containers[0].env[3].valueFrom: key \"bin\" of ConfigMap conf isn't UTF-8 text",
             "ConfigMissing spec.template.spec.containers[0].env[0].valueFrom: ConfigMap default/conf has no key \"no\"",
             "ConfigMissing spec.template.spec.containers[0].env[1].valueFrom: ConfigMap default/gone doesn't exist",
+            "ConfigMissing spec.template.spec.containers[0].env[4].valueFrom: ConfigMap default/kept can't be read: configmaps \"kept\" is forbidden",
             "Unknown spec.template.spec.containers[0].env[2].valueFrom: ConfigMap default/new hasn't been read yet",
         ]
     );

@@ -9,6 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use pullpiri_crds::model::{self, KeyToPath, ModelSpec, ModelVolume};
 use pullpiri_crds::quantity;
 
+use super::environment::unreadable;
 use super::{Context, Lookup, Problem, ProblemKind, ROOT, fnv};
 use crate::plan::{File, HostStep, Medium};
 use crate::runtime::{Mount, MountSource};
@@ -158,6 +159,11 @@ fn projected(
         Lookup::Absent if optional => &nothing,
         Lookup::Absent => {
             let message = format!("{kind} {}/{name} doesn't exist", context.namespace);
+            problems.push(Problem { kind: ProblemKind::Missing, field: field.to_owned(), message });
+            return None;
+        }
+        Lookup::Refused(message) => {
+            let message = unreadable(kind, context.namespace, name, message);
             problems.push(Problem { kind: ProblemKind::Missing, field: field.to_owned(), message });
             return None;
         }
