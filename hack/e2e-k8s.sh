@@ -352,7 +352,8 @@ node_restriction() {
         <<< '{"apiVersion": "pullpiri.io/v1alpha1", "kind": "NodeRuntime", "metadata": {"name": "another-node"}, "spec": {}}') && fail "a token that says of no node was let write"
     grep -q "the token says of no node" <<< "${said}" || fail "refused for another reason: ${said}"
     said=$("${as[@]}" delete package --all 2>&1) && fail "a node may delete Packages"
-    said=$("${as[@]}" get secrets --namespace kube-system 2>&1) || fail "a node can't read Secrets of workloads: ${said}"
+    said=$("${as[@]}" get secrets --namespace default 2>&1) || fail "a node can't read Secrets of workloads: ${said}"
+    said=$("${as[@]}" get secrets --namespace kube-system 2>&1) && fail "a node reads Secrets of namespaces that have no workloads"
     said=$("${as[@]}" get nodes 2>&1) && fail "a node may list Nodes"
     return 0
 }

@@ -11,43 +11,48 @@ use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 
-const RELEASE: [&str; 3] = ["vehicle-services", "--namespace", "pullpiri-system"];
+const RELEASE: &str = "vehicle-services";
 
 fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_path_buf()
 }
 
-/// `$PULLPIRI_HELM`, what hack/kube/build.sh built, or the machine's.
-fn helm() -> Option<Command> {
-    let built = root().join("target/kube/bin/helm");
-    let path = std::env::var_os("PULLPIRI_HELM").map(PathBuf::from).unwrap_or(built);
-    let path = if path.is_file() { path } else { PathBuf::from("helm") };
-    let works = Command::new(&path).arg("version").output().is_ok_and(|output| output.status.success());
-    if !works {
-        println!("skipped: no helm (hack/kube/build.sh helm builds it where there is Go)");
-        return None;
+/// `$PULLPIRI_HELM`, or what hack/kube/build.sh built of versions 4 and 3; else the machine's.
+fn helms() -> Vec<PathBuf> {
+    let built = root().join("target/kube/bin");
+    let wanted = match std::env::var_os("PULLPIRI_HELM") {
+        Some(path) => vec![PathBuf::from(path)],
+        None => vec![built.join("helm"), built.join("helm3")],
+    };
+    let works = |path: &PathBuf| Command::new(path).arg("version").output().is_ok_and(|output| output.status.success());
+    let (mut found, missing): (Vec<PathBuf>, Vec<PathBuf>) = wanted.into_iter().partition(works);
+    if found.is_empty() && works(&PathBuf::from("helm")) {
+        found.push(PathBuf::from("helm"));
     }
+    for path in missing {
+        println!("skipped: no {} (hack/kube/build.sh helm helm3 builds it where there is Go)", path.display());
+    }
+    found
+}
+
+fn template(helm: &Path, release: &str, arguments: &[&str]) -> Output {
     let home = std::env::temp_dir().join("pullpiri-helm");
-    let mut command = Command::new(path);
+    let mut command = Command::new(helm);
     // Nobody's repositories and plug-ins, and no cluster.
     command.env("HELM_CACHE_HOME", home.join("cache")).env("HELM_CONFIG_HOME", home.join("config"));
     command.env("HELM_DATA_HOME", home.join("data")).env("KUBECONFIG", "/dev/null");
-    Some(command)
-}
-
-fn template(arguments: &[&str]) -> Option<Output> {
-    let mut command = helm()?;
-    command.arg("template").args(RELEASE).arg(root().join("charts/pullpiri")).args(arguments);
+    command.args(["template", release, "--namespace", "pullpiri-system"]);
+    command.arg(root().join("charts/pullpiri")).args(arguments);
     if !arguments.iter().any(|argument| argument.starts_with("--kube-version")) {
         command.arg("--kube-version=1.37.0");
     }
-    Some(command.output().unwrap())
+    command.output().unwrap()
 }
 
-fn rendered(arguments: &[&str]) -> Option<String> {
-    let output = template(arguments)?;
-    assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-    Some(String::from_utf8(output.stdout).unwrap())
+fn rendered(helm: &Path, arguments: &[&str]) -> String {
+    let output = template(helm, RELEASE, arguments);
+    assert!(output.status.success(), "{helm:?} {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 /// The documents of a stream, and each document's text.
@@ -82,9 +87,9 @@ fn cases() -> Vec<(String, Vec<String>)> {
 
 #[test]
 fn every_case_renders_as_it_is_written_down() {
-    for (case, arguments) in cases() {
+    for (helm, (case, arguments)) in helms().iter().flat_map(|helm| cases().into_iter().map(move |case| (helm, case))) {
         let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
-        let Some(text) = rendered(&arguments) else { return };
+        let text = rendered(helm, &arguments);
         // CRDs are compared by another test, with what they were made from.
         let kept: Vec<&str> = documents(&text)
             .into_iter()
@@ -100,7 +105,7 @@ fn every_case_renders_as_it_is_written_down() {
         let difference = now.lines().zip(golden.lines()).enumerate().find(|(_, (now, then))| now != then);
         assert!(
             now == golden,
-            "{case}: {} lines, {} before; first difference: {difference:?}",
+            "{helm:?}, {case}: {} lines, {} before; first difference: {difference:?}",
             now.lines().count(),
             golden.lines().count()
         );
@@ -109,8 +114,8 @@ fn every_case_renders_as_it_is_written_down() {
 
 #[test]
 fn crds_are_those_of_the_types_and_stay_if_wanted() {
-    for keep in [true, false] {
-        let Some(text) = rendered(&["--set", &format!("crds.keep={keep}")]) else { return };
+    for (helm, keep) in helms().iter().flat_map(|helm| [(helm, true), (helm, false)]) {
+        let text = rendered(helm, &["--set", &format!("crds.keep={keep}")]);
         let mut names = BTreeSet::new();
         for (mut crd, _) in documents(&text).into_iter().filter(|(value, _)| kind(value) == "CustomResourceDefinition")
         {
@@ -128,47 +133,149 @@ fn crds_are_those_of_the_types_and_stay_if_wanted() {
         }
         assert_eq!(names.len(), std::fs::read_dir(root().join("crds/yaml")).unwrap().count());
     }
-    let Some(text) = rendered(&["--set", "crds.install=false"]) else { return };
-    assert!(!text.contains("kind: CustomResourceDefinition"));
+    for helm in helms() {
+        assert!(!rendered(&helm, &["--set", "crds.install=false"]).contains("kind: CustomResourceDefinition"));
+    }
 }
 
 #[test]
 fn values_that_cannot_work_are_refused() {
     for (arguments, said) in [
-        (vec!["--set", "controllers.replicas=0"], "/controllers/replicas"),
-        (vec!["--set", "node.runtime=docker"], "/node/runtime"),
-        (vec!["--set", "node.dataDir=relative/path"], "/node/dataDir"),
-        (vec!["--set", "node.linkRate=fast"], "/node/linkRate"),
-        (vec!["--set", "node.uplink=an-interface-name-too-long"], "/node/uplink"),
-        (vec!["--set", "node.capabilities={SYS_ADMIN,NET_ADMIN,SYS_CHROOT}"], "/node/capabilities"),
-        (
-            vec!["--set", "node.capabilities={CAP_SYS_ADMIN,NET_ADMIN,SYS_CHROOT,SYS_PTRACE,SYS_ADMIN}"],
-            "/node/capabilities/0",
-        ),
-        (vec!["--set", "node.updateStrategy.rollingUpdate.maxSurge=1"], "maxSurge"),
-        (vec!["--set", "image.digest=sha256:abc"], "/image/digest"),
-        (vec!["--set", "image.repository=With Blank"], "/image/repository"),
-        (vec!["--set", "log.format=xml"], "/log/format"),
-        (vec!["--set", "monitoring.interval=often"], "/monitoring/interval"),
-        (vec!["--set", "monitoring.operator=maybe"], "/monitoring/operator"),
-        (vec!["--set", "rbac.dataNamespaces={A_B}"], "/rbac/dataNamespaces/0"),
-        (vec!["--set", "controllers.resources.limits.memory=lots"], "/controllers/resources/limits/memory"),
-        (vec!["--set", "controler.replicas=2"], "'controler' not allowed"),
-        (vec!["--set", "controllers.replicaCount=2"], "'replicaCount' not allowed"),
-        (vec!["--set", "serviceAccounts.node.create=false"], "serviceAccounts.node.name is needed"),
-        (vec!["--kube-version=1.31.9"], "kubeVersion"),
+        ("controllers.replicas=0", "/controllers/replicas"),
+        ("node.runtime=docker", "/node/runtime"),
+        ("node.dataDir=relative/path", "/node/dataDir"),
+        ("node.linkRate=fast", "/node/linkRate"),
+        ("node.uplink=an-interface-name-too-long", "/node/uplink"),
+        ("node.capabilities={CAP_SYS_ADMIN,NET_ADMIN}", "/node/capabilities/0"),
+        ("node.updateStrategy.rollingUpdate.maxSurge=1", "maxSurge"),
+        ("node.updateStrategy.rollingUpdate.maxUnavailable=0", "maxUnavailable': minimum: got 0, want 1"),
+        ("node.updateStrategy.rollingUpdate.maxUnavailable=0%", "maxUnavailable': '0%' does not match"),
+        ("image.digest=sha256:abc", "/image/digest"),
+        ("image.repository=With Blank", "/image/repository"),
+        ("image.repository=localhost/pullpiri:1.0", "/image/repository"),
+        ("imagePullSecrets[0].nme=registry", "/imagePullSecrets/0"),
+        ("log.format=xml", "/log/format"),
+        ("monitoring.interval=often", "/monitoring/interval"),
+        ("monitoring.operator=maybe", "/monitoring/operator"),
+        ("rbac.dataNamespaces={A_B}", "/rbac/dataNamespaces/0"),
+        ("controllers.resources.limits.memory=lots", "/controllers/resources/limits/memory"),
+        ("controllers.podLabels.a=two words", "/controllers/podLabels/a"),
+        ("controllers.extraEnv[0].name=A,controllers.extraEnv[0].value=1", "/controllers/extraEnv/0/value"),
+        ("controler.replicas=2", "'controler' not allowed"),
+        ("controllers.replicaCount=2", "'replicaCount' not allowed"),
+        // Names of Services have neither dots nor a digit in front.
+        ("fullnameOverride=a.b", "at '/fullnameOverride': 'a.b' does not match pattern"),
+        ("fullnameOverride=1st", "at '/fullnameOverride': '1st' does not match pattern"),
+        ("nameOverride=a.b", "at '/nameOverride': 'a.b' does not match pattern"),
+        // null takes a default away.
+        ("node.capabilities=null", "at '/node': missing property 'capabilities'"),
+        ("controllers=null", "at '': missing property 'controllers'"),
+        ("controllers.replicas=null", "at '/controllers': missing property 'replicas'"),
     ] {
-        let Some(output) = template(&arguments) else { return };
+        is_refused(RELEASE, &["--set", arguments], said);
+    }
+    is_refused(
+        RELEASE,
+        &["--set-json", "node.capabilities=[]"],
+        "node.capabilities: NET_ADMIN isn't among []; expected",
+    );
+    is_refused(RELEASE, &["--kube-version=1.31.9"], "kubeVersion");
+}
+
+/// What a schema can't say: values that don't go together.
+#[test]
+fn values_that_cannot_work_together_are_refused() {
+    for (arguments, said) in [
+        ("serviceAccounts.node.create=false", "serviceAccounts.node.name is needed"),
+        (
+            "serviceAccounts.node.name=a,serviceAccounts.controllers.name=a",
+            "serviceAccounts.node.name: a is the controllers'",
+        ),
+        ("node.capabilities={SYS_ADMIN,NET_ADMIN,SYS_CHROOT}", "node.capabilities: SYS_PTRACE isn't among"),
+        ("node.runtime=kubernetes", "node.runtime: kubernetes needs node.kubernetesRuntime.enabled"),
+        (
+            "node.metricsPort=100,node.capabilities={NET_ADMIN,SYS_ADMIN,SYS_CHROOT,SYS_PTRACE}",
+            "node.metricsPort: 100 needs NET_BIND_SERVICE",
+        ),
+        (
+            "controllers.metricsPort=8443",
+            "controllers.signals.port: 8443 is controllers.metricsPort; expected two ports",
+        ),
+        ("controllers.podDisruptionBudget.minAvailable=2", "minAvailable: 2 of 2 replicas lets none go"),
+        ("controllers.podDisruptionBudget.minAvailable=51%", "minAvailable: 51% of 2 replicas lets none go"),
+        (
+            "controllers.podLabels.app\\.kubernetes\\.io/component=x",
+            "controllers.podLabels: label app.kubernetes.io/component is the chart's own",
+        ),
+        (
+            "node.podLabels.app\\.kubernetes\\.io/name=x",
+            "node.podLabels: label app.kubernetes.io/name is the chart's own",
+        ),
+        ("monitoring.labels.helm\\.sh/chart=x", "monitoring.labels: label helm.sh/chart is the chart's own"),
+        ("controllers.extraEnv[0].name=POD_NAME", "controllers.extraEnv[0].name: POD_NAME is set already"),
+        ("node.extraEnv[0].name=RUST_LOG", "node.extraEnv[0].name: RUST_LOG is set already; log.filter sets it"),
+        ("node.extraEnv[0].name=A,node.extraEnv[1].name=A", "node.extraEnv[1].name: A is set already"),
+        (
+            "controllers.extraArgs={--leader-elect=false}",
+            "controllers.extraArgs[0]: --leader-elect=false is the chart's to set",
+        ),
+        (
+            "controllers.resources.limits.memory=32Mi",
+            "controllers.resources.limits.memory: 32Mi is less than the 64Mi requested",
+        ),
+        (
+            "node.resources.requests.cpu=2,node.resources.limits.cpu=1500m",
+            "node.resources.limits.cpu: 1500m is less than the 2 requested",
+        ),
+        (
+            "node.resources.requests=null,node.resources.limits.memory=256m",
+            "node.resources.limits.memory: with 256m bytes nothing starts",
+        ),
+        (
+            "controllers.affinity.podAntiAffinity.a=b",
+            "controllers.affinity.podAntiAffinity: controllers.antiAffinity soft writes it",
+        ),
+        ("rbac.dataNamespaces={*,chassis}", "rbac.dataNamespaces: * stands for all, and there is chassis beside it"),
+    ] {
+        is_refused(RELEASE, &["--set", arguments], said);
+    }
+    is_refused("v1.2", &[], "fullnameOverride: release v1.2 gives the name v1.2-pullpiri, which Services can't have");
+}
+
+#[track_caller]
+fn is_refused(release: &str, arguments: &[&str], said: &str) {
+    for helm in helms() {
+        let output = template(&helm, release, arguments);
         let error = String::from_utf8_lossy(&output.stderr);
-        assert!(!output.status.success(), "{arguments:?} was taken");
-        assert!(error.contains(said), "{arguments:?}: {error}");
+        assert!(!output.status.success(), "{helm:?}: {arguments:?} was taken");
+        assert!(error.contains(said), "{helm:?}: {arguments:?}: {error}");
+    }
+}
+
+/// Nothing that works is refused for its neighbours.
+#[test]
+fn values_at_the_edge_are_taken() {
+    for arguments in [
+        "controllers.replicas=3,controllers.podDisruptionBudget.minAvailable=66%",
+        "controllers.replicas=1,controllers.podDisruptionBudget.minAvailable=1",
+        "controllers.metricsPort=8443,controllers.signals.enabled=false",
+        "controllers.resources.limits.memory=64Mi,node.resources.requests.memory=268435456",
+        "controllers.resources=null,node.resources=null,node.tolerations=null,controllers.podLabels=null",
+        "node.metricsPort=100",
+        "image.repository=registry.example.org:5000/vehicle/pullpiri",
+        "fullnameOverride=v1-2,rbac.dataNamespaces={*}",
+    ] {
+        for helm in helms() {
+            rendered(&helm, &["--set", arguments]);
+        }
     }
 }
 
 /// No workload of the cluster, and no thief of a token, gets more by this chart than it was meant to.
 #[test]
 fn nothing_is_granted_by_the_handful() {
-    let Some(text) = rendered(&["--set", "rbac.nodeRestriction=on"]) else { return };
+    let Some(helm) = helms().into_iter().next() else { return };
+    let text = rendered(&helm, &["--set", "rbac.nodeRestriction=on"]);
     for (value, _) in documents(&text) {
         let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if matches!(kind(&value), "Role" | "ClusterRole") {
@@ -223,7 +330,8 @@ fn the_controllers_may_do_what_they_need() {
         all
     };
     for signals in [true, false] {
-        let Some(text) = rendered(&["--set", &format!("controllers.signals.enabled={signals}")]) else { return };
+        let Some(helm) = helms().into_iter().next() else { return };
+        let text = rendered(&helm, &["--set", &format!("controllers.signals.enabled={signals}")]);
         let all = documents(&text);
         let role = |kind_wanted: &str, suffix: &str| {
             let mut found = all
