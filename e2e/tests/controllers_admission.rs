@@ -249,3 +249,42 @@ async fn addresses_are_given_once_and_taken_again_when_they_are_free() {
     assert_eq!(next.len(), 13);
     bed.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_package_waits_for_the_models_that_its_network_names() {
+    let bed = Bed::start().await;
+    bed.node("ecu", 3600).await;
+    let selectors = json!([{"model": "brake"}, {"model": "video"}]);
+    let network = json!({
+        "apiVersion": "pullpiri.io/v1alpha1", "kind": "Network", "metadata": {"name": "chassis"},
+        "spec": {
+            "subnet": {"v4": "10.20.0.0/24"},
+            "qos": {"classes": [{"name": "control", "priority": 0, "selectors": selectors}]},
+        },
+    });
+    bed.apply::<Network>(network).await;
+    let own = |name: &str| {
+        let mut model = model(name, "localhost/x:1.0");
+        model["spec"]["hostNetwork"] = json!(false);
+        model
+    };
+    bed.apply::<Model>(own("brake")).await;
+    let models = json!([{"name": "brake", "node": "ECU", "resources": {"network": "chassis"}}]);
+    bed.apply::<Package>(package("drive", &models, None)).await;
+    let said = bed.until_condition("drive", "Placed", "False", "SelectorUnknown").await;
+    let field = "network chassis: spec.qos.classes[0].selectors[1].model: \"video\": no Model has this name";
+    assert!(said.contains(field), "{said}");
+    bed.until_quiet().await;
+    assert!(bed.instances().await.is_empty());
+    // Nothing but the Model's coming says that it may be placed now.
+    bed.apply::<Model>(own("video")).await;
+    bed.until_instances("the instance", |i| i.len() == 1).await;
+    bed.until_condition("drive", "Placed", "True", "AllPlaced").await;
+    // It runs on without that Model, whatever becomes of the Network's selectors.
+    let api = bed.api::<Model>();
+    api.delete("video", &DeleteParams::default()).await.unwrap();
+    bed.until_quiet().await;
+    assert_eq!(bed.instances().await.len(), 1);
+    bed.until_condition("drive", "Placed", "True", "AllPlaced").await;
+    bed.stop().await;
+}

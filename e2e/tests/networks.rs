@@ -239,6 +239,27 @@ async fn good_networks_pass_and_bad_ones_are_refused_by_field() {
         ("/ports/0/hostPort", json!(65536), vec!["spec.ports[0].hostPort", "65535"]),
         ("/ports/0/to", json!({"matchLabels": {}}), vec!["spec.ports[0].to", "model or matchLabels"]),
         ("/ports/0/to", json!({}), vec!["spec.ports[0].to", "model or matchLabels"]),
+        ("/ports/0/protocol", json!("ICMP"), vec!["spec.ports[0].protocol", "ICMP", "TCP"]),
+        (
+            "/qos/classes/1/selectors/0/model",
+            json!("Video_1"),
+            vec!["spec.qos.classes[1].selectors[0].model", "Video_1"],
+        ),
+        ("/qos/classes/1/selectors/0/model", json!("a..b"), vec!["spec.qos.classes[1].selectors[0].model", "a..b"]),
+        (
+            "/qos/classes/0/selectors/0/protocol",
+            json!("SCTP"),
+            vec!["spec.qos.classes[0].selectors[0].protocol", "SCTP", "UDP"],
+        ),
+        (
+            "/qos/classes/0/selectors/0/protocol",
+            json!("ICMP"),
+            vec!["spec.qos.classes[0].selectors[0].port", "ICMP has no ports"],
+        ),
+        ("/allow/0/from/model", json!("a b"), vec!["spec.allow[0].from.model", "a b"]),
+        ("/allow/0/from/network", json!("-x"), vec!["spec.allow[0].from.network", "-x"]),
+        ("/allow/0/to/model", json!("brake_1"), vec!["spec.allow[0].to.model", "brake_1"]),
+        ("/allow/0/protocol", json!("tcp"), vec!["spec.allow[0].protocol", "tcp", "TCP"]),
     ] {
         let Err(message) = bed.apply(&network("bad", with(&chassis(), pointer, value.clone()))).await else {
             wrong.push(format!("{pointer} = {value} was accepted"));
@@ -422,6 +443,36 @@ async fn a_burst_of_instances_ends_in_few_generations() {
     println!("{generation} generations for {COUNT} instances");
     bed.shutdown.cancel();
     controllers.await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn selectors_with_unknown_fields_are_refused_by_field() {
+    let bed = Bed::start().await;
+    let api: Api<DynamicObject> = Api::namespaced_with(bed.client.clone(), NS, &ApiResource::erase::<Network>(&()));
+    let operator = json!({"matchExpressions": [{"key": "role", "operator": "Like", "values": ["brake"]}]});
+    for (pointer, value, field) in [
+        ("/allow/0/from", json!({"podSelector": {}}), "spec.allow[0].from.podSelector"),
+        ("/allow/0/from", operator.clone(), "spec.allow[0].from.matchExpressions"),
+        ("/allow/0/to", json!({"modle": "brake"}), "spec.allow[0].to.modle"),
+        ("/ports/0/to", operator.clone(), "spec.ports[0].to.matchExpressions"),
+        ("/qos/classes/0/selectors/0", json!({"modle": "brake", "port": 1}), "spec.qos.classes[0].selectors[0].modle"),
+        ("/attach", operator, "spec.attach.matchExpressions"),
+    ] {
+        let spec = with(&chassis(), pointer, value);
+        let applied = bed.apply(&network("bad", spec.clone())).await.map(|_| ()).unwrap_err();
+        let last = field.rsplit('.').next().unwrap();
+        assert!(applied.contains(last), "{pointer}: {applied}");
+        // As `kubectl create` asks.
+        let strict = PostParams { field_manager: None, ..PostParams::default() };
+        let object: DynamicObject = serde_json::from_value(network("bad", spec)).unwrap();
+        let request = kube::core::Request::new(Network::url_path(&(), Some(NS)));
+        let mut request = request.create(&strict, serde_json::to_vec(&object).unwrap()).unwrap();
+        let uri = format!("{}fieldValidation=Strict", request.uri()).parse().unwrap();
+        *request.uri_mut() = uri;
+        let created = bed.client.request::<DynamicObject>(request).await.map(|_| ()).unwrap_err().to_string();
+        assert!(created.contains(&format!("unknown field \"{field}\"")), "{pointer}: {created}");
+    }
+    assert!(api.list(&ListParams::default()).await.unwrap().items.is_empty());
 }
 
 /// Waits until the API server serves a kind.

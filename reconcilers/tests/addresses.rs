@@ -213,6 +213,81 @@ fn a_network_that_cannot_be_used_takes_nobody_in() {
     }
 }
 
+/// A class by the names of two models, in a bridged Network and in one of the node's.
+fn naming(name: &str, subnet: Option<&str>) -> Network {
+    let selectors = json!([{"model": "brake"}, {"model": "ghost"}]);
+    let mut spec = json!({"qos": {"classes": [{"name": "c", "priority": 0, "selectors": selectors}]}});
+    match subnet {
+        Some(subnet) => spec["subnet"] = json!({"v4": subnet}),
+        None => spec["mode"] = json!("Host"),
+    }
+    network(name, spec)
+}
+
+#[test]
+fn nothing_new_is_placed_into_a_network_that_names_what_is_not_there() {
+    let entries = vec![given("brake", "control"), given("host", "plain"), on_node("video", "a")];
+    let models = [own("brake", "brake"), model("host", "i"), own("video", "media")];
+    let mut snapshot = package_snapshot(running(package("p", entries)), &models, &[node("a")]);
+    put(&mut snapshot, naming("control", Some("10.20.0.0/24")));
+    put(&mut snapshot, naming("plain", None));
+    settle(&mut snapshot, 0);
+    assert_eq!(snapshot.instances.len(), 1, "what is in no such Network is placed");
+    let placed = condition(&snapshot, "Placed");
+    assert_eq!((placed.status.as_str(), placed.reason.as_str()), ("False", "SelectorUnknown"));
+    for (model, network) in [("brake", "control"), ("host", "plain")] {
+        let field = "spec.qos.classes[0].selectors[1].model: \"ghost\"";
+        let said = format!("model {model}: network {network}: {field}: no Model has this name");
+        assert!(placed.message.contains(&said), "{}", placed.message);
+    }
+    // It exists.
+    snapshot.named.insert("ghost".to_owned());
+    settle(&mut snapshot, 10);
+    assert_eq!(snapshot.instances.len(), 3);
+    assert_eq!(condition(&snapshot, "Placed").status, "True");
+
+    // It is gone: what runs stays as it is, and what is newer waits.
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 20);
+    snapshot.named.clear();
+    let plan = decide(&snapshot, at(30));
+    assert!(plan.actions.is_empty(), "{plan}");
+    let mut newer = own("brake", "brake");
+    newer.spec.containers[0].image = "newer".to_owned();
+    snapshot.models.insert("brake".to_owned(), Arc::new(newer));
+    let text = settle(&mut snapshot, 40);
+    assert!(!text.contains("delete ModelInstance"), "{text}");
+    assert_eq!(condition(&snapshot, "Placed").reason, "SelectorUnknown");
+    assert_eq!(addresses(&snapshot, "brake"), ["10.20.0.2"]);
+    // An instance of a Model that was deleted still makes its name known.
+    let mut ghost = (**snapshot.instances.iter().find(|i| i.spec.model == "brake").unwrap()).clone();
+    ghost.spec.model = "ghost".to_owned();
+    snapshot.neighbours.push(Arc::new(ghost));
+    let text = settle(&mut snapshot, 50);
+    assert!(text.contains("delete ModelInstance p-brake"), "{text}");
+    assert_eq!(condition(&snapshot, "Placed").status, "True");
+}
+
+#[test]
+fn a_network_that_a_rule_names_has_to_be_there() {
+    let rule = json!({"subnet": {"v4": "10.20.0.0/24"}, "allow": [{"from": {"network": "cabin"}}]});
+    let mut snapshot = package_snapshot(
+        running(package("p", vec![given("brake", "control")])),
+        &[own("brake", "brake")],
+        &[node("a")],
+    );
+    put(&mut snapshot, network("control", rule));
+    settle(&mut snapshot, 0);
+    let placed = condition(&snapshot, "Placed");
+    assert!(placed.message.contains("spec.allow[0].from.network: \"cabin\": no Network"), "{}", placed.message);
+    put(&mut snapshot, network("cabin", json!({"mode": "Host"})));
+    settle(&mut snapshot, 10);
+    assert!(condition(&snapshot, "Placed").message.contains("\"cabin\": is the node's own network"));
+    put(&mut snapshot, network("cabin", json!({"subnet": {"v4": "10.30.0.0/24"}})));
+    settle(&mut snapshot, 20);
+    assert_eq!((snapshot.instances.len(), condition(&snapshot, "Placed").status.as_str()), (1, "True"));
+}
+
 /// A bridged Network, or one of the node's, that guarantees this.
 fn guaranteeing(name: &str, subnet: Option<&str>, guarantee: &str) -> Network {
     let mut spec = json!({"qos": {"classes": [{"name": "c", "priority": 0, "guarantee": guarantee, "selectors": [{"protocol": "UDP"}]}]}});

@@ -26,6 +26,7 @@ fn snapshot(world: &World) -> Snapshot {
         networks: world.networks.iter().cloned().map(Arc::new).collect(),
         instances: world.instances.iter().cloned().map(Arc::new).collect(),
         nodes: world.nodes.iter().cloned().map(Arc::new).collect(),
+        models: world.inputs().models,
         ..Snapshot::default()
     }
 }
@@ -211,7 +212,11 @@ fn conditions_say_what_is_wrong() {
     assert_eq!(condition(&state, "chassis", kind::PROGRESSING).0, "True");
     let (status, why, said) = condition(&state, "chassis", kind::RESOLVED);
     assert_eq!((status.as_str(), why.as_str()), ("False", reason::SELECTOR_UNKNOWN));
-    assert_eq!(said, "rule allow[2] from.model: model ghost doesn't exist; they have no effect");
+    assert_eq!(
+        said,
+        "spec.allow[2].from.model: \"ghost\": no Model has this name; what names it has no effect as a whole, and nothing new is placed into this \
+         Network"
+    );
     settle(&mut state);
     assert_eq!(condition(&state, "chassis", kind::READY).0, "True");
     assert_eq!(condition(&state, "chassis", kind::PROGRESSING).0, "False");

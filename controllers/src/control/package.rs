@@ -1,6 +1,6 @@
 //! Packages: removals, then additions, then the status.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures::StreamExt;
@@ -9,7 +9,7 @@ use jiff::Timestamp;
 use kube::{Api, Resource};
 use pullpiri_crds::{ModelInstance, Network, Package};
 use pullpiri_reconcilers::field_manager;
-use pullpiri_reconcilers::package::{Action, Plan, Snapshot, decide};
+use pullpiri_reconcilers::package::{Action, Plan, Snapshot, decide, models_named};
 
 use super::Done;
 use crate::cache::{Cache, Key};
@@ -168,11 +168,19 @@ fn observe(world: &World, key: &Key, now: Timestamp) -> Option<(Snapshot, bool)>
         instances: world.instances.under(&about),
         refused: world.refusals(key),
         epoch: world.epoch(),
+        named: named_by(world, namespace, &networks),
         models,
         networks,
         package,
     };
     Some((snapshot, has_tasks))
+}
+
+/// The Models that exist of those that Networks name.
+fn named_by(world: &World, namespace: &str, networks: &BTreeMap<String, Arc<Network>>) -> BTreeSet<String> {
+    let names = networks.values().flat_map(|network| models_named(&network.spec));
+    let there = names.filter(|name| world.models.get(&Key::new(namespace, *name)).is_some());
+    there.map(ToOwned::to_owned).collect()
 }
 
 /// The other packages that name the same Schedule.

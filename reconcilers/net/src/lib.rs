@@ -16,6 +16,7 @@ mod members;
 mod numbering;
 mod review;
 pub mod slices;
+pub mod unknown;
 
 use std::fmt;
 

@@ -16,9 +16,10 @@ use pullpiri_crds::network::NetworkMode;
 use pullpiri_crds::prefix::{Family, Prefix};
 
 use crate::compile::{Inputs, MAX_CLASSES};
-use crate::declared::{self, Declared, Source, name_of};
+use crate::declared::{self, Declared, name_of};
 use crate::ipam;
 use crate::members::{Member, runtime};
+use crate::unknown::{self, Unknown, unknown};
 use crate::{FieldError, ObjectName};
 
 /// Why something isn't as declared: a reason of `pullpiri_crds::condition` and a sentence.
@@ -48,7 +49,7 @@ pub struct Review {
     pub invalid: Vec<Problem>,
     /// Why its classes aren't applied, anywhere.
     pub unshared: Option<Problem>,
-    /// Selectors and rules that name what isn't there: they have no effect until it is.
+    /// What names something that isn't there, by field: that rule, port or class has no effect until it is.
     pub unresolved: Vec<String>,
     /// Published ports that lead nowhere, and addresses that can't be used.
     pub degraded: Vec<Problem>,
@@ -101,8 +102,9 @@ pub(crate) fn review(inputs: &Inputs<'_>, members: &[Member<'_>]) -> Reviewed {
         }
         reviewed.reviews.insert(name, review);
     }
+    let unknown = unresolved(inputs, members, &mut reviewed);
     share_links(inputs, &mut reviewed);
-    unresolved(inputs, members, &mut reviewed);
+    leave_out(&unknown, &mut reviewed);
     paths(inputs, &mut reviewed);
     unclassed(members, &mut reviewed);
     reviewed
@@ -250,49 +252,36 @@ fn unclassed(members: &[Member<'_>], reviewed: &mut Reviewed) {
     }
 }
 
-/// Finds what rules and selectors name and what isn't there.
-fn unresolved(inputs: &Inputs<'_>, members: &[Member<'_>], reviewed: &mut Reviewed) {
+/// Finds what Networks name and what isn't there.
+fn unresolved(
+    inputs: &Inputs<'_>,
+    members: &[Member<'_>],
+    reviewed: &mut Reviewed,
+) -> BTreeMap<ObjectName, Vec<Unknown>> {
     let mut models: BTreeSet<(&str, &str)> =
         inputs.models.iter().map(|name| (name.namespace.as_str(), name.name.as_str())).collect();
     models.extend(members.iter().map(|member| (member.instance.namespace.as_str(), member.model)));
-    let reviews = &mut reviewed.reviews;
+    let mut found = BTreeMap::new();
     for (name, declared) in &reviewed.valid {
-        let unknown = |field: String, model: &Option<String>| {
-            let model = model.as_deref()?;
-            let known = models.contains(&(name.namespace.as_str(), model));
-            (!known).then(|| format!("{field}: model {model} doesn't exist"))
-        };
-        let mut found = Vec::new();
-        for rule in &declared.rules {
-            if let Source::Models { network, selector } = &rule.from {
-                found.extend(unknown(format!("rule {} from.model", rule.name), &selector.model));
-                if let Some(problem) = network.as_ref().and_then(|other| source_network(name, other, &reviewed.valid)) {
-                    found.push(format!("rule {} from.network: {problem}", rule.name));
-                }
-            }
-            found.extend(unknown(format!("rule {} to.model", rule.name), &rule.to.model));
+        let namespace = name.namespace.as_str();
+        let has_model = |model: &str| models.contains(&(namespace, model));
+        let mode = |other: &str| reviewed.valid.get(&ObjectName::new(namespace, other)).map(|other| other.mode);
+        let unknown = unknown(declared, &has_model, &mode);
+        if let Some(review) = reviewed.reviews.get_mut(name) {
+            review.unresolved = unknown.iter().map(|unknown| unknown.message.clone()).collect();
         }
-        for port in &declared.ports {
-            found.extend(unknown(format!("port {} to.model", port.host_port), &port.to.model));
-        }
-        for class in &declared.classes {
-            for selector in &class.selectors {
-                found.extend(unknown(format!("class {} selectors.model", class.name), &selector.sender.model));
-            }
-        }
-        if let Some(review) = reviews.get_mut(name) {
-            review.unresolved = found;
-        }
+        found.insert(name.clone(), unknown);
     }
+    found
 }
 
-/// Why models of another network can't be let in by name.
-fn source_network(own: &ObjectName, other: &str, valid: &BTreeMap<ObjectName, Declared>) -> Option<String> {
-    match valid.get(&ObjectName::new(&own.namespace, other)) {
-        None => Some(format!("network {other} doesn't exist or isn't valid")),
-        Some(network) if network.mode == NetworkMode::Host => {
-            Some(format!("network {other} is the node's own: its models have no addresses to tell them by"))
-        }
-        Some(_) => None,
+/// Leaves out what names something that isn't there. What its classes are guaranteed stays reserved.
+fn leave_out(unknown: &BTreeMap<ObjectName, Vec<Unknown>>, reviewed: &mut Reviewed) {
+    for (name, unknown) in unknown {
+        let Some((declared, review)) = reviewed.valid.get_mut(name).zip(reviewed.reviews.get_mut(name)) else {
+            continue;
+        };
+        unknown::leave_out(declared, unknown);
+        review.enforced = declared.mode == NetworkMode::Bridge || !declared.classes.is_empty();
     }
 }

@@ -270,16 +270,24 @@ fn models_and_networks_that_are_not_there_are_named() {
     assert_eq!(
         review(&before, "chassis").unresolved,
         [
-            "rule allow[2] from.model: model ghost doesn't exist",
-            "rule allow[2] from.network: network nowhere doesn't exist or isn't valid",
-            "rule allow[2] to.model: model phantom doesn't exist",
-            "class video selectors.model: model spook doesn't exist",
+            "spec.allow[2].from.model: \"ghost\": no Model has this name",
+            "spec.allow[2].from.network: \"nowhere\": no Network has this name, or it isn't valid",
+            "spec.allow[2].to.model: \"phantom\": no Model has this name",
+            "spec.qos.classes[1].selectors[1].model: \"spook\": no Model has this name",
         ]
     );
     assert_eq!(before.nodes["hpc"].rules.len(), 2);
+    let classes = |outcome: &Outcome| -> Vec<String> {
+        outcome.nodes["zone"].classes.iter().map(|class| class.name.clone()).collect()
+    };
+    let whole = classes(&compile(&brake_and_video().inputs(), &nothing()));
+    assert_eq!(classes(&before), whole[..1], "no class is applied in part");
+    assert!(before.nodes["zone"].selectors.iter().all(|s| s.class == before.nodes["zone"].classes[0].id));
     let mut inputs = world.inputs();
     inputs.models.insert(ObjectName::new(world::NS, "spook"));
-    assert_eq!(review(&compile(&inputs, &nothing()), "chassis").unresolved.len(), 3);
+    let after = compile(&inputs, &nothing());
+    assert_eq!(review(&after, "chassis").unresolved.len(), 3);
+    assert_eq!(classes(&after), whole);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 //!
 //! * `Ready`: it is valid, and every node that it is on holds some generation of it.
 //! * `Progressing`: a node doesn't hold the newest yet.
-//! * `Resolved`: every Model and Network that it names exists.
+//! * `Resolved`: every Model and Network that it names exists. Nothing new is placed into one that isn't.
 //! * `Degraded`: something of it has no effect: a node that can't, a port that is taken.
 
 use std::collections::BTreeMap;
@@ -161,7 +161,10 @@ impl Account<'_> {
         if unresolved.is_empty() {
             return Wanted::new(kind::RESOLVED, Verdict::True, reason::ALL_RESOLVED, "");
         }
-        let message = format!("{}; they have no effect", unresolved.join("; "));
+        let message = format!(
+            "{}; what names it has no effect as a whole, and nothing new is placed into this Network",
+            unresolved.join("; ")
+        );
         Wanted::new(kind::RESOLVED, Verdict::False, reason::SELECTOR_UNKNOWN, message)
     }
 

@@ -5,9 +5,13 @@
 //!
 //! The first of a Network on a node brings the guarantees of the Network's classes to the node's link. They must fit beside those that are there, or it
 //! isn't placed; what is there already stays, whatever becomes of the link (`pullpiri_net::review`).
+//!
+//! Nothing new joins a Network that its own status calls unusable, or that names a Model or Network that doesn't exist: some rule or class of it
+//! has no effect, and whose it was meant to be can't be known (`pullpiri_net::unknown`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use pullpiri_crds::Network;
 use pullpiri_crds::condition::{kind, reason};
@@ -18,6 +22,7 @@ use pullpiri_crds::network::{NetworkMode, NetworkSpec};
 use pullpiri_crds::package::PackageModel;
 use pullpiri_net::declared;
 use pullpiri_net::ipam::{Pool, attaches, mode};
+use pullpiri_net::unknown::unknown;
 
 use super::snapshot::Snapshot;
 use crate::conditions::{self, Verdict};
@@ -92,11 +97,14 @@ impl<'a> Addresses<'a> {
         };
         let exceeds = |name: &str, said: String| objection(reason::GUARANTEE_EXCEEDS_LINK, name, &said);
         let Some((name, network)) = membership(self.snapshot, entry, model) else {
-            let shared = host_membership(self.snapshot, entry, model).filter(|_| current.is_none());
-            return match shared {
-                Some((name, network)) => self.share(network, node).map(|()| None).map_err(|said| exceeds(name, said)),
-                None => Ok(None),
+            let Some((name, network)) = host_membership(self.snapshot, entry, model).filter(|_| current.is_none())
+            else {
+                return Ok(None);
             };
+            if let Some((reason, said)) = closed(self.snapshot, network) {
+                return Err(objection(reason, name, &said));
+            }
+            return self.share(network, node).map(|()| None).map_err(|said| exceeds(name, said));
         };
         let objection = |reason, said: &dyn std::fmt::Display| objection(reason, name, said);
         let subnet = network.spec.subnet.clone().unwrap_or_default();
@@ -109,7 +117,7 @@ impl<'a> Addresses<'a> {
         {
             return Ok(Some(had.clone()));
         }
-        if let Some((reason, said)) = unusable(network) {
+        if let Some((reason, said)) = closed(self.snapshot, network) {
             return Err(objection(reason, &said));
         }
         self.share(network, node).map_err(|said| exceeds(name, said))?;
@@ -175,6 +183,40 @@ fn host_membership<'a>(
     };
     let found = snapshot.networks.iter().find(|(name, network)| is_its(name, network));
     found.map(|(name, network)| (name.as_str(), &**network))
+}
+
+/// Why a model can't join the Network that it belongs to, wherever it is.
+pub(super) fn objection(snapshot: &Snapshot, entry: &PackageModel, model: Option<&Model>) -> Option<Objection> {
+    let (name, network) = membership(snapshot, entry, model).or_else(|| host_membership(snapshot, entry, model))?;
+    let (reason, said) = closed(snapshot, network)?;
+    Some((reason, format!("model {}: network {name}: {said}", entry.name)))
+}
+
+/// Why nothing new may join a Network.
+fn closed(snapshot: &Snapshot, network: &Network) -> Option<Objection> {
+    unusable(network).or_else(|| {
+        let said = unresolved(snapshot, network);
+        (!said.is_empty()).then(|| (reason::SELECTOR_UNKNOWN, said.join("; ")))
+    })
+}
+
+/// What a Network names and what isn't there.
+fn unresolved(snapshot: &Snapshot, network: &Network) -> Vec<String> {
+    // What it is else is for its status to say.
+    let Ok(declared) = declared::read(network) else { return Vec::new() };
+    let present = || snapshot.instances.iter().chain(&snapshot.neighbours);
+    let namespace = &network.metadata.namespace;
+    let has_model = |name: &str| {
+        let is_of =
+            |instance: &Arc<ModelInstance>| instance.spec.model == name && instance.metadata.namespace == *namespace;
+        snapshot.named.contains(name) || snapshot.models.contains_key(name) || present().any(is_of)
+    };
+    let valid_mode = |name: &str| {
+        let other = snapshot.networks.get(name)?;
+        let is_valid = unusable(other).is_none_or(|(reason, _)| reason == reason::GUARANTEE_EXCEEDS_LINK);
+        is_valid.then(|| mode(&other.spec))
+    };
+    unknown(&declared, &has_model, &valid_mode).into_iter().map(|unknown| unknown.message).collect()
 }
 
 /// What the classes of a Network are guaranteed together, in bits per second; nothing if its status says that they aren't applied.

@@ -15,7 +15,7 @@ use pullpiri_crds::instance::{InstanceNetwork, InstanceTask, ModelInstance, Mode
 use pullpiri_crds::names::{LABEL_MODEL, LABEL_NODE, LABEL_PACKAGE, same_node};
 use pullpiri_crds::package::{DesiredRun, DesiredState, PackageModel};
 
-use super::address::{Addresses, Objection};
+use super::address::{self, Addresses, Objection};
 use super::admission::{Admission, admission};
 use super::plan::{Action, Plan};
 use super::proof;
@@ -221,6 +221,14 @@ impl<'a> Work<'a> {
         // An outdated instance has no slot: the sweep removes it.
         if let Some(current) = current.first().copied() {
             return self.current(seat, node, current);
+        }
+        // What runs isn't taken away for a successor that may not be placed.
+        if self.desire.run == DesiredRun::Running
+            && outdated.iter().any(|i| !leaving(i))
+            && let Some(objection) = address::objection(self.snapshot, entry, seat.model)
+        {
+            self.account.unplaced.push(objection.clone());
+            return self.keep(entry, node, Some(objection));
         }
         if in_the_way || !outdated.is_empty() {
             let (name, reason) = match self.desire.run {

@@ -15,6 +15,8 @@ mod template;
 pub use address::{promised, unusable};
 pub use decide::decide;
 pub use plan::{Action, Plan};
+/// The Models that a Network names.
+pub use pullpiri_net::unknown::models_named;
 pub use seat::holds;
 pub use snapshot::Snapshot;
 pub use template::{Unresolved, resolve};

@@ -1,6 +1,6 @@
 //! What the Package reconciler looks at.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pullpiri_crds::{Claim, Model, ModelInstance, Network, Package, Policy, Schedule, Volume};
@@ -22,6 +22,8 @@ pub struct Snapshot {
     pub sharers: Vec<String>,
     /// Every Network of the namespace, by name.
     pub networks: BTreeMap<String, Arc<Network>>,
+    /// Those Models of the namespace that exist and that its Networks name.
+    pub named: BTreeSet<String>,
     /// Every node.
     pub nodes: Vec<NodeView>,
     /// Every instance whose `spec.package` is its name, whoever owns it.

@@ -1,6 +1,6 @@
 //! The controllers: what they decide they write, one write at a time, and they may die in between.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use pullpiri_reconcilers::scenario::EdgeFate;
@@ -113,6 +113,7 @@ impl Simulation {
             policy: None,
             sharers: Vec::new(),
             networks: [("net".to_owned(), Arc::new(shared_network()))].into(),
+            named: BTreeSet::new(),
             nodes,
             instances,
             neighbours,

@@ -1,11 +1,11 @@
 //! Objects for tests, built the way the API server would hold them.
 #![allow(dead_code, reason = "each test binary uses its part of it")]
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use jiff::Timestamp;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{Condition, MicroTime};
 use pullpiri_crds::Network;
 use pullpiri_crds::claim::{Claim, ClaimSpec};
 use pullpiri_crds::instance::{ModelInstanceStatus, Phase};
@@ -137,6 +137,7 @@ pub fn package_snapshot(package: Package, models: &[Model], nodes: &[NodeView]) 
         policy: None,
         sharers: Vec::new(),
         networks: BTreeMap::new(),
+        named: BTreeSet::new(),
         nodes: nodes.to_vec(),
         instances: Vec::new(),
         neighbours: Vec::new(),
@@ -187,6 +188,14 @@ pub fn scenario_snapshot(scenario: Scenario, target: Option<Package>) -> scenari
     }
 }
 
+/// What isn't ready is nowhere said to be as declared.
+fn agrees_with_itself(conditions: &[Condition]) {
+    let of = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+    let says_well = |kind: &&str| of(kind).status == "False" && of(kind).reason == "AsDeclared";
+    let is_ready = of("Ready").status == "True";
+    assert!(is_ready || !["Progressing", "Degraded"].iter().any(says_well), "{conditions:#?}");
+}
+
 /// Decides, applies and prints, until nothing is left to do.
 pub fn settle(snapshot: &mut package::Snapshot, second: i64) -> String {
     let mut text = String::new();
@@ -231,6 +240,7 @@ pub fn apply_package(snapshot: &mut package::Snapshot, plan: &package::Plan) {
         *schedule = Arc::new(next);
     }
     if let Some(status) = &plan.status {
+        agrees_with_itself(&status.conditions);
         let mut package = (*snapshot.package).clone();
         package.status = Some((**status).clone());
         snapshot.package = Arc::new(package);

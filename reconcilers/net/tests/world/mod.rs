@@ -15,8 +15,8 @@ use pullpiri_crds::network::{
 use pullpiri_crds::node::{NodeNetwork, NodeRuntimeSpec, NodeRuntimeStatus};
 use pullpiri_crds::quantity::Quantity;
 use pullpiri_crds::{ModelInstance, ModelInstanceSpec, Network, NodeRuntime};
-use pullpiri_net::Inputs;
 use pullpiri_net::ipam::Pool;
+use pullpiri_net::{Inputs, ObjectName};
 
 pub const NS: &str = "default";
 
@@ -33,6 +33,7 @@ impl World {
             networks: self.networks.iter().collect(),
             instances: self.instances.iter().collect(),
             nodes: self.nodes.iter().collect(),
+            models: MODELS.iter().map(|model| ObjectName::new(NS, *model)).collect(),
             ..Inputs::default()
         }
     }
