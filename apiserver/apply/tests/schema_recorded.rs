@@ -7,7 +7,7 @@
 
 use pullpiri_apply::error::{FieldError, print};
 use pullpiri_apply::metadata::{self, NameFormat, Scope, decode::decode};
-use pullpiri_apply::schema::{CompiledSchema, Schema, crd};
+use pullpiri_apply::schema::{CompiledSchema, Schema, cel, crd};
 use pullpiri_apply::selector::{FieldSelector, LabelSelector};
 use serde_json::{Value, json};
 
@@ -161,4 +161,32 @@ fn formats_accept_alike() {
             }
         }
     }
+}
+
+#[test]
+fn costs_of_rules_are_estimated_alike() {
+    let schema: Value = serde_json::from_str(include_str!("schema_recorded/costs.json")).unwrap();
+    let mut wrong = Vec::new();
+    let mut seen = 0;
+    for case in cases(include_str!("schema_recorded/costs.jsonl")) {
+        let mut schema = schema.clone();
+        schema["x-kubernetes-validations"] = json!([{"rule": case["rule"], "optionalOldSelf": case.get("optional")}]);
+        let schema = Schema::parse(&schema).unwrap();
+        let report = cel::check(&schema, cel::Place::Resource).remove(0);
+        assert_eq!(json!(cel::cardinality(&schema, cel::Place::Resource)), case["cardinality"]);
+        // Functions that the evaluator lacks.
+        if report.rule.is_some() {
+            continue;
+        }
+        // What is without a bound is rounded there.
+        let (ours, theirs) = (report.cost.min(1 << 50), case["cost"].as_u64().unwrap().min(1 << 50));
+        // The key of a loop over keys and values has the size of the value there, where Go's slices have room to spare.
+        let alike = if case["at_most"] == true { ours <= theirs } else { ours == theirs };
+        if !alike {
+            wrong.push(format!("{}: {ours} is {theirs}", case["rule"]));
+        }
+        seen += 1;
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    assert!(seen > 380, "{seen}");
 }

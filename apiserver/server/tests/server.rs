@@ -321,3 +321,20 @@ async fn an_in_process_client_has_its_user() {
         tokio::time::timeout(Duration::from_secs(20), async { while watch.next().await.is_some() {} }).await.is_ok()
     );
 }
+
+/// Their rules may cost what they must, and not more: a bound that is missing in a schema shows here before a cluster refuses it.
+#[test]
+fn our_own_definitions_are_accepted() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../crds/yaml");
+    let mut seen = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let mut definition: Value = serde_saphyr::from_str(&text).unwrap();
+        pullpiri_apply::schema::crd::default(&mut definition);
+        let errors = pullpiri_apply::schema::crd::validate_create(&definition);
+        assert_eq!(errors, [], "{}", path.display());
+        seen += 1;
+    }
+    assert!(seen > 10, "{seen} definitions");
+}

@@ -15,7 +15,7 @@ use crate::schema::{Additional, Schema, Type};
 
 /// A type, as far as it is known.
 #[derive(Clone, Debug)]
-enum Ty<'s> {
+pub(super) enum Ty<'s> {
     Dyn,
     Bool,
     Int,
@@ -39,7 +39,7 @@ enum Ty<'s> {
 
 impl<'s> Ty<'s> {
     /// The type of a schema's values. `None` for schemas that rules can't see.
-    fn of(schema: &'s Schema, place: Place) -> Option<Self> {
+    pub(super) fn of(schema: &'s Schema, place: Place) -> Option<Self> {
         if schema.int_or_string {
             return Some(Self::Dyn);
         }
@@ -90,7 +90,7 @@ impl<'s> Ty<'s> {
     }
 
     /// Whether two types can be the same.
-    fn fits(&self, other: &Self) -> bool {
+    pub(super) fn fits(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Dyn, _) | (_, Self::Dyn) => true,
             (Self::List(a), Self::List(b)) | (Self::Map(a), Self::Map(b)) | (Self::Optional(a), Self::Optional(b)) => {
@@ -101,7 +101,7 @@ impl<'s> Ty<'s> {
         }
     }
 
-    fn field(&self, name: &str) -> Result<Self, String> {
+    pub(super) fn field(&self, name: &str) -> Result<Self, String> {
         let undefined = || format!("undefined field '{name}'");
         match self {
             Self::Dyn => Ok(Self::Dyn),
@@ -173,12 +173,17 @@ pub(super) fn check_free(
     Checker { source, scope }.infer(expression).map(drop)
 }
 
-struct Checker<'e, 's> {
+pub(super) struct Checker<'e, 's> {
     source: &'e str,
     scope: Vec<(String, Ty<'s>)>,
 }
 
 impl<'s> Checker<'_, 's> {
+    /// For what was checked before.
+    pub(super) const fn without_source() -> Self {
+        Self { source: "", scope: Vec::new() }
+    }
+
     /// An error in cel-go's form, with the line and a mark below the first place where `needle` stands.
     fn error(&self, needle: &str, message: &str) -> String {
         let offset = find_word(self.source, needle).unwrap_or(0);
@@ -309,7 +314,7 @@ impl<'s> Checker<'_, 's> {
         })
     }
 
-    fn operator(&self, name: &str, types: &[Ty<'s>]) -> Result<Ty<'s>, String> {
+    pub(super) fn operator(&self, name: &str, types: &[Ty<'s>]) -> Result<Ty<'s>, String> {
         let symbol = name.trim_matches(['_', '@']);
         let refuse = || {
             let given: Vec<String> = types.iter().map(Ty::name).collect();
@@ -369,7 +374,7 @@ impl<'s> Checker<'_, 's> {
         }
     }
 
-    fn function(&self, name: &str, types: &[Ty<'s>]) -> Result<Ty<'s>, String> {
+    pub(super) fn function(&self, name: &str, types: &[Ty<'s>]) -> Result<Ty<'s>, String> {
         let known = match name {
             "size" | "int" | "indexOf" | "lastIndexOf" | "getFullYear" | "getMonth" | "getDate" | "getDayOfMonth"
             | "getDayOfWeek" | "getDayOfYear" | "getHours" | "getMinutes" | "getSeconds" | "getMilliseconds"
@@ -434,7 +439,7 @@ impl<'s> Checker<'_, 's> {
 }
 
 /// Names before the dot of functions that belong to no value.
-const LIBRARIES: [&str; 6] = ["optional", "sets", "format", "ip", "lists", "strings"];
+pub(super) const LIBRARIES: [&str; 6] = ["optional", "sets", "format", "ip", "lists", "strings"];
 
 /// Functions whose results aren't followed.
 const OTHERS: [&str; 24] = [

@@ -5,6 +5,7 @@ use kube_cel::cel::parser::Parser;
 
 use super::access::Access;
 use super::check::{Wanted, check as check_types};
+use super::estimate::Estimator;
 use super::field_path::{ArrayNotation, parse as parse_field_path};
 use super::{Place, Rule, cost, macros};
 use crate::schema::Schema;
@@ -57,12 +58,17 @@ pub(super) fn compile_alone(source: &str, check: &dyn Fn(&IdedExpr) -> Result<()
 }
 
 fn compile_expression(source: &str) -> Result<IdedExpr, String> {
+    parse(source).map(|expression| rewrite_after(expression, &macros::expand))
+}
+
+/// An expression with the macros in it that the parser doesn't know.
+fn parse(source: &str) -> Result<IdedExpr, String> {
     let expression = Parser::new().enable_optional_syntax(true).parse(source).map_err(|error| {
         // cel-go has a space before the bar.
         error.to_string().replace("\n| ", "\n | ")
     })?;
     refuse_structs(&expression)?;
-    Ok(rewrite_after(unquote(expression), &macros::expand))
+    Ok(unquote(expression))
 }
 
 /// ``a.`b` `` as `a.b`: the parser leaves the quotes in the name.
@@ -159,25 +165,50 @@ pub struct Report {
     /// Why the `messageExpression` doesn't compile.
     pub message_expression: Option<String>,
     pub uses_old_self: bool,
+    /// What the rule costs at most on one value.
+    pub cost: u64,
+    /// What the `messageExpression` costs at most on one value.
+    pub message_cost: u64,
 }
 
 /// Compiles the rules of one node, one report for each.
 #[must_use]
 pub fn check(schema: &Schema, place: Place) -> Vec<Report> {
-    let report = |rule: &Rule| {
-        let compiled = compile(rule, schema, place);
-        let message = match rule.message_expression.trim() {
-            "" => None,
-            _ => compile_expression(&rule.message_expression)
-                .map_err(|error| format!("compilation failed: {error}"))
-                .and_then(|e| check_types(&e, &rule.message_expression, rule, schema, place, Wanted::String))
-                .err()
-                .map(|error| match error.strip_prefix("compilation failed: ") {
-                    Some(error) => format!("messageExpression compilation failed: {error}"),
-                    None => error,
-                }),
-        };
-        Report { rule: compiled.program.err(), message_expression: message, uses_old_self: compiled.uses_old_self }
+    schema.rules.iter().map(|rule| report(rule, schema, place)).collect()
+}
+
+fn report(rule: &Rule, schema: &Schema, place: Place) -> Report {
+    let compiled = compile(rule, schema, place);
+    let estimate = |source: &str| {
+        let estimator = Estimator::new(schema, place, rule.optional_old_self == Some(true));
+        parse(source).ok().zip(estimator).map_or(0, |(expression, mut estimator)| estimator.cost(&expression))
     };
-    schema.rules.iter().map(report).collect()
+    let mut report = Report { uses_old_self: compiled.uses_old_self, ..Report::default() };
+    match compiled.program {
+        Err(error) => {
+            report.rule = Some(error);
+            return report;
+        }
+        Ok(None) => return report,
+        Ok(Some(_)) => report.cost = estimate(&rule.rule),
+    }
+    if !rule.message_expression.trim().is_empty() {
+        report.message_expression = check_message(rule, schema, place).err();
+        if report.message_expression.is_none() {
+            report.message_cost = estimate(&rule.message_expression);
+        }
+    }
+    report
+}
+
+fn check_message(rule: &Rule, schema: &Schema, place: Place) -> Result<(), String> {
+    let source = &rule.message_expression;
+    let expression =
+        compile_expression(source).map_err(|error| format!("messageExpression compilation failed: {error}"))?;
+    check_types(&expression, source, rule, schema, place, Wanted::String).map_err(|error| {
+        match error.strip_prefix("compilation failed: ") {
+            Some(error) => format!("messageExpression compilation failed: {error}"),
+            None => error,
+        }
+    })
 }

@@ -2,7 +2,7 @@
 //!
 //! A template is parsed with the names of the loop variables in it, and placeholders then give way to the parts of the call.
 
-use kube_cel::cel::common::ast::{CallExpr, Expr};
+use kube_cel::cel::common::ast::{CallExpr, ComprehensionExpr, Expr};
 use kube_cel::cel::parser::Parser;
 
 /// The keys of a map, or the indexes of a list.
@@ -45,12 +45,37 @@ pub(super) fn expand(expression: &mut Expr) {
     let Expr::Call(call) = expression else { return };
     let Some(template) = template(call) else { return };
     let (Some(target), Some(body)) = (call.target.take(), call.args.pop()) else { return };
+    if let Some(filled) = fill(&template, &target.expr, &body.expr) {
+        *expression = filled;
+    }
+}
+
+fn fill(template: &str, target: &Expr, body: &Expr) -> Option<Expr> {
     // The template is ours, so it parses.
-    let Ok(parsed) = Parser::new().parse(&template) else { return };
+    let parsed = Parser::new().parse(template).ok()?;
     let fill = |node: &mut Expr| match node {
-        Expr::Ident(name) if name == TARGET => *node = target.expr.clone(),
-        Expr::Ident(name) if name == BODY => *node = body.expr.clone(),
+        Expr::Ident(name) if name == TARGET => *node = target.clone(),
+        Expr::Ident(name) if name == BODY => *node = body.clone(),
         _ => {}
     };
-    *expression = super::compile::rewrite_after(parsed, &fill).expr;
+    Some(super::compile::rewrite_after(parsed, &fill).expr)
+}
+
+/// A macro over index and value as the comprehension of two variables that it stands for. The evaluator has none of these.
+pub(super) fn comprehension(call: &CallExpr) -> Option<ComprehensionExpr> {
+    let [first, second, body] = call.args.as_slice() else { return None };
+    let (Expr::Ident(first), Expr::Ident(second)) = (&first.expr, &second.expr) else { return None };
+    let of_one = match call.func_name.as_str() {
+        name @ ("all" | "exists" | "exists_one") => name,
+        "existsOne" => "exists_one",
+        "transformList" => "map",
+        _ => return None,
+    };
+    let template = format!("{TARGET}.{of_one}({first}, {BODY})");
+    match fill(&template, &call.target.as_deref()?.expr, &body.expr)? {
+        Expr::Comprehension(comprehension) => {
+            Some(ComprehensionExpr { iter_var2: Some(second.clone()), ..*comprehension })
+        }
+        _ => None,
+    }
 }

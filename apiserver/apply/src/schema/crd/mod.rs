@@ -6,6 +6,7 @@
 
 mod conversion;
 mod defaults;
+mod expressions;
 mod names;
 mod openapi;
 mod version;
@@ -14,6 +15,7 @@ use serde_json::{Map, Value};
 
 pub use openapi::unrecognised_formats;
 
+use self::expressions::Costs;
 use super::structural::{flag, get, list, text};
 use super::{Schema, structural};
 use crate::error::{FieldError, Path};
@@ -86,7 +88,7 @@ pub fn validate_create(crd: &Value) -> Vec<FieldError> {
 #[must_use]
 pub fn validate_update(crd: &Value, old: &Value) -> Vec<FieldError> {
     let mut errors = metadata::validate_update(crd, old);
-    let rules = Rules::of_old(old);
+    let rules = Rules::of_update(crd, old);
     validate_spec(crd, &rules, &mut errors);
     let spec = &Path::At("spec");
     let immutable = |path: Path<'_>, pointer: &str, errors: &mut Vec<FieldError>| {
@@ -148,7 +150,7 @@ fn is_established(crd: &Value) -> bool {
 }
 
 /// What an update needn't keep because the old CRD didn't.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 struct Rules {
     recognised_review_version: bool,
     schema_required: bool,
@@ -156,6 +158,8 @@ struct Rules {
     pruned_defaults: bool,
     atomic_sets: bool,
     map_keys: bool,
+    /// Versions whose schemas are as they were.
+    unchanged: Vec<String>,
 }
 
 impl Default for Rules {
@@ -167,12 +171,13 @@ impl Default for Rules {
             pruned_defaults: true,
             atomic_sets: true,
             map_keys: true,
+            unchanged: Vec::new(),
         }
     }
 }
 
 impl Rules {
-    fn of_old(old: &Value) -> Self {
+    fn of_update(crd: &Value, old: &Value) -> Self {
         let versions = spec_versions(old);
         let schemas: Vec<&Value> =
             versions.iter().filter_map(|v| get(v, "schema").and_then(|s| get(s, "openAPIV3Schema"))).collect();
@@ -183,8 +188,21 @@ impl Rules {
             pruned_defaults: !schemas.iter().any(|s| defaults::has_unpruned(s)),
             atomic_sets: !schemas.iter().any(|s| openapi::has_non_atomic_sets(s)),
             map_keys: !schemas.iter().any(|s| openapi::has_unfit_map_keys(s)),
+            unchanged: unchanged_schemas(crd, old),
         }
     }
+
+    fn costs(&self, version: &str) -> Costs {
+        if self.unchanged.iter().any(|unchanged| unchanged == version) { Costs::Known } else { Costs::Judged }
+    }
+}
+
+fn unchanged_schemas(crd: &Value, old: &Value) -> Vec<String> {
+    let before = |name: &str| spec_versions(old).iter().find(|v| text(v, "name") == name);
+    let unchanged = |version: &&Value| {
+        before(text(version, "name")).is_some_and(|before| get(before, "schema") == get(version, "schema"))
+    };
+    spec_versions(crd).iter().filter(unchanged).map(|version| text(version, "name").to_owned()).collect()
 }
 
 /// What all versions have in common, which Kubernetes keeps once.

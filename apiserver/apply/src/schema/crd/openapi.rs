@@ -4,10 +4,11 @@ use serde_json::Value;
 
 use super::Rules;
 use super::defaults::{Unknown, validate_defaults};
+use super::expressions::{self, Costs};
 use crate::error::{FieldError, FieldErrorKind, Path, print};
-use crate::schema::cel::{self, ArrayNotation, parse_field_path};
+use crate::schema::cel::{ArrayNotation, parse_field_path};
 use crate::schema::structural::{self, flag, get, list, properties, text};
-use crate::schema::{Rule, Schema, prune};
+use crate::schema::{Schema, prune};
 
 const TYPES: [&str; 6] = ["array", "boolean", "integer", "number", "object", "string"];
 
@@ -41,7 +42,7 @@ const ALLOWED_AT_ROOT: &str = "[Description Type Format Title Maximum ExclusiveM
                                XPreserveUnknownFields XValidations]";
 
 /// The errors of a `schema` (`{openAPIV3Schema: …}`) below `path`.
-pub(super) fn validate(schema: &Value, status: bool, rules: &Rules, path: &Path<'_>) -> Vec<FieldError> {
+pub(super) fn validate(schema: &Value, status: bool, rules: &Rules, costs: Costs, path: &Path<'_>) -> Vec<FieldError> {
     let Some(root) = get(schema, "openAPIV3Schema") else { return Vec::new() };
     let place = &path.child("openAPIV3Schema");
     let mut errors = Vec::new();
@@ -68,9 +69,7 @@ pub(super) fn validate(schema: &Value, status: bool, rules: &Rules, path: &Path<
     let sound = walk.errors.is_empty();
     errors.extend(walk.errors);
     match parsed {
-        Ok(schema) if compile && sound => {
-            check_rules(&schema, place, Above { resource: true, uncorrelatable: None }, &mut errors)
-        }
+        Ok(schema) if compile && sound => expressions::validate(&schema, costs, place, &mut errors),
         Ok(_) => {}
         // Types that don't decode are refused unless another error names the same thing.
         Err(found) => errors.extend(found.into_iter().filter(|_| sound)),
@@ -427,79 +426,6 @@ pub(super) fn has_non_atomic_sets(schema: &Value) -> bool {
 
 pub(super) fn has_unfit_map_keys(schema: &Value) -> bool {
     any_node(schema, &|node| !map_key_errors(node, &Path::Root).is_empty())
-}
-
-/// What is known of a schema from above.
-#[derive(Clone, Copy)]
-struct Above<'a> {
-    /// It is the root of a resource.
-    resource: bool,
-    /// The list above whose elements have no old values.
-    uncorrelatable: Option<&'a str>,
-}
-
-/// The rules that don't compile, or use `oldSelf` where there is none.
-fn check_rules(schema: &Schema, path: &Path<'_>, above: Above<'_>, errors: &mut Vec<FieldError>) {
-    if !schema.has_rules {
-        return;
-    }
-    let uncorrelatable = above.uncorrelatable;
-    let place = if above.resource || schema.embedded_resource { cel::Place::Resource } else { cel::Place::Part };
-    let reports = cel::check(schema, place);
-    let below = path.child("x-kubernetes-validations");
-    for (i, (rule, report)) in schema.rules.iter().zip(reports).enumerate() {
-        let place = &below.index(i);
-        let mut invalid = |key: &str, detail: &str| {
-            let detail = format!("{}: {detail}", shown_rule(rule));
-            errors.push(FieldError::new(FieldErrorKind::Invalid, place.child(key).to_string(), None, detail));
-        };
-        if let Some(error) = report.rule {
-            invalid("rule", &error);
-        }
-        if let Some(error) = report.message_expression {
-            invalid("messageExpression", &error);
-        }
-        match (report.uses_old_self, uncorrelatable, rule.optional_old_self) {
-            (true, Some(list), _) => {
-                let detail =
-                    format!("oldSelf cannot be used on the uncorrelatable portion of the schema within {list}");
-                errors.push(FieldError::invalid(place.child("rule"), rule.rule.as_str(), detail));
-            }
-            (false, _, Some(given)) => {
-                let detail = "may not be set if oldSelf is not used in rule";
-                errors.push(FieldError::invalid(place.child("optionalOldSelf"), given, detail));
-            }
-            _ => {}
-        }
-    }
-    let below = Above { resource: false, uncorrelatable };
-    if let Some(items) = &schema.items {
-        let here = path.to_string();
-        let correlates = matches!(schema.list_type, crate::schema::ListType::Map(_));
-        let within = uncorrelatable.or((!correlates).then_some(here.as_str()));
-        check_rules(items, &path.child("items"), Above { resource: false, uncorrelatable: within }, errors);
-    }
-    if let Some(crate::schema::Additional::Of(of)) = &schema.additional {
-        check_rules(of, &path.child("additionalProperties"), below, errors);
-    }
-    let properties = path.child("properties");
-    for (name, property) in &schema.properties {
-        check_rules(property, &properties.key(name), below, errors);
-    }
-}
-
-/// A rule in an error, in the form and the order of Kubernetes' internal type.
-fn shown_rule(rule: &Rule) -> String {
-    let text = |text: &str| print::json(&Value::from(text));
-    format!(
-        "{{\"Rule\":{},\"Message\":{},\"MessageExpression\":{},\"Reason\":{},\"FieldPath\":{},\"OptionalOldSelf\":{}}}",
-        text(&rule.rule),
-        text(&rule.message),
-        text(&rule.message_expression),
-        rule.reason.as_deref().map_or_else(|| "null".to_owned(), text),
-        text(&rule.field_path),
-        print::json(&Value::from(rule.optional_old_self)),
-    )
 }
 
 /// Formats that Kubernetes doesn't know: a CRD may have them, but they mean nothing, and the creator is warned.

@@ -65,7 +65,8 @@ pub(super) fn check_versions(
             // Of versions of one name the first counts.
             let first = versions.iter().find(|v| text(v, "name") == given).unwrap_or(version);
             let subresources = get(first, "subresources");
-            errors.extend(openapi::validate(schema, has_status(subresources), rules, &place.child("schema")));
+            let status = has_status(subresources);
+            errors.extend(openapi::validate(schema, status, rules, rules.costs(given), &place.child("schema")));
         }
         if let Some(subresources) = get(version, "subresources").filter(|_| !shared.same_subresources) {
             check_subresources(subresources, &place.child("subresources"), errors);
@@ -162,7 +163,8 @@ pub(super) fn check_shared(
 ) {
     if let Some(schema) = shared.schema {
         let status = versions.iter().any(|v| has_status(get(v, "subresources")));
-        errors.extend(openapi::validate(schema, status, rules, &path.child("validation")));
+        let costs = rules.costs(versions.first().map(|v| text(v, "name")).unwrap_or_default());
+        errors.extend(openapi::validate(schema, status, rules, costs, &path.child("validation")));
     }
     if let Some(subresources) = shared.subresources {
         check_subresources(subresources, &path.child("subresources"), errors);
