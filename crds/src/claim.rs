@@ -28,7 +28,7 @@ use crate::scenario::{Action, ObservedValue};
 #[serde(rename_all = "camelCase")]
 pub struct ClaimSpec {
     /// The Package it is about, in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub package: String,
     /// What is wished for the Package.
     pub action: Action,

@@ -193,10 +193,10 @@ pub struct EnvVarSource {
 #[serde(rename_all = "camelCase")]
 pub struct KeySelector {
     /// The object's name.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub name: String,
     /// The key whose value is taken.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::DATA_KEY))]
     pub key: String,
     /// Whether the variable is left out when the object or the key is missing. Default false: the instance waits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -233,15 +233,19 @@ pub enum Protocol {
     Udp,
 }
 
-// No message names the key that is wrong: a kube-apiserver counts keys as unbounded, and refuses such an expression as too costly.
+// Keys have no bound in a schema, and a kube-apiserver refuses what it estimates to copy a text without one, as `+` does. It reckons
+// nothing of the kind for `format`.
 /// Limits and requests: `cpu`, `memory`, and `pids` (limits only).
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[x_kube(validation = Rule::new("!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])").message("limits are of cpu, memory and pids").field_path(".limits"))]
-#[x_kube(validation = Rule::new("!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])").message("requests are of cpu and memory").field_path(".requests"))]
+#[x_kube(validation = Rule::new("!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])").message(Message::Expression("'limits are of cpu, memory and pids; got %s'.format([self.limits.filter(k, !(k in ['cpu', 'memory', 'pids']))])".into())).field_path(".limits"))]
+#[x_kube(validation = Rule::new("!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])").message(Message::Expression("'requests are of cpu and memory; got %s'.format([self.requests.filter(k, !(k in ['cpu', 'memory']))])".into())).field_path(".requests"))]
+#[x_kube(validation = Rule::new("!has(self.limits) || !('cpu' in self.limits) || quantity(string(self.limits['cpu'])).compareTo(quantity('0')) > 0").message(Message::Expression("'must be more than 0, and is left out for no limit; got ' + string(self.limits['cpu'])".into())).field_path(".limits['cpu']"))]
+#[x_kube(validation = Rule::new("!has(self.limits) || !('memory' in self.limits) || quantity(string(self.limits['memory'])).compareTo(quantity('1Mi')) >= 0").message(Message::Expression("'must be at least 1Mi, with less no process starts, and is left out for no limit; got ' + string(self.limits['memory'])".into())).field_path(".limits['memory']"))]
+#[x_kube(validation = Rule::new("!has(self.limits) || !('pids' in self.limits) || quantity(string(self.limits['pids'])).compareTo(quantity('0')) > 0").message(Message::Expression("'must be more than 0, and is left out for no limit; got ' + string(self.limits['pids'])".into())).field_path(".limits['pids']"))]
 #[x_kube(validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)").message(Message::Expression("'a request must not exceed the limit of the same resource' + ('cpu' in self.requests && 'cpu' in self.limits ? '; cpu ' + string(self.requests['cpu']) + ' of ' + string(self.limits['cpu']) : '') + ('memory' in self.requests && 'memory' in self.limits ? '; memory ' + string(self.requests['memory']) + ' of ' + string(self.limits['memory']) : '')".into())).field_path(".requests"))]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// What the container never exceeds: `cpu` in cores, `memory` in bytes, `pids` as a number. Default: no limit.
+    /// What the container never exceeds: `cpu` in cores, `memory` in bytes from 1Mi, `pids` as a number. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 8))]
     pub limits: Option<BTreeMap<String, Quantity>>,
@@ -256,7 +260,7 @@ pub struct Resources {
 #[serde(rename_all = "camelCase")]
 pub struct VolumeMount {
     /// A volume of this Model, or the Volume that its package gives it.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub name: String,
     /// Absolute, without `..`, and not the root.
     #[schemars(length(min = 1, max = 1024), regex(pattern = ABSOLUTE))]
@@ -315,7 +319,7 @@ pub struct Capabilities {
 #[serde(rename_all = "camelCase")]
 pub struct ModelVolume {
     /// The name that `volumeMounts` use.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub name: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_path: Option<HostPath>,
@@ -374,7 +378,7 @@ pub enum Medium {
 #[serde(rename_all = "camelCase")]
 pub struct ConfigMapFiles {
     /// The ConfigMap's name, in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub name: String,
     /// Only these keys, at these paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -394,7 +398,7 @@ pub struct ConfigMapFiles {
 #[serde(rename_all = "camelCase")]
 pub struct SecretFiles {
     /// The Secret's name, in the same namespace.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub secret_name: String,
     /// Only these keys, at these paths.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -415,7 +419,7 @@ pub struct SecretFiles {
 #[serde(rename_all = "camelCase")]
 pub struct KeyToPath {
     /// The key whose value is taken.
-    #[schemars(length(min = 1, max = 253))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::DATA_KEY))]
     pub key: String,
     /// The file's path within the volume: relative, without `..`.
     #[schemars(length(min = 1, max = 1024))]

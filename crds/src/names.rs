@@ -23,6 +23,10 @@ pub const NODE_FINALIZER: &str = "pullpiri.io/node";
 
 /// A node's name in any published spelling: letters, digits and `-_.`, compared in lower-case RFC 1123 form.
 pub const NODE_SPELLING: &str = r"^[A-Za-z0-9_]([-._A-Za-z0-9]*[A-Za-z0-9_])?$";
+/// An object's name (apimachinery, validation.IsDNS1123Subdomain); at most [`MAX_SUBDOMAIN`] characters.
+pub const SUBDOMAIN: &str = r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*$";
+/// A key of a ConfigMap or Secret (apimachinery, validation.IsConfigMapKey); at most [`MAX_SUBDOMAIN`] characters.
+pub const DATA_KEY: &str = r"^\.?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
 /// What a topic may hold besides letters, digits and `-`.
 macro_rules! signs {
     () => {

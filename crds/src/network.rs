@@ -14,7 +14,7 @@ const CIDR_V4: &str = r"^([0-9]{1,3}\.){3}[0-9]{1,3}/[0-9]{1,2}$";
 const CIDR_V6: &str = r"^[0-9a-fA-F:.]+/[0-9]{1,3}$";
 /// `80` or `8000-8100`.
 const PORT_RANGE: &str = r"^[0-9]{1,5}(-[0-9]{1,5})?$";
-const NAME: &str = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$";
+const NAME: &str = crate::names::SUBDOMAIN;
 
 /// A virtual network that Models join.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
@@ -252,6 +252,7 @@ pub struct QosClass {
 /// Every field that is set must match.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[x_kube(validation = Rule::new("has(self.model) || has(self.matchLabels) || has(self.port) || has(self.protocol) || has(self.dscp)").message("a selector needs at least one of model, matchLabels, port, protocol and dscp"))]
+#[x_kube(validation = Rule::new("!has(self.port) || !has(self.protocol) || self.protocol != 'ICMP'").message("ICMP has no ports: expected TCP or UDP beside a port").field_path(".port"))]
 #[serde(rename_all = "camelCase")]
 pub struct QosSelector {
     /// The sending Model's name.

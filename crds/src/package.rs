@@ -56,11 +56,11 @@ pub struct PackageSpec {
     pub pattern: Vec<Pattern>,
     /// The Policy that decides where this package may run.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub policy: Option<String>,
     /// The Schedule that proves its real-time tasks.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub schedule: Option<String>,
     /// Whether it runs: as its claims say (the default), always, or never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -73,7 +73,7 @@ pub struct PackageSpec {
 #[serde(rename_all = "camelCase")]
 pub struct PackageModel {
     /// The Model's name, in the same namespace.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub name: String,
     /// The node it runs on, compared in lower-case RFC 1123 form.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -93,11 +93,11 @@ pub struct PackageModel {
 pub struct ModelResources {
     /// A Volume: its containers may mount it by this name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub volume: Option<String>,
     /// A Network that it joins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub network: Option<String>,
 }
 

@@ -41,7 +41,7 @@ pub struct ScenarioSpec {
     /// What is wished for the target once the condition holds.
     pub action: Action,
     /// The name of the Package, in the same namespace.
-    #[schemars(length(min = 1, max = 253), regex(pattern = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"))]
+    #[schemars(length(min = 1, max = 253), regex(pattern = crate::names::SUBDOMAIN))]
     pub target: String,
     /// Among several claims on one Package the highest priority wins, then the latest.
     #[serde(default, skip_serializing_if = "Option::is_none")]

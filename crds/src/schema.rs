@@ -59,19 +59,24 @@ const LABEL_VALUE: &str = r"^(([A-Za-z0-9][-A-Za-z0-9_.]*)?[A-Za-z0-9])?$";
 /// What a label's key may be (validation.IsQualifiedName): an optional DNS subdomain with `/`, and a name.
 const LABEL_KEY: &str = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?([.][a-z0-9]([-a-z0-9]*[a-z0-9])?)*/)?([A-Za-z0-9][-A-Za-z0-9_.]{0,61})?[A-Za-z0-9]$";
 
+/// What is expected of a key, in words.
+const EXPECTED_KEY: &str = "expected at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends, after an optional DNS \
+                            subdomain and '/', as in zone or example.com/zone";
+
 /// No object could carry a label that breaks these rules. A schema can't say what keys are like; the rule costs little, since the maps are bounded.
+/// Keys aren't: a kube-apiserver accepts an expression that tells of them only by `format`, and tells the plain message of one that is too long.
 fn check_labels(map: &mut JSONSchemaProps) {
     if let Some(JSONSchemaPropsOrBool::Schema(value)) = &mut map.additional_properties {
         value.max_length = Some(MAX_LABEL);
         value.pattern = Some(LABEL_VALUE.to_owned());
     }
+    let is_key = format!("key.matches('{LABEL_KEY}') && key.split('/')[0].size() <= 253");
     map.x_kubernetes_validations.get_or_insert_default().push(ValidationRule {
-        rule: format!("self.all(key, key.matches('{LABEL_KEY}') && key.split('/')[0].size() <= 253)"),
-        message: Some(
-            "a key is no label key: expected at most 63 letters, digits, '-', '_' and '.', with a letter or digit at both ends, after an \
-             optional DNS subdomain and '/', as in zone or example.com/zone"
-                .to_owned(),
-        ),
+        rule: format!("self.all(key, {is_key})"),
+        message: Some(format!("a key is no label key: {EXPECTED_KEY}")),
+        message_expression: Some(format!(
+            "\"a key is no label key: {EXPECTED_KEY}; got %s\".format([self.filter(key, !({is_key}))])"
+        )),
         ..ValidationRule::default()
     });
 }

@@ -65,6 +65,39 @@ async fn wrong_manifests_are_refused_by_field() {
             vec!["spec.containers[0].env[0]", "A has both"],
         ),
         (json!({"env": [{"name": "A", "valueFrom": {}}]}), vec!["env[0].valueFrom", "got none"]),
+        (
+            json!({"resources": {"limits": {"foo": 3, "cpu": 1, "bar": 1}}}),
+            vec!["spec.containers[0].resources.limits:", "cpu, memory and pids", "\"foo\"", "\"bar\""],
+        ),
+        (
+            json!({"resources": {"requests": {"pids": 3}}}),
+            vec!["spec.containers[0].resources.requests:", "cpu and memory", "\"pids\""],
+        ),
+        (
+            json!({"resources": {"limits": {"memory": 1}}}),
+            vec!["spec.containers[0].resources.limits[memory]:", "at least 1Mi", "got 1"],
+        ),
+        (
+            json!({"resources": {"limits": {"memory": "1023Ki"}}}),
+            vec!["spec.containers[0].resources.limits[memory]:", "at least 1Mi", "got 1023Ki"],
+        ),
+        (
+            json!({"resources": {"limits": {"cpu": "0.0"}}}),
+            vec!["spec.containers[0].resources.limits[cpu]:", "more than 0", "got 0.0"],
+        ),
+        (
+            json!({"resources": {"limits": {"pids": 0}}}),
+            vec!["spec.containers[0].resources.limits[pids]:", "more than 0", "got 0"],
+        ),
+        (
+            json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "Bad_", "key": "k"}}}]}),
+            vec!["env[0].valueFrom.secretKeyRef.name:", "\"Bad_\"", "should match"],
+        ),
+        (
+            json!({"env": [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "a/b"}}}]}),
+            vec!["env[0].valueFrom.configMapKeyRef.key:", "\"a/b\"", "should match"],
+        ),
+        (json!({"volumeMounts": [{"name": "Bad_", "mountPath": "/a"}]}), vec!["volumeMounts[0].name:", "\"Bad_\""]),
         (json!({"image": "A:::b"}), vec!["spec.containers[0].image", "A:::b"]),
         (json!({"volumeMounts": [{"name": "v", "mountPath": "/"}]}), vec!["mountPath", "\"/\""]),
         (json!({"volumeMounts": [{"name": "v", "mountPath": "/a/../../etc"}]}), vec!["mountPath", "/a/../../etc"]),
@@ -76,6 +109,8 @@ async fn wrong_manifests_are_refused_by_field() {
     }
     for container in [
         json!({"resources": {"limits": {"cpu": "1500m", "memory": 67108864}, "requests": {"cpu": 1}}}),
+        json!({"resources": {"limits": {"cpu": "1n", "memory": "1Mi", "pids": 1}, "requests": {"cpu": 0, "memory": 0}}}),
+        json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "a.b-c", "key": ".A_b-c"}}}]}),
         json!({"image": "ghcr.io/mco-piccolo/timpani_test:latest"}),
         json!({"image": "127.0.0.1:5000/a/b__c-d.e"}),
         json!({"volumeMounts": [{"name": "v", "mountPath": "/a/..b/.c", "subPath": "d/e..f"}]}),
@@ -86,9 +121,15 @@ async fn wrong_manifests_are_refused_by_field() {
     let volume = |volume: Value| json!({"containers": [{"name": "c", "image": "a"}], "volumes": [volume]});
     let several = volume(json!({"name": "v", "emptyDir": {}, "hostPath": {"path": "/a"}}));
     let upwards = volume(json!({"name": "v", "configMap": {"name": "c", "items": [{"key": "k", "path": "../x"}]}}));
+    let config_map = volume(json!({"name": "v", "configMap": {"name": "Bad_"}}));
+    let secret = volume(json!({"name": "v", "secret": {"secretName": "a..b"}}));
+    let key = volume(json!({"name": "v", "secret": {"secretName": "s", "items": [{"key": "..", "path": "x"}]}}));
     for (spec, expected) in [
         (several, ["spec.volumes[0]", "v has: hostPath emptyDir"]),
         (upwards, ["spec.volumes[0].configMap.items[0].path", "got ../x"]),
+        (config_map, ["spec.volumes[0].configMap.name: Invalid value: \"Bad_\"", "should match"]),
+        (secret, ["spec.volumes[0].secret.secretName: Invalid value: \"a..b\"", "should match"]),
+        (key, ["spec.volumes[0].secret.items[0].key: Invalid value: \"..\"", "should match"]),
     ] {
         let said = apply(&client, &models, &spec).await.unwrap_err();
         assert!(expected.iter().all(|part| said.contains(part)), "{spec}: {said}");
@@ -183,6 +224,7 @@ async fn labels_to_select_by_are_labels() {
         for key in ["bad key!!", "-a", "a-", "/a", "a/", "a/b/c", "A.b/c", "", long.as_str(), far.as_str()] {
             let said = apply(&client, resource, &spec(&json!({key: "x"}))).await.unwrap_err();
             assert!(said.contains(&format!("{path}:")) && said.contains("example.com/zone"), "{key}: {said}");
+            assert!(said.contains(&format!("got [\"{key}\"]")), "{key}: {said}");
         }
         for value in ["bad value", "-a", "a-", "a/b", long.as_str()] {
             let said = apply(&client, resource, &spec(&json!({"zone": value}))).await.unwrap_err();
