@@ -34,6 +34,9 @@ fn main() -> ExitCode {
         chosen.iter().for_each(|(name, _)| println!("{name}: test"));
         return ExitCode::SUCCESS;
     }
+    // With RUST_LOG, what the agent says.
+    let filter = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false).init();
     println!("\nrunning {} tests", chosen.len());
     let runtime = tokio::runtime::Runtime::new().unwrap();
     let rig = match runtime.block_on(async { Rig::new(zygote.map_err(|error| error.to_string())).await }) {

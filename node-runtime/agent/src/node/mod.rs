@@ -402,8 +402,9 @@ impl Node {
         {
             instance.realtime = None;
         }
-        let known = self.snapshot.instances.get(id).map(|instance| &instance.memory.status.realtime[..]);
-        self.realtime.want(id, wanted, known.unwrap_or_default());
+        let Some(instance) = self.snapshot.instances.get(id) else { return self.realtime.want(id, wanted, &[]) };
+        let told = instance.object.as_ref().and_then(|object| object.status.as_ref());
+        self.realtime.want(id, wanted, &realtime::known(&instance.memory.status, told));
     }
 
     fn carry_out(&mut self, id: &PodId, mut plan: Plan) {

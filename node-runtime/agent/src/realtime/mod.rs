@@ -11,9 +11,11 @@ mod metrics;
 mod monitor;
 mod state;
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use pullpiri_crds::ModelInstanceStatus;
 use pullpiri_crds::instance::{InstanceTask, TaskStatus};
 use pullpiri_node_core::Snapshot;
 use pullpiri_node_core::plan::Event;
@@ -149,6 +151,22 @@ pub(crate) fn wanted(snapshot: &Snapshot, id: &PodId) -> Option<Wanted> {
     })
 }
 
+/// What is known of an instance's tasks: what was told of the same processes may be ahead of what had been written down when an earlier life of this
+/// process ended.
+pub(crate) fn known<'a>(memory: &'a ModelInstanceStatus, told: Option<&ModelInstanceStatus>) -> Cow<'a, [TaskStatus]> {
+    let processes = |status: &ModelInstanceStatus| -> Vec<(String, Option<i64>)> {
+        status.containers.iter().map(|container| (container.name.clone(), container.pid)).collect()
+    };
+    let Some(told) = told.filter(|told| processes(told) == processes(memory)) else {
+        return Cow::Borrowed(&memory.realtime);
+    };
+    let ahead = |known: &TaskStatus| {
+        let told = told.realtime.iter().find(|told| told.name == known.name);
+        told.filter(|told| (told.jobs, told.repairs) > (known.jobs, known.repairs)).unwrap_or(known).clone()
+    };
+    Cow::Owned(memory.realtime.iter().map(ahead).collect())
+}
+
 /// Waits for events of the monitor, and takes some.
 async fn hear(events: &mut Option<AsyncFd<EventQueue>>) -> Vec<monitor::Event> {
     let Some(queue) = events else { return std::future::pending().await };
@@ -239,5 +257,28 @@ async fn run(
                 facts.send_modify(|facts| facts.realtime = Some(now));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_told_of_the_same_processes_counts_where_it_is_ahead() {
+        let status = |pid: i64, jobs: i64| -> ModelInstanceStatus {
+            serde_json::from_value(serde_json::json!({
+                "phase": "Running",
+                "containers": [{"name": "c", "state": "Running", "pid": pid, "restarts": 0}],
+                "realtime": [{"name": "t", "jobs": jobs}],
+            }))
+            .unwrap()
+        };
+        let jobs = |told: Option<ModelInstanceStatus>| known(&status(7, 12), told.as_ref())[0].jobs;
+        assert_eq!(jobs(None), 12);
+        assert_eq!(jobs(Some(status(7, 64))), 64);
+        assert_eq!(jobs(Some(status(7, 3))), 12);
+        // Those of the process before.
+        assert_eq!(jobs(Some(status(6, 64))), 12);
     }
 }

@@ -108,11 +108,14 @@ impl Watcher {
         }
     }
 
-    /// Probed again: what couldn't be loaded may be now. One that is loaded stays.
+    /// Probed again: what couldn't be loaded may be now. One that is loaded stays, and a kernel that took it once will again.
     pub fn found(&mut self, probed: Result<(), String>) {
-        if self.monitor.is_none() {
-            self.probed = probed;
-            self.reload = None;
+        if self.monitor.is_some() {
+            return;
+        }
+        match probed {
+            Err(error) if self.may_load(Instant::now()) || self.reload.is_some() => self.failed(error, Instant::now()),
+            probed => (self.probed, self.reload) = (probed, None),
         }
     }
 
@@ -336,10 +339,14 @@ mod tests {
             watcher.failed("no memory".to_owned(), start);
         }
         assert!(!watcher.may_load(start + MAX_RELOAD / 2) && watcher.may_load(start + MAX_RELOAD));
-        // A kernel that doesn't take it at all isn't asked again and again.
-        watcher.found(Err("no BPF".to_owned()));
-        assert!(!watcher.may_load(start + MAX_RELOAD));
         watcher.found(Ok(()));
         assert!(watcher.may_load(start));
+        // It took it: that it didn't now passes.
+        watcher.found(Err("no memory".to_owned()));
+        assert!(watcher.may_load(Instant::now() + FIRST_RELOAD));
+        // A kernel that never took it isn't asked again and again.
+        watcher = Watcher::new(Err("no BPF".to_owned()));
+        watcher.found(Err("no BPF".to_owned()));
+        assert!(!watcher.may_load(Instant::now() + MAX_RELOAD));
     }
 }
