@@ -89,7 +89,10 @@ static __noinline int own_source(struct __sk_buff *skb, const struct packet *pac
 	return 0;
 }
 
-/* Whether a pod's packet may leave: as an answer, as part of a connection, or as the first of one. Returns 0 or a reason. */
+/* Of what may leave: it goes to a published port of the node. */
+#define TO_NODE (-2)
+
+/* Whether a pod's packet may leave: as an answer, as part of a connection, or as the first of one. Returns 0, TO_NODE or a reason. */
 static __noinline int leaves(__u32 epoch, const struct packet *packet, const struct pharos_identity *from, __u32 opener)
 {
 	__u64 now = bpf_ktime_get_coarse_ns();
@@ -99,6 +102,7 @@ static __noinline int leaves(__u32 epoch, const struct packet *packet, const str
 	struct pharos_half *mine = NULL, *theirs, half = {};
 	struct pharos_identity to;
 	struct question question;
+	__u32 to_node = 0;
 	int reason;
 
 	if (connection && stale(connection, packet->protocol, now))
@@ -108,7 +112,7 @@ static __noinline int leaves(__u32 epoch, const struct packet *packet, const str
 		theirs = end ? &connection->half[0] : &connection->half[1];
 		if (theirs->ingress_epoch == epoch || mine->egress_epoch == epoch) {
 			touch(connection, packet, end, now);
-			return 0;
+			return connection->to_node ? TO_NODE : 0;
 		}
 		/* An answer, and the policy is new: is what it answers still allowed? */
 		if (theirs->ingress_epoch) {
@@ -135,13 +139,29 @@ static __noinline int leaves(__u32 epoch, const struct packet *packet, const str
 	/* Judged for both ends at once. */
 	half.ingress_epoch = to.flags & PHAROS_LOCAL ? epoch : 0;
 	half.counter = question.counter;
-	if (!connection || !mine)
-		return open_connection(&key, end, &half, opener);
-	if (mine->egress_epoch)
-		stat(PHAROS_REEVALUATED);
-	*mine = half;
-	touch(connection, packet, end, now);
-	return 0;
+	if (!(to.flags & PHAROS_ENDPOINT) && !by_port(&question, NULL))
+		to_node = END_TO_NODE;
+	if (!connection || !mine) {
+		open_connection(&key, end | to_node, &half, opener);
+	} else {
+		if (mine->egress_epoch)
+			stat(PHAROS_REEVALUATED);
+		*mine = half;
+		connection->to_node = !!to_node;
+		touch(connection, packet, end, now);
+	}
+	return to_node ? TO_NODE : 0;
+}
+
+/*
+ * To the node's own end of the bridge at once. Where bridges are filtered (br_netfilter), a bridge translates a published port's address itself, and
+ * sends the packet straight on to the port of the pod that it leads to: from which this one is isolated, so that it would be lost.
+ */
+static __always_inline int past_bridge(__u32 ifindex)
+{
+	__u32 *bridge = bpf_map_lookup_elem(&pharos_bridges, &ifindex);
+
+	return bridge ? bpf_redirect(*bridge, BPF_F_INGRESS) : NEXT;
 }
 
 /* What both of a pod's programs begin with: whose interface it is, and what the packet says. Returns 0 or a reason. */
@@ -189,14 +209,15 @@ int pod_egress(struct __sk_buff *skb)
 	if (!(from.flags & PHAROS_ENDPOINT))
 		return drop(PHAROS_NOT_READY);
 	reason = packet.is & IS_ICMP_ERROR ? related(skb, &packet, epoch, 0) : leaves(epoch, &packet, &from, skb->ifindex);
-	if (reason)
+	if (reason && reason != TO_NODE)
 		return drop(reason);
 	/* Masquerading hides the sender from the uplink, forwarding overwrites the priority: the class travels in tc_index. */
 	class = from.shapes ? pharos_classify(epoch, &from, &packet) & PHAROS_CLASS_MASK : 0;
 	skb->tc_index = PHAROS_STAMP | class;
 	if (class)
 		begin_trip(skb, &packet, epoch, class);
-	return pass(&packet);
+	pass(&packet);
+	return reason == TO_NODE ? past_bridge(skb->ifindex) : NEXT;
 }
 
 /* Whether a packet may enter the pod that has `own`: as part of a connection, as an answer, or as the first of one. Returns 0 or a reason. */

@@ -216,7 +216,9 @@ struct pharos_connection {
 	__u8 closed;
 	/* Of which end a packet is timed, from 1; 0: none. Since when, in 2^20 ns. */
 	__u8 timed;
-	__u8 unused[2];
+	/* It is to a published port of the node: see past_bridge in pharos.bpf.c. */
+	__u8 to_node;
+	__u8 unused;
 	__u32 timed_ms;
 	/* Whose budget it is of (an ifindex), and which of its slots it has. */
 	__u32 opener;

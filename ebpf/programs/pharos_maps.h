@@ -62,6 +62,14 @@ struct {
 	__type(value, struct pharos_port);
 } pharos_ports SEC(".maps");
 
+/* The bridge that a pod's interface is a port of; both by ifindex. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} pharos_bridges SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(max_entries, 64);

@@ -113,6 +113,9 @@ static __noinline int charge(__u32 opener, const struct pharos_connection_key *k
 	return place.slot;
 }
 
+/* With `end`: the connection is to a published port of the node. */
+#define END_TO_NODE 2
+
 /* A connection that isn't there yet, or was forgotten. `opener`: of which pod's interface it is. */
 static __noinline int open_connection(const struct pharos_connection_key *key, __u32 end, const struct pharos_half *half, __u32 opener)
 {
@@ -125,7 +128,8 @@ static __noinline int open_connection(const struct pharos_connection_key *key, _
 	fresh.seen_ns = bpf_ktime_get_coarse_ns();
 	fresh.opener = opener;
 	fresh.slot = known && known->opener == opener ? known->slot : charge(opener, key);
-	if (end)
+	fresh.to_node = !!(end & END_TO_NODE);
+	if (end & 1)
 		fresh.half[1] = *half;
 	else
 		fresh.half[0] = *half;

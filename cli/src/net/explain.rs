@@ -161,16 +161,18 @@ impl Cluster {
     }
 
     fn answer(&self, question: &Question, from: Party<'_>, to: Party<'_>) -> Result<Answer, String> {
-        let mut port = question.port;
         // A published port of a node leads on to an instance.
-        let mut target = to;
-        if let Party::Address(address) = to
-            && let Some((arrives, target_port)) = self.published(address, question)?
-        {
-            port = target_port;
-            let owner = self.instances.iter().find(|i| own_addresses(i).contains(&arrives));
-            target = owner.map_or(to, |owner| Party::Instance(owner, Some(arrives)));
-        }
+        let onward = match to {
+            Party::Address(address) => self.published(from, address, question)?.map(|on| (address, on)),
+            Party::Instance(..) => None,
+        };
+        let (target, port) = match onward {
+            Some((_, (arrives, port))) => {
+                let owner = self.instances.iter().find(|i| own_addresses(i).contains(&arrives));
+                (owner.map_or(to, |owner| Party::Instance(owner, Some(arrives))), port)
+            }
+            None => (to, question.port),
+        };
         let sources = self.addresses(from, target);
         let targets = self.addresses(target, from);
         let pairs: Vec<(IpAddr, IpAddr)> = sources
@@ -198,16 +200,25 @@ impl Cluster {
             return Ok(answer);
         };
         let icmp = question.protocol == declared::ICMP;
-        let packet = Packet {
+        let packet = |source: IpAddr, destination, destination_port| Packet {
             source,
             destination,
             protocol: if icmp && source.is_ipv6() { declared::ICMPV6 } else { question.protocol },
             source_port: SOURCE_PORT,
-            destination_port: port,
+            destination_port,
             icmp_type: if source.is_ipv6() { ECHO_V6 } else { ECHO_V4 },
             dscp: 0,
         };
-        self.check(&mut answer, from, target, &packet)?;
+        // Between the two looks at it what goes to a published port is translated.
+        let leaves = match onward {
+            Some((published, _)) => packet(source, published, question.port),
+            None => packet(source, destination, port),
+        };
+        let arrives = match onward {
+            Some(_) => packet(self.seen_as(from, target, source)?, destination, port),
+            None => leaves,
+        };
+        self.check(&mut answer, (from, &leaves), (target, &arrives))?;
         answer.obstacle = answer.obstacle.or_else(|| self.gap(from, target, source));
         if answer.checks.is_empty() && answer.obstacle.is_none() {
             let ends = format!("{} and {}", question.from, question.to);
@@ -216,9 +227,14 @@ impl Cluster {
         Ok(answer)
     }
 
-    /// Asks the sender's node, then the receiver's.
-    fn check(&self, answer: &mut Answer, from: Party<'_>, to: Party<'_>, packet: &Packet) -> Result<(), String> {
-        for (party, sends) in [(from, true), (to, false)] {
+    /// Asks the sender's node, then the receiver's: each of the packet as it is there.
+    fn check(
+        &self,
+        answer: &mut Answer,
+        (from, leaves): (Party<'_>, &Packet),
+        (to, arrives): (Party<'_>, &Packet),
+    ) -> Result<(), String> {
+        for (party, packet, sends) in [(from, leaves, true), (to, arrives, false)] {
             let Party::Instance(instance, _) = party else { continue };
             let node = &instance.spec.node_name;
             let Some((generation, policy)) = self.policy(node)? else { continue };
@@ -234,7 +250,8 @@ impl Cluster {
                     node: policy.node.clone(),
                 });
             }
-            if instance.spec.network.is_none() || answer.checks.iter().any(|check| check.node == policy.node) {
+            let is_asked = leaves == arrives && answer.checks.iter().any(|check| check.node == policy.node);
+            if instance.spec.network.is_none() || is_asked {
                 continue;
             }
             answer.checks.push(Check {
@@ -311,14 +328,42 @@ impl Cluster {
         node.map(uplink_addresses).unwrap_or_default()
     }
 
+    /// The address that a packet to a published port arrives with at another node, where what leaves the sender's network may have its node's.
+    fn seen_as(&self, from: Party<'_>, to: Party<'_>, source: IpAddr) -> Result<IpAddr, String> {
+        let (Party::Instance(from, _), Party::Instance(to, _)) = (from, to) else { return Ok(source) };
+        let name = &from.spec.node_name;
+        if same_node(name, &to.spec.node_name) {
+            return Ok(source);
+        }
+        let Some((_, policy)) = self.policy(name)? else { return Ok(source) };
+        let network = endpoint(&policy, from).map(|endpoint| endpoint.network);
+        let masquerades = policy.networks.iter().any(|other| Some(other.id) == network && other.masquerade);
+        let node = self.nodes.iter().find(|node| is_node(node, name)).filter(|_| masquerades);
+        let own = node.map(uplink_addresses).unwrap_or_default();
+        Ok(own.into_iter().find(|own| own.is_ipv4() == source.is_ipv4()).unwrap_or(source))
+    }
+
+    /// The node that has an address: on its link, or as the gateway of whoever asks.
+    fn addressed(&self, from: Party<'_>, address: IpAddr) -> Option<&str> {
+        if let Party::Instance(instance, _) = from
+            && let Some(joined) = &instance.spec.network
+            && joined.gateways.iter().any(|gateway| gateway.parse() == Ok(address))
+        {
+            let here = self.nodes.iter().find(|node| is_node(node, &instance.spec.node_name));
+            return here?.metadata.name.as_deref();
+        }
+        self.nodes.iter().find(|node| uplink_addresses(node).contains(&address))?.metadata.name.as_deref()
+    }
+
     /// Where a port of a node leads.
-    fn published(&self, address: IpAddr, question: &Question) -> Result<Option<(IpAddr, u16)>, String> {
-        let Some(node) = self.nodes.iter().find(|node| uplink_addresses(node).contains(&address)) else {
-            return Ok(None);
-        };
-        let Some((_, policy)) = self.policy(node.metadata.name.as_deref().unwrap_or_default())? else {
-            return Ok(None);
-        };
+    fn published(
+        &self,
+        from: Party<'_>,
+        address: IpAddr,
+        question: &Question,
+    ) -> Result<Option<(IpAddr, u16)>, String> {
+        let Some(node) = self.addressed(from, address) else { return Ok(None) };
+        let Some((_, policy)) = self.policy(node)? else { return Ok(None) };
         Ok(policy.ports.iter().find_map(|port| {
             let arrives: IpAddr = port.address.parse().ok()?;
             let asked = port.host_port == i32::from(question.port) && port.protocol == i32::from(question.protocol);

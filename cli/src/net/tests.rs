@@ -33,6 +33,10 @@ fn joined(v4: &str, v6: &str) -> serde_json::Value {
     json!({"name": "chassis", "addresses": [v4, v6], "gateways": ["10.20.0.1", "fd00:20::1"]})
 }
 
+fn in_cabin(v4: &str) -> serde_json::Value {
+    json!({"name": "cabin", "addresses": [v4], "gateways": ["10.40.0.1"]})
+}
+
 fn cluster() -> Cluster {
     let mut network: Network = serde_saphyr::from_str(NETWORK).unwrap();
     network.metadata.namespace = Some("default".to_owned());
@@ -40,6 +44,18 @@ fn cluster() -> Cluster {
         serde_json::from_value(json!({"hostPort": 8080, "targetPort": 80, "to": {"matchLabels": {"role": "sensor"}}}))
             .unwrap(),
     ];
+    network.spec.allow.push(
+        serde_json::from_value(json!({
+            "name": "radio", "from": {"network": "cabin", "model": "radio"}, "to": {"matchLabels": {"role": "sensor"}},
+            "protocol": "TCP", "ports": ["80"],
+        }))
+        .unwrap(),
+    );
+    let cabin: Network = serde_json::from_value(json!({
+        "apiVersion": "pullpiri.io/v1alpha1", "kind": "Network", "metadata": {"name": "cabin", "namespace": "default"},
+        "spec": {"subnet": {"v4": "10.40.0.0/24"}, "egress": {"masquerade": true}},
+    }))
+    .unwrap();
     let mut broken = network.clone();
     broken.metadata.name = Some("broken".to_owned());
     let condition = json!({
@@ -56,7 +72,7 @@ fn cluster() -> Cluster {
     };
     let lost = json!({"name": "broken", "addresses": ["10.30.0.2"], "gateways": ["10.30.0.1"]});
     let mut cluster = Cluster {
-        networks: vec![network],
+        networks: vec![network, cabin],
         instances: vec![
             instance("brake-1", "brake", "brake", joined("10.20.0.2", "fd00:20::2"), "hpc"),
             instance("video-1", "video", "", joined("10.20.0.3", "fd00:20::3"), "hpc"),
@@ -65,6 +81,9 @@ fn cluster() -> Cluster {
             instance("screen-2", "screen", "", joined("10.20.0.6", "fd00:20::6"), "hpc"),
             instance("host-1", "host", "", serde_json::Value::Null, "hpc"),
             instance("lost-1", "lost", "", lost, "hpc"),
+            instance("radio-1", "radio", "", in_cabin("10.40.0.2"), "zone"),
+            instance("tuner-1", "tuner", "", in_cabin("10.40.0.3"), "zone"),
+            instance("phone-1", "phone", "", in_cabin("10.40.0.4"), "hpc"),
         ],
         nodes: vec![node("hpc", "192.0.2.1", 3), node("zone", "192.0.2.2", 2)],
         slices: Vec::new(),
@@ -101,6 +120,17 @@ fn answers_in_words() {
         ("brake", "203.0.113.9", "443/TCP"),
         ("203.0.113.9", "10.20.0.4", "80/TCP"),
         ("203.0.113.9", "192.0.2.2", "8080/TCP"),
+        // A published port, from beside it: what it leads to is asked, too.
+        ("screen-1", "10.20.0.1", "8080/TCP"),
+        ("radio", "10.40.0.1", "8080/TCP"),
+        ("tuner", "10.40.0.1", "8080/TCP"),
+        ("tuner", "192.0.2.2", "8080/TCP"),
+        ("tuner", "10.20.0.1", "8080/TCP"),
+        ("tuner", "10.40.0.1", "8081/TCP"),
+        // From another node: by the node's address, and not by a gateway there is on each.
+        ("phone", "192.0.2.2", "8080/TCP"),
+        ("phone", "10.40.0.1", "8080/TCP"),
+        ("screen-2", "192.0.2.2", "8080/TCP"),
         ("host", "brake", "7001/UDP"),
         ("host", "brake", "icmp"),
         ("lost", "brake", "7001/UDP"),

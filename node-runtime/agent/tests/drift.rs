@@ -117,11 +117,19 @@ fn ours(namespace: &Path) -> String {
     let routes = run(namespace, "ip route show proto 176") + &run(namespace, "ip -6 route show proto 176");
     let links = run(namespace, "ip -o link show type veth");
     let up = links.lines().filter(|line| line.contains("pplp") && line.contains(",UP")).count();
+    let ports = run(namespace, "ip -o -d link show type veth");
+    let ports = ports
+        .lines()
+        .filter(|line| line.contains("pplp") && line.contains(" master pplb") && line.contains("isolated on"));
+    let ports = ports.count();
     let bridges = run(namespace, "ip -o addr show type bridge scope global");
     let tables = run(namespace, "nft list ruleset").lines().filter(|line| !line.contains("elsewhere")).count();
     let set = run(namespace, "cat /proc/sys/net/ipv4/conf/up0/forwarding");
     let classes = run(namespace, "tc class show dev up0").lines().count();
-    format!("{routes}\n{up} up\n{}\n{tables} lines\n{classes} classes\nforwarding {set}", bridges.lines().count())
+    format!(
+        "{routes}\n{up} up, {ports} ports\n{}\n{tables} lines\n{classes} classes\nforwarding {set}",
+        bridges.lines().count()
+    )
 }
 
 #[test]
@@ -143,6 +151,9 @@ fn what_others_change_is_put_right_and_told() {
         "ip route del 10.20.0.5 proto 176".to_owned(),
         "ip -6 route del fd00:20::6 proto 176".to_owned(),
         format!("ip link set {pod} down"),
+        format!("ip link set {pod} nomaster"),
+        format!("ip link add other0 type bridge; ip link set {pod} master other0"),
+        format!("bridge link set dev {pod} isolated off"),
         "sysctl -qw net.ipv4.conf.up0.forwarding=0".to_owned(),
     ];
     if let Some(table) = table.filter(|_| !run(&at, "nft --version").is_empty()) {

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use pullpiri_agent::Pending;
 use pullpiri_crds::slice::{SliceClass, SlicePort, SliceSelector};
-use pullpiri_node_host::net::{Family, Netlink, namespace};
+use pullpiri_node_host::net::{Family, Netlink, namespace, sysctl};
 use town::{Pod, Town, assert_same, inside, run, spawn};
 
 const BRAKE: Pod = Pod { name: "brake", node: 0, network: 0, host: 5 };
@@ -115,6 +115,50 @@ fn a_published_port_leads_to_a_pod_and_egress_has_the_nodes_address() {
     serve(&node_b, (town.nodes[1].address, 7001).into());
     let outside: SocketAddr = (town.nodes[1].address, 7001).into();
     assert_eq!(ask(&brake, outside, ALLOWED).as_deref(), Some("192.0.2.1"));
+}
+
+#[test]
+fn a_published_port_is_reached_from_beside_it_also_where_bridges_are_filtered() {
+    const STRANGER: Pod = Pod { name: "stranger", node: 0, network: 1, host: 7 };
+    let name = "a_published_port_is_reached_from_beside_it_also_where_bridges_are_filtered";
+    let Some(mut town) = Town::new(name, None) else { return };
+    let pods = [BRAKE, LOCAL, STRANGER];
+    for pod in pods {
+        town.attach(pod);
+    }
+    let port = |address: std::net::IpAddr| SlicePort {
+        host_port: 18_080,
+        protocol: 6,
+        address: address.to_string(),
+        target_port: 7000,
+    };
+    town.apply_with(1, &pods, &[], &[], &[port(BRAKE.address()), port(BRAKE.v6())]);
+    let (brake, local) = (BRAKE.namespace(&town), LOCAL.namespace(&town));
+    serve(&brake, (BRAKE.address(), 7000).into());
+    serve(&brake, (BRAKE.v6(), 7000).into());
+    let node = town.nodes[0].namespace.clone();
+    let settings = ["bridge/bridge-nf-call-iptables", "bridge/bridge-nf-call-ip6tables"];
+    if inside(&node, || settings.iter().any(|key| sysctl::read(key).unwrap().is_none())) {
+        println!("skipped: {name}: the kernel has no br_netfilter");
+        return;
+    }
+    let addresses = ["10.20.0.1", "192.0.2.1", "fd00:20::1", "fd09::1"].map(town::ip);
+    for value in ["0", "1"] {
+        inside(&node, || settings.iter().for_each(|key| drop(sysctl::write(key, value).unwrap())));
+        for address in addresses {
+            let asked = ask(&local, (address, 18_080).into(), ALLOWED);
+            let own = if address.is_ipv4() { LOCAL.address() } else { LOCAL.v6() };
+            assert_eq!(asked, Some(own.to_string()), "{address}, bridges filtered: {value}");
+        }
+        // Of another network, by its own gateway: that leads to the pod, which no rule lets it talk to.
+        let stranger = STRANGER.namespace(&town);
+        for address in ["10.21.0.1", "192.0.2.1", "fd00:21::1"].map(town::ip) {
+            assert_eq!(ask(&stranger, (address, 18_080).into(), DENIED), None, "{address}, bridges filtered: {value}");
+        }
+        // Directly, and what isn't published.
+        assert_eq!(ask(&local, (BRAKE.address(), 7000).into(), ALLOWED), Some(LOCAL.address().to_string()), "{value}");
+        assert_eq!(ask(&local, (addresses[0], 18_081).into(), DENIED), None, "{value}");
+    }
 }
 
 #[test]

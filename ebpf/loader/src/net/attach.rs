@@ -47,6 +47,16 @@ impl Datapath {
         self.ensure_link(device, ifindex, Hook::PodEgress, TcAttachType::Ingress)
     }
 
+    /// What an attached pod sends to published ports of this node goes to the node's own end of the bridge with this index from now on, past its
+    /// ports. Without it such packets are lost where bridges are filtered (br_netfilter).
+    ///
+    /// # Errors
+    /// When the device isn't there or the entry can't be written.
+    pub fn lead_past(&mut self, device: &str, bridge: u32) -> Result<(), NetError> {
+        let ifindex = ifindex(device)?;
+        self.bridges.insert(ifindex, bridge, 0).map_err(map_error("writing", "pharos_bridges"))
+    }
+
     /// Undoes `attach_pod`, whether or not the device is still there. The kernel detaches the programs some milliseconds later (RCU); until then
     /// they drop what passes.
     ///
@@ -257,6 +267,7 @@ impl Datapath {
         if matches!(pin.hook, Hook::UplinkIngress | Hook::UplinkEgress) {
             return absent(self.uplinks.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_uplinks"));
         }
+        absent(self.bridges.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_bridges"))?;
         absent(self.ports.remove(&pin.ifindex)).map_err(map_error("clearing", "pharos_ports"))?;
         self.forget_opened(pin.ifindex)?;
         self.share_out(None).map(|_| ())

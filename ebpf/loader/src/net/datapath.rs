@@ -24,12 +24,13 @@ use super::policy::Compiled;
 use crate::object;
 
 /// Every map of the object: all are pinned.
-const MAPS: [&str; 17] = [
+const MAPS: [&str; 18] = [
     "pharos_config",
     "pharos_tables",
     "pharos_prefixes",
     "pharos_ranges",
     "pharos_ports",
+    "pharos_bridges",
     "pharos_uplinks",
     "pharos_hosts",
     "pharos_guests",
@@ -65,6 +66,7 @@ pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) pins: Pins,
     pub(super) ports: HashMap<MapData, u32, Port>,
+    pub(super) bridges: HashMap<MapData, u32, u32>,
     pub(super) uplinks: HashMap<MapData, u32, u32>,
     pub(super) hosts: HashMap<MapData, u64, [u8; 16]>,
     pub(super) guests: HashMap<MapData, u32, [u8; 16]>,
@@ -111,6 +113,7 @@ impl Datapath {
         load::<CgroupSkb>(&mut ebpf, Hook::HostEgress, CgroupSkb::load)?;
         let mut datapath = Self {
             ports: typed(&mut ebpf, "pharos_ports")?,
+            bridges: typed(&mut ebpf, "pharos_bridges")?,
             uplinks: typed(&mut ebpf, "pharos_uplinks")?,
             hosts: typed(&mut ebpf, "pharos_hosts")?,
             guests: typed(&mut ebpf, "pharos_guests")?,

@@ -135,6 +135,10 @@ pub(super) fn act(net: &mut Netlink, place: Place<'_>, step: &Step) -> Result<()
             namespace::inside(&path(pod), || change(&mut Netlink::open(Family::Route)?, POD_LINK, inner))?;
             change(net, link, wanted)
         }
+        Step::Join { link, bridge, .. } => {
+            let bridge = index(net, bridge)?;
+            change(net, link, LinkChange { master: Some(bridge), ..LinkChange::default() })
+        }
         Step::Isolate { link, .. } => isolate(net, link),
         Step::AddRoute(route) => match route_of(net, place, route)? {
             Some(route) => net.add_route(&route),

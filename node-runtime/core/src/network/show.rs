@@ -43,6 +43,7 @@ impl fmt::Display for Step {
                 }
                 Ok(())
             }
+            Self::Join { pod, link, bridge } => write!(f, "join      {link} of {pod} to {bridge}"),
             Self::Isolate { pod, link } => write!(f, "isolate   {link} of {pod}"),
             Self::Resize { pod, link, gso } => {
                 write!(f, "resize    {link} of {pod} gso {}/{}", gso.max_bytes, gso.max_segments)

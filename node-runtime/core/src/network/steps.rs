@@ -101,6 +101,12 @@ pub enum Step {
         link: Box<PodLink>,
         addresses: [[u8; 6]; 2],
     },
+    /// The node's end is a port of the bridge again, which it isn't any more or which was made anew.
+    Join {
+        pod: PodId,
+        link: String,
+        bridge: String,
+    },
     /// A pod's port of its bridge, which an earlier release made.
     Isolate {
         pod: PodId,
@@ -163,6 +169,7 @@ impl Step {
             | Self::MakeVeth { pod, .. }
             | Self::Guard { pod, .. }
             | Self::Configure { pod, .. }
+            | Self::Join { pod, .. }
             | Self::Isolate { pod, .. }
             | Self::Resize { pod, .. } => Some(pod),
             _ => None,
@@ -287,14 +294,19 @@ fn make_pod(pod: &PodId, link: &PodLink, observed: &Observed, rebuilt: bool, ste
         steps.push(Step::Up { link: link.link.clone() });
         return;
     };
-    if !observed.guarded.contains(&link.link) {
+    let is_port = seen.master.as_ref() == Some(&link.bridge);
+    if !is_port {
+        steps.push(Step::Join { pod: pod.clone(), link: link.link.clone(), bridge: link.bridge.clone() });
+    }
+    // A port that has become another's is like any other's; and the programs know which bridge it is of.
+    if !is_port || !seen.isolated {
+        steps.push(Step::Isolate { pod: pod.clone(), link: link.link.clone() });
+    }
+    if !is_port || !observed.guarded.contains(&link.link) {
         steps.push(guard);
     }
     if !seen.up {
         steps.push(Step::Up { link: link.link.clone() });
-    }
-    if !seen.isolated {
-        steps.push(Step::Isolate { pod: pod.clone(), link: link.link.clone() });
     }
     if seen.gso != link.gso {
         steps.push(Step::Resize { pod: pod.clone(), link: link.link.clone(), gso: link.gso });

@@ -121,6 +121,10 @@ impl Kernel {
                 assert!(seen.guarded.contains(&link.link), "nothing passes unguarded");
                 assert!(!seen.links[&link.link].up);
             }
+            Step::Join { link, bridge, .. } => {
+                let seen = seen.links.get_mut(&link).unwrap();
+                (seen.master, seen.isolated) = (Some(bridge), false);
+            }
             Step::Isolate { link, .. } => seen.links.get_mut(&link).unwrap().isolated = true,
             Step::Resize { link, gso, .. } | Step::ResizeUplink { link, gso } => {
                 seen.links.get_mut(&link).unwrap().gso = gso;

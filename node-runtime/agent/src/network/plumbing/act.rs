@@ -45,7 +45,7 @@ impl Plumbing {
     fn act(&mut self, net: &mut Netlink, place: Place<'_>, step: &Step) -> Outcome {
         match step {
             Step::Guard { pod, link } => {
-                self.guard(pod, link)?;
+                self.guard(net, pod, link)?;
                 self.note_guarded(net, link)?;
             }
             Step::GuardUplink { link, .. } => {
@@ -95,11 +95,13 @@ impl Plumbing {
         self.disk.write_record(&self.record).map_err(|error| format!("noting what is changed: {error}"))
     }
 
-    fn guard(&mut self, pod: &PodId, link: &str) -> Outcome {
+    fn guard(&mut self, net: &mut Netlink, pod: &PodId, link: &str) -> Outcome {
+        let master = net.link(link).map_err(|error| text(&error))?.and_then(|link| link.master);
         let datapath = self.datapath.as_mut().ok_or("the network programs aren't loaded")?;
         let attachment = self.attachments.get(pod).ok_or("the pod isn't attached")?;
         let port = PodPort { addresses: attachment.addresses.clone(), mac: Some(hardware_address(&pod.0)) };
-        datapath.attach_pod(link, &port).map_err(|error| text(&error))
+        datapath.attach_pod(link, &port).map_err(|error| text(&error))?;
+        master.map_or(Ok(()), |bridge| datapath.lead_past(link, bridge).map_err(|error| text(&error)))
     }
 
     fn note_guarded(&mut self, net: &mut Netlink, link: &str) -> Outcome {
