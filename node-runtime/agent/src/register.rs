@@ -189,11 +189,12 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
         let reasons: Vec<&str> = facts.runtimes.iter().filter_map(|runtime| runtime.message.as_deref()).collect();
         (false, reason::RUNTIME_MISSING, format!("no runtime works: {}", reasons.join("; ")))
     } else {
-        (true, reason::HEARTBEAT, format!("the node runtime is up, with {}", runtimes.join(" and ")))
+        (true, reason::HEARTBEAT, format!("the node runtime is up, with {}{}", runtimes.join(" and "), without(facts)))
     };
     let degraded = match (&facts.ledger_failure, lost_runtime(facts)) {
         (Some(failure), _) => (true, reason::RUNTIME_ERROR, failure.clone()),
         (None, Some(lost)) => (true, reason::RUNTIME_MISSING, lost),
+        (None, None) if !ready.0 => (true, ready.1, ready.2.clone()),
         (None, None) => (false, reason::AS_DECLARED, "its runtimes answer and the ledger is written".to_owned()),
     };
     let mut conditions = vec![condition(kind::READY, ready, known), condition(kind::DEGRADED, degraded, known)];
@@ -234,20 +235,32 @@ fn status(facts: &Facts, known: Option<&NodeRuntimeStatus>) -> NodeRuntimeStatus
     }
 }
 
-/// A runtime that is needed and doesn't answer: the default one, or one that did before and may have pods. That a machine has no podman
+/// Runtimes that are needed and don't answer: the default one, and those that did before and may have pods. That a machine has no podman
 /// at all is nothing to be told.
-fn lost_runtime(facts: &Facts) -> Option<String> {
+fn lost(facts: &Facts) -> impl Iterator<Item = &RuntimeStatus> {
     let is_needed = |name: Adapter| facts.default_runtime == Some(name) || facts.worked.contains(&name);
-    let lost: Vec<String> = facts
-        .runtimes
-        .iter()
-        .filter(|runtime| !runtime.available && is_needed(runtime.name))
+    facts.runtimes.iter().filter(move |runtime| !runtime.available && is_needed(runtime.name))
+}
+
+/// Which are lost, and why.
+fn lost_runtime(facts: &Facts) -> Option<String> {
+    let said: Vec<String> = lost(facts)
         .map(|runtime| {
             let why = runtime.message.as_deref().unwrap_or("it doesn't answer");
             format!("runtime {} is not available: {why}", runtime.name.as_str())
         })
         .collect();
-    (!lost.is_empty()).then(|| lost.join("; "))
+    (!said.is_empty()).then(|| said.join("; "))
+}
+
+/// Which are lost, behind those that work.
+fn without(facts: &Facts) -> String {
+    let named = lost(facts).map(|runtime| match facts.default_runtime {
+        Some(default) if default == runtime.name => format!("{}, its default", runtime.name.as_str()),
+        _ => runtime.name.as_str().to_owned(),
+    });
+    let named: Vec<String> = named.collect();
+    if named.is_empty() { String::new() } else { format!("; without {}", named.join(" and ")) }
 }
 
 fn condition(
@@ -308,7 +321,9 @@ mod tests {
         let down = status(&Facts { runtimes: vec![runtime(false)], ..Facts::default() }, Some(&up));
         assert_eq!(down.conditions[0].status, "False");
         assert!(down.conditions[0].message.contains("no socket"));
-        assert_eq!(down.conditions[1].last_transition_time, up.conditions[1].last_transition_time);
+        assert_eq!((&*down.conditions[1].status, &down.conditions[1].message), ("True", &down.conditions[0].message));
+        let still = status(&Facts { runtimes: vec![runtime(false)], ..Facts::default() }, Some(&down));
+        assert_eq!(still.conditions[1].last_transition_time, down.conditions[1].last_transition_time);
     }
 
     #[test]
@@ -328,12 +343,15 @@ mod tests {
         facts.worked.insert(Adapter::Podman);
         let lost = status(&facts, None);
         assert_eq!((lost.conditions[0].status.as_str(), lost.conditions[1].status.as_str()), ("True", "True"));
+        assert_eq!(lost.conditions[0].message, "the node runtime is up, with oci; without podman");
         assert_eq!(lost.conditions[1].reason, reason::RUNTIME_MISSING);
         assert!(lost.conditions[1].message.contains("podman is not available: no socket"), "{lost:?}");
         assert!(!lost.runtimes[1].available);
         facts.worked.clear();
         facts.default_runtime = Some(Adapter::Podman);
-        assert_eq!(status(&facts, None).conditions[1].status, "True", "it was asked for");
+        let lost = status(&facts, None);
+        assert_eq!(lost.conditions[0].message, "the node runtime is up, with oci; without podman, its default");
+        assert_eq!(lost.conditions[1].status, "True", "it was asked for");
     }
 
     #[test]

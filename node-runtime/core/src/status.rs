@@ -82,6 +82,9 @@ fn stand(container: Option<&ContainerMemory>, policy: RestartPolicy, desired: De
     }
 }
 
+/// What a condition says: whether it holds, the reason, the message.
+type Told = (bool, &'static str, String);
+
 struct Computation<'a> {
     facts: &'a Facts<'a>,
     memory: &'a Memory,
@@ -255,11 +258,12 @@ impl Computation<'_> {
 
     fn conditions(&self, phase: Phase) -> Vec<Condition> {
         let ready = self.ready(phase);
+        let (progressing, degraded) = (self.progressing(&ready), self.degraded(&ready));
         [
             self.condition(kind::ACCEPTED, self.accepted()),
             self.condition(kind::READY, ready),
-            self.condition(kind::PROGRESSING, self.progressing()),
-            self.condition(kind::DEGRADED, self.degraded()),
+            self.condition(kind::PROGRESSING, progressing),
+            self.condition(kind::DEGRADED, degraded),
         ]
         .into_iter()
         .chain(self.realtime_conditions())
@@ -314,7 +318,7 @@ impl Computation<'_> {
     }
 
     /// `None` for an instance that joins no bridged Network.
-    fn network(&self) -> Option<(bool, &'static str, String)> {
+    fn network(&self) -> Option<Told> {
         let network = self.facts.accepted.spec.network.as_ref()?;
         let failure = self.memory.failures.values().find(|failure| failure.failure.kind == FailureKind::Network);
         Some(match (self.facts.attached, self.facts.no_network, failure) {
@@ -348,7 +352,7 @@ impl Computation<'_> {
         }
     }
 
-    fn accepted(&self) -> (bool, &'static str, String) {
+    fn accepted(&self) -> Told {
         if self.facts.stale {
             let given = self.facts.object.map_or(0, |object| object.spec.epoch);
             let message = format!(
@@ -363,7 +367,7 @@ impl Computation<'_> {
         }
     }
 
-    fn ready(&self, phase: Phase) -> (bool, &'static str, String) {
+    fn ready(&self, phase: Phase) -> Told {
         match (self.facts.desired, self.facts.pod) {
             (Desired::Run, _) => {}
             (Desired::Stop | Desired::Gone, Some(_)) => {
@@ -409,7 +413,7 @@ impl Computation<'_> {
         (false, reason::STARTING, "its containers are being started".to_owned())
     }
 
-    fn stopped(&self) -> (bool, &'static str, String) {
+    fn stopped(&self) -> Told {
         match &self.memory.terminated {
             Some(terminated) => (false, reason::MISS_BUDGET_SPENT, terminated.message.clone()),
             None => (false, reason::STOPPED, "run is false".to_owned()),
@@ -433,7 +437,7 @@ impl Computation<'_> {
         text.trim_end_matches(',').to_owned()
     }
 
-    fn progressing(&self) -> (bool, &'static str, String) {
+    fn progressing(&self, ready: &Told) -> Told {
         match (self.facts.desired, self.facts.pod) {
             (Desired::Stop | Desired::Gone, Some(_)) => {
                 return (true, reason::STOPPING, "its containers are being stopped".to_owned());
@@ -442,8 +446,7 @@ impl Computation<'_> {
             (Desired::Run, _) => {}
         }
         if let Some(blocked) = self.facts.blocked {
-            let moves = matches!(blocked.reason, reason::STARTING | reason::UPDATING);
-            return (moves, blocked.reason, blocked.message.clone());
+            return (is_under_way(blocked), blocked.reason, blocked.message.clone());
         }
         if let Some(failure) = self.memory.failures.values().next() {
             return (false, failure_reason(failure.failure.kind), failure.failure.message.clone());
@@ -459,10 +462,11 @@ impl Computation<'_> {
         if pending {
             return (true, reason::STARTING, "its containers are being started".to_owned());
         }
-        (false, reason::AS_DECLARED, "nothing is under way".to_owned())
+        (false, ready.1, "nothing is under way".to_owned())
     }
 
-    fn degraded(&self) -> (bool, &'static str, String) {
+    /// What isn't ready is never said to be as declared.
+    fn degraded(&self, ready: &Told) -> Told {
         if !self.facts.degraded.is_empty() {
             return (true, reason::CANNOT_HONOUR, self.facts.degraded.join("; "));
         }
@@ -472,20 +476,30 @@ impl Computation<'_> {
         if let Some(failure) = self.memory.failures.values().next() {
             return (true, failure_reason(failure.failure.kind), failure.failure.message.clone());
         }
-        // Its containers run (or ran when somebody could look), but it could not be started again as things are.
+        // It can't be started, or its containers run (or ran when somebody could look), but could not be started again as things are.
+        let is_wanted = self.facts.desired == Desired::Run;
         if let Some(blocked) = self.facts.blocked
-            && self.stands().any(|(_, stand)| stand == Stand::Runs)
+            && (self.stands().any(|(_, stand)| stand == Stand::Runs) || is_wanted && !is_under_way(blocked))
         {
             return (true, blocked.reason, blocked.message.clone());
         }
-        if self.facts.desired == Desired::Run && self.has_failed_for_good() {
+        if let Some((reason, message)) = self.held_up().filter(|_| is_wanted) {
+            return (true, reason, message);
+        }
+        if let Some(terminated) = self.memory.terminated.as_ref().filter(|_| self.facts.pod.is_none()) {
+            return (true, reason::MISS_BUDGET_SPENT, terminated.message.clone());
+        }
+        if is_wanted && self.has_failed_for_good() {
             return (true, reason::CONTAINER_FAILED, self.describe(Stand::Over));
         }
         if self.stands().any(|(_, stand)| stand == Stand::Waits) {
             let message = format!("{}; it is started again", self.describe(Stand::Waits));
             return (false, reason::CONTAINER_EXITED, message);
         }
-        (false, reason::AS_DECLARED, "it is as declared".to_owned())
+        match ready {
+            (true, ..) => (false, reason::AS_DECLARED, "it is as declared".to_owned()),
+            (false, reason, message) => (false, reason, message.clone()),
+        }
     }
 
     /// Whether a container ended badly and isn't started again.
@@ -495,6 +509,11 @@ impl Computation<'_> {
             exit.is_some_and(|exit| exit.code != 0)
         })
     }
+}
+
+/// Whether what keeps it from being started passes by itself.
+fn is_under_way(blocked: &Blocked) -> bool {
+    matches!(blocked.reason, reason::STARTING | reason::UPDATING)
 }
 
 /// At most [`MESSAGE`] characters.
@@ -526,9 +545,11 @@ pub(crate) fn transitions(
         let condition = status.conditions.iter().find(|condition| condition.type_ == type_)?;
         Some((condition.status.clone(), condition.reason.clone(), condition.message.clone()))
     };
+    let is_refused = of(after, kind::ACCEPTED).is_some_and(|(status, ..)| status == "False");
     let watched = [
         (kind::ACCEPTED, "False", "Refused", None),
-        (kind::DEGRADED, "True", "Degraded", Some(reason::CANNOT_HONOUR)),
+        // Of what is refused that is all there is to tell.
+        (if is_refused { "" } else { kind::DEGRADED }, "True", "Degraded", Some(reason::CANNOT_HONOUR)),
         (kind::REALTIME, "False", reason::NO_REAL_TIME, Some(reason::NO_REAL_TIME)),
         (kind::WITHIN_WCET, "False", reason::WCET_EXCEEDED, Some(reason::WCET_EXCEEDED)),
     ];

@@ -349,17 +349,11 @@ fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static
     let note = note(desire, account, state, ready);
     let troubled = matches!(state, PackageState::Degraded | PackageState::Error);
     let progressing = state == PackageState::Updating;
-    let progress_note = if progressing { note.clone() } else { String::new() };
-    let degraded = degraded(account, troubled.then(|| (why, note.clone())));
+    let progress_note = if progressing { note.clone() } else { "nothing is under way".to_owned() };
     let mut wanted = vec![
-        Wanted::new(kind::READY, verdict(state == PackageState::Running), why, note),
-        Wanted::new(
-            kind::PROGRESSING,
-            verdict(progressing),
-            if progressing { why } else { reason::AS_DECLARED },
-            progress_note,
-        ),
-        degraded,
+        Wanted::new(kind::READY, verdict(state == PackageState::Running), why, note.clone()),
+        Wanted::new(kind::PROGRESSING, verdict(progressing), why, progress_note),
+        degraded(account, troubled, (why, note)),
         summed(kind::RESOLVED, reason::ALL_RESOLVED, &account.unresolved),
         summed(kind::PLACED, reason::ALL_PLACED, &account.unplaced),
     ];
@@ -369,12 +363,18 @@ fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static
     wanted
 }
 
-/// What is wrong: what the state says, and threads of what runs that haven't what was proven.
-fn degraded(account: &Account, trouble: Option<(&'static str, String)>) -> Wanted {
+/// What is wrong: what the state says, and threads of what runs that haven't what was proven. What isn't ready is never said to be as declared.
+fn degraded(account: &Account, troubled: bool, state: (&'static str, String)) -> Wanted {
     let untimed = account.slots.iter().filter_map(|slot| slot.untimed.clone());
+    let trouble = troubled.then(|| state.clone());
     let all: Vec<(&'static str, String)> = trouble.into_iter().chain(untimed).collect();
     let Some((first, _)) = all.first() else {
-        return Wanted::new(kind::DEGRADED, Verdict::False, reason::AS_DECLARED, "");
+        return match state {
+            (reason::AS_DECLARED, _) => {
+                Wanted::new(kind::DEGRADED, Verdict::False, reason::AS_DECLARED, "it is as declared")
+            }
+            (why, note) => Wanted::new(kind::DEGRADED, Verdict::False, why, note),
+        };
     };
     let said: Vec<&str> = all.iter().map(|(_, message)| message.as_str()).collect();
     Wanted::new(kind::DEGRADED, Verdict::True, first, said.join("; "))

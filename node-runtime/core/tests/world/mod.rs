@@ -22,6 +22,14 @@ use pullpiri_node_core::runtime::{ContainerObserved, ContainerStateObserved, Exi
 use pullpiri_node_core::snapshot::{AdapterState, Instance, Node};
 use pullpiri_node_core::{Action, Plan, Snapshot, decide};
 
+/// What isn't ready is nowhere said to be as declared.
+fn agrees_with_itself(status: &ModelInstanceStatus) {
+    let of = |kind: &str| status.conditions.iter().find(|condition| condition.type_ == kind).unwrap();
+    let says_well = |kind: &&str| of(kind).status == "False" && of(kind).reason == "AsDeclared";
+    let is_ready = of("Ready").status == "True";
+    assert!(is_ready || !["Progressing", "Degraded"].iter().any(says_well), "{:#?}", status.conditions);
+}
+
 pub const START: Timestamp = Timestamp(1_700_000_000_123_456_789);
 
 pub struct World {
@@ -234,6 +242,7 @@ impl World {
         for (id, change) in plan.objects {
             let Some(object) = self.api.get_mut(&id) else { continue };
             if let Some(status) = change.status {
+                agrees_with_itself(&status);
                 // As it comes back from a server.
                 let json = serde_json::to_string(&status).unwrap();
                 object.status = Some(serde_json::from_str::<ModelInstanceStatus>(&json).unwrap());
@@ -319,6 +328,7 @@ impl World {
             state: ContainerStateObserved::Running { pid: self.next_pid, started_at: self.now },
             container_id: format!("{name}-{attempt}"),
             image_id: "sha256:00".to_owned(),
+            before: None,
         }
     }
 
