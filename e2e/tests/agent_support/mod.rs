@@ -162,6 +162,7 @@ fn start(state: &mut State, name: &str, attempt: u32) -> ContainerObserved {
         state: ContainerStateObserved::Running { pid: state.next_pid, started_at: now() },
         container_id: format!("{name}-{}", state.next_pid),
         image_id: "sha256:00".to_owned(),
+        before: None,
     }
 }
 

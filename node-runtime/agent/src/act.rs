@@ -330,6 +330,7 @@ mod tests {
                 state,
                 container_id: String::new(),
                 image_id: String::new(),
+                before: None,
             };
             let pod = PodObserved {
                 id: PodId("p".into()),

@@ -153,7 +153,14 @@ mod tests {
     use pullpiri_node_core::runtime::{Exit, Timestamp};
 
     fn container(attempt: u32, state: ContainerStateObserved) -> ContainerObserved {
-        ContainerObserved { name: "x".into(), attempt, state, container_id: "id".into(), image_id: String::new() }
+        ContainerObserved {
+            name: "x".into(),
+            attempt,
+            state,
+            container_id: "id".into(),
+            image_id: String::new(),
+            before: None,
+        }
     }
 
     fn running(at: i64) -> ContainerStateObserved {

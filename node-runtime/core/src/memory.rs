@@ -183,12 +183,19 @@ fn observe_container(
         let is_restart = container.run.is_some();
         if let Some(previous) = &container.run {
             let missed = observed.attempt.saturating_sub(previous.attempt).max(1);
-            // Nobody saw how the run before it ended.
             if previous.exit.is_none() {
-                container.last_exit = Some(unseen_exit(previous, started_at));
+                // Nobody saw how the run before it ended; its runtime may know.
+                let exit = observed.before.clone().unwrap_or_else(|| unseen_exit(previous, started_at));
+                if observed.before.is_some() {
+                    changes.push(Change::Exited { container: observed.name.clone(), exit: exit.clone() });
+                }
+                container.last_exit = Some(exit);
             }
             container.restarts = container.restarts.saturating_add(missed);
             container.streak = container.streak.saturating_add(missed);
+        }
+        if observed.before.is_some() {
+            container.last_exit.clone_from(&observed.before);
         }
         container.run = Some(Run {
             attempt: observed.attempt,

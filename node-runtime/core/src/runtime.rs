@@ -191,6 +191,9 @@ pub struct ContainerObserved {
     pub container_id: String,
     /// The digest of the image's configuration, `sha256:…`.
     pub image_id: String,
+    /// How the attempt before this one ended, where the runtime restarts by itself and still knows: who wasn't there learns it from this.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Exit>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -385,6 +385,7 @@ fn a_kubelet_restarts_containers_itself() {
         state: ContainerStateObserved::Waiting { reason: "ImagePullBackOff".into(), message: "no registry".into() },
         container_id: String::new(),
         image_id: String::new(),
+        before: None,
     };
     let made = PodObserved {
         id: pod.0.clone(),
@@ -409,4 +410,12 @@ fn a_kubelet_restarts_containers_itself() {
     assert_snapshot!("kubernetes_exit", world.settle(true));
     change(&mut world, 1, ContainerStateObserved::Running { pid: 8, started_at: at });
     assert_snapshot!("kubernetes_restart", world.settle(true));
+    // Nobody of ours was there when it ended and was started again; its runtime knows how it ended.
+    world.restart_agent();
+    change(&mut world, 2, ContainerStateObserved::Running { pid: 9, started_at: at });
+    let exit = Exit { code: 9, oom_killed: false, started_at: at, finished_at: at };
+    world.pods.get_mut(&pod).unwrap().containers[0].before = Some(exit);
+    let transcript = world.settle(true);
+    let container = &world.status("blis").containers[0];
+    assert_eq!((container.exit_code, container.restarts), (Some(9), Some(2)), "{transcript}");
 }

@@ -82,6 +82,7 @@ pub(super) fn containers(pod: &Pod, pids: &BTreeMap<String, u32>) -> Vec<Contain
                 state: ContainerStateObserved::Waiting { reason: String::new(), message: String::new() },
                 container_id: String::new(),
                 image_id: String::new(),
+                before: None,
             },
         })
         .collect()
@@ -103,7 +104,16 @@ fn observed(status: &ContainerStatus, pids: &BTreeMap<String, u32>) -> Container
         let (reason, message) = (waiting.reason.unwrap_or_default(), waiting.message.unwrap_or_default());
         (String::new(), ContainerStateObserved::Waiting { reason, message })
     };
-    ContainerObserved { name: status.name.clone(), attempt, state, container_id: id, image_id: status.image_id.clone() }
+    // Of one that waits for its next start, the last end is its own.
+    let before = last.filter(|last| last.container_id.as_deref() != Some(&id)).map(exit);
+    ContainerObserved {
+        name: status.name.clone(),
+        attempt,
+        state,
+        container_id: id,
+        image_id: status.image_id.clone(),
+        before,
+    }
 }
 
 /// The attempt before the present one, if the Pod's status has both: the kubelet may tell of an end and of the start after it at once.
@@ -117,6 +127,7 @@ pub(super) fn before(pod: &Pod, container: &str) -> Option<ContainerObserved> {
         state: ContainerStateObserved::Exited(exit(ended)),
         container_id: ended.container_id.clone().unwrap_or_default(),
         image_id: status.image_id.clone(),
+        before: None,
     })
 }
 
@@ -191,12 +202,14 @@ mod tests {
         let seen = state_of(&runs);
         assert_eq!((seen.attempt, seen.container_id.as_str()), (1, "containerd://now"));
         assert!(matches!(seen.state, ContainerStateObserved::Running { pid: 42, .. }));
+        // A node runtime that wasn't there when it ended has that from here.
+        assert_eq!(seen.before.map(|exit| exit.code), Some(3));
         let earlier = before(&runs, "c").unwrap();
         assert_eq!((earlier.attempt, earlier.container_id.as_str()), (0, "containerd://old"));
         let loops = one(json!({ "waiting": { "reason": "CrashLoopBackOff" } }), ended(137, "OOMKilled"), 4);
         let seen = state_of(&loops);
         let ContainerStateObserved::Exited(exit) = &seen.state else { panic!("{seen:?}") };
-        assert_eq!((seen.attempt, exit.code, exit.oom_killed), (4, 137, true));
+        assert_eq!((seen.attempt, exit.code, exit.oom_killed, &seen.before), (4, 137, true, &None));
         assert_eq!(exit.finished_at.since(exit.started_at), std::time::Duration::from_secs(1));
         assert_eq!(before(&one(json!({}), json!({}), 0), "c"), None);
     }

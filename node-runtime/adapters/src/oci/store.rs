@@ -161,6 +161,7 @@ mod tests {
                 state,
                 container_id: name.to_owned(),
                 image_id: String::new(),
+                before: None,
             };
             write_record(dir.path(), &container, 9, Durability::ProcessDeath).unwrap();
         }

@@ -147,6 +147,7 @@ async fn happened(client: &Client, line: Line) -> Option<RuntimeEvent> {
                 state: ContainerStateObserved::Exited(exit),
                 container_id: line.actor.id,
                 image_id: String::new(),
+                before: None,
             };
             Some(RuntimeEvent::Container { pod, container })
         }

@@ -93,7 +93,8 @@ pub(super) fn container(inspected: &Inspected) -> Option<(PodId, ContainerObserv
         Some(_) => inspected.image.clone(),
         None => format!("sha256:{}", inspected.image),
     };
-    Some((pod, ContainerObserved { name, attempt, state: observed, container_id: inspected.id.clone(), image_id }))
+    let container_id = inspected.id.clone();
+    Some((pod, ContainerObserved { name, attempt, state: observed, container_id, image_id, before: None }))
 }
 
 /// Pods from a list and from what `inspect` said of each container in it that isn't infra.

@@ -415,6 +415,7 @@ impl Supervisor {
                 },
                 container_id: start.container_id,
                 image_id: start.image_id,
+                before: None,
             },
             live: Some(Live {
                 pid,
