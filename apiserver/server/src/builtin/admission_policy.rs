@@ -1,23 +1,45 @@
 //! ValidatingAdmissionPolicy and its binding: defaults and rules of Kubernetes 1.37 (`pkg/apis/admissionregistration`). What they do to
 //! writes is `admission::policy`'s.
 
-use pullpiri_apply::error::FieldError;
-use pullpiri_apply::metadata::name::qualified_name;
-use pullpiri_apply::schema::cel::expression;
+use pullpiri_apply::error::{FieldError, FieldErrorKind, print};
+use pullpiri_apply::metadata::name::{dns_1035_label, dns_subdomain, qualified_name};
+use pullpiri_apply::schema::cel::expression::{self, Names, Wanted};
 use serde_json::{Value, json};
 
 use super::{drop_nulls, set, text};
+use crate::policies::types;
 use crate::registry::Strategy;
 
-/// What an expression of a policy may name. There is no `authorizer` here, so that one that asks for it is refused.
-pub(crate) const VARIABLES: [&str; 6] = ["object", "oldObject", "request", "params", "namespaceObject", "variables"];
-/// Match conditions come before the variables.
-const CONDITION_VARIABLES: [&str; 5] = ["object", "oldObject", "request", "params", "namespaceObject"];
 const OPERATIONS: [&str; 5] = ["*", "CREATE", "UPDATE", "DELETE", "CONNECT"];
 const ACTIONS: [&str; 3] = ["Deny", "Warn", "Audit"];
-const REASONS: [&str; 4] = ["Unauthorized", "Forbidden", "Invalid", "RequestEntityTooLarge"];
+const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const MOST_MATCH_CONDITIONS: u64 = 64;
-const MOST_AUDIT_ANNOTATIONS: u64 = 20;
+const MOST_AUDIT_ANNOTATIONS: usize = 20;
+const MOST_BYTES_OF_ANNOTATION: usize = 5 * 1024;
+/// Words that CEL keeps for itself.
+const RESERVED: [&str; 21] = [
+    "true",
+    "false",
+    "null",
+    "in",
+    "as",
+    "break",
+    "const",
+    "continue",
+    "else",
+    "for",
+    "function",
+    "if",
+    "import",
+    "let",
+    "loop",
+    "package",
+    "namespace",
+    "return",
+    "var",
+    "void",
+    "while",
+];
 
 #[derive(Debug)]
 pub struct PolicyStrategy;
@@ -59,18 +81,23 @@ impl Strategy for PolicyStrategy {
         }
         errors.extend(check_conditions(spec));
         let (validations, annotations) = (items(spec, "validations"), items(spec, "auditAnnotations"));
+        let variables = items(spec, "variables");
+        let mut names = types::of_any_kind(spec);
+        if !variables.is_empty() {
+            names = names.with_variables();
+        }
+        for (index, variable) in variables.iter().enumerate() {
+            errors.extend(check_variable(variable, &mut names, &format!("spec.variables[{index}]")));
+        }
         if validations.is_empty() && annotations.is_empty() {
             let why = "validations or auditAnnotations must contain at least one item";
             errors.push(FieldError::required("spec.validations", why));
             errors.push(FieldError::required("spec.auditAnnotations", why));
         }
-        for (index, variable) in items(spec, "variables").iter().enumerate() {
-            errors.extend(check_variable(variable, &format!("spec.variables[{index}]")));
-        }
         for (index, validation) in validations.iter().enumerate() {
-            errors.extend(check_validation(validation, &format!("spec.validations[{index}]")));
+            errors.extend(check_validation(validation, &names, &format!("spec.validations[{index}]")));
         }
-        errors.extend(check_annotations(annotations));
+        errors.extend(check_annotations(annotations, text(object, &["metadata", "name"]), &names));
         errors
     }
 }
@@ -160,18 +187,34 @@ fn one_of(object: &Value, path: &str, field: &str, known: &[&str]) -> Option<Fie
 
 fn check_param_kind(kind: &Value) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let version = text(kind, &["apiVersion"]);
-    if version.is_empty() {
-        errors.push(FieldError::required("spec.paramKind.apiVersion", ""));
-    } else if version.matches('/').count() > 1 {
-        errors.push(FieldError::invalid(
-            "spec.paramKind.apiVersion",
-            version,
-            format!("unexpected GroupVersion string: {version}"),
-        ));
+    let given = text(kind, &["apiVersion"]);
+    let at = "spec.paramKind.apiVersion";
+    let (group, version) = given.split_once('/').unwrap_or(("", given));
+    if given.is_empty() {
+        errors.push(FieldError::required(at, ""));
+    } else if version.contains('/') {
+        errors.push(FieldError::invalid(at, given, format!("unexpected GroupVersion string: {given}")));
+    } else {
+        let complaints = if group.is_empty() { Vec::new() } else { dns_subdomain(group) };
+        if !complaints.is_empty() {
+            errors.push(FieldError::invalid(at, group, complaints.join(",")));
+        }
+        let complaints = if version.is_empty() { Vec::new() } else { dns_1035_label(version) };
+        if version.is_empty() {
+            errors.push(FieldError::invalid(at, given, "version must be specified"));
+        } else if !complaints.is_empty() {
+            errors.push(FieldError::invalid(at, version, complaints.join(",")));
+        }
     }
-    if text(kind, &["kind"]).is_empty() {
-        errors.push(FieldError::required("spec.paramKind.kind", ""));
+    let (at, name) = ("spec.paramKind.kind", text(kind, &["kind"]));
+    if name.is_empty() {
+        errors.push(FieldError::required(at, ""));
+    } else {
+        let complaints = dns_1035_label(&name.to_lowercase());
+        if !complaints.is_empty() {
+            let why = format!("may have mixed case, but should otherwise match: {}", complaints.join(","));
+            errors.push(FieldError::invalid(at, name, why));
+        }
     }
     errors
 }
@@ -229,17 +272,14 @@ fn check_rule(rule: &Value, path: &str) -> Vec<FieldError> {
     errors
 }
 
-fn check_expression(object: &Value, path: &str, field: &str, variables: &[&str]) -> Option<FieldError> {
-    let source = text(object, &[field]);
-    let at = format!("{path}.{field}");
-    if source.trim().is_empty() {
-        return Some(FieldError::required(at, format!("{field} is not specified")));
-    }
-    expression::compile(source, variables).err().map(|why| FieldError::invalid(at, source, why))
+fn check_expression(source: &str, names: &Names<'_>, wanted: Wanted, at: String) -> Option<FieldError> {
+    expression::compile(source, names, wanted).err().map(|why| FieldError::invalid(at, source, why))
 }
 
+/// They come before the variables.
 fn check_conditions(spec: &Value) -> Vec<FieldError> {
     let conditions = items(spec, "matchConditions");
+    let names = types::of_any_kind(spec);
     let mut errors = Vec::new();
     let count = u64::try_from(conditions.len()).unwrap_or(u64::MAX);
     if count > MOST_MATCH_CONDITIONS {
@@ -247,75 +287,112 @@ fn check_conditions(spec: &Value) -> Vec<FieldError> {
     }
     for (index, condition) in conditions.iter().enumerate() {
         let at = format!("spec.matchConditions[{index}]");
+        match text(condition, &["expression"]).trim() {
+            "" => errors.push(FieldError::required(format!("{at}.expression"), "")),
+            source => errors.extend(check_expression(source, &names, Wanted::Bool, format!("{at}.expression"))),
+        }
         let name = text(condition, &["name"]);
         if name.is_empty() {
             errors.push(FieldError::required(format!("{at}.name"), ""));
+            continue;
         }
-        for complaint in if name.is_empty() { Vec::new() } else { qualified_name(name) } {
-            errors.push(FieldError::invalid(format!("{at}.name"), name, complaint));
-        }
+        errors.extend(qualified_name(name).into_iter().map(|why| FieldError::invalid(format!("{at}.name"), name, why)));
         if conditions[..index].iter().any(|other| text(other, &["name"]) == name) {
             errors.push(FieldError::duplicate(format!("{at}.name"), name));
         }
-        errors.extend(check_expression(condition, &at, "expression", &CONDITION_VARIABLES));
     }
     errors
 }
 
-fn check_variable(variable: &Value, at: &str) -> Vec<FieldError> {
+fn check_variable(variable: &Value, names: &mut Names<'_>, at: &str) -> Vec<FieldError> {
     let mut errors = Vec::new();
     let name = text(variable, &["name"]);
     let mut letters = name.chars();
     let is_identifier = letters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
-        && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == '_');
-    if name.is_empty() {
+        && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
+        && !RESERVED.contains(&name);
+    if name.trim().is_empty() {
         errors.push(FieldError::required(format!("{at}.name"), "name is not specified"));
     } else if !is_identifier {
-        errors.push(FieldError::invalid(format!("{at}.name"), name, "name is not a valid CEL identifier"));
+        errors.push(FieldError::invalid(format!("{at}.name"), name, "must be a valid CEL identifier"));
     }
-    errors.extend(check_expression(variable, at, "expression", &VARIABLES));
+    let (source, at) = (text(variable, &["expression"]), format!("{at}.expression"));
+    if source.trim().is_empty() {
+        errors.push(FieldError::required(at, "expression is not specified"));
+    } else if let Err(why) = names.define(name, source) {
+        errors.push(FieldError::invalid(at, source, why));
+    }
     errors
 }
 
-fn check_validation(validation: &Value, at: &str) -> Vec<FieldError> {
-    let mut errors: Vec<FieldError> = check_expression(validation, at, "expression", &VARIABLES).into_iter().collect();
-    if validation.get("messageExpression").is_some() {
-        errors.extend(check_expression(validation, at, "messageExpression", &VARIABLES));
+fn check_validation(validation: &Value, names: &Names<'_>, at: &str) -> Vec<FieldError> {
+    const BREAKS: [char; 2] = ['\n', '\r'];
+    let mut errors = Vec::new();
+    let source = text(validation, &["expression"]);
+    if source.trim().is_empty() {
+        errors.push(FieldError::required(format!("{at}.expression"), "expression is not specified"));
+    } else {
+        errors.extend(check_expression(source, names, Wanted::Bool, format!("{at}.expression")));
+    }
+    let source = text(validation, &["messageExpression"]);
+    if !source.trim().is_empty() {
+        errors.extend(check_expression(source, names, Wanted::Text, format!("{at}.messageExpression")));
+    } else if !source.is_empty() {
+        let why = "must be non-empty if specified";
+        errors.push(FieldError::invalid(format!("{at}.messageExpression"), source, why));
     }
     let message = text(validation, &["message"]);
-    if validation.get("message").is_some() && message.trim().is_empty() {
-        errors.push(FieldError::invalid(format!("{at}.message"), message, "message must be non-empty if specified"));
-    } else if message.contains('\n') {
-        errors.push(FieldError::invalid(format!("{at}.message"), message, "message must not contain line breaks"));
-    } else if message.is_empty() && text(validation, &["expression"]).contains('\n') {
-        let why = "message must be specified if expression contains line breaks";
-        errors.push(FieldError::required(format!("{at}.message"), why));
+    if !message.is_empty() && message.trim().is_empty() {
+        errors.push(FieldError::invalid(format!("{at}.message"), message, "must be non-empty if specified"));
+    } else if message.trim().contains(BREAKS) {
+        errors.push(FieldError::invalid(format!("{at}.message"), message, "must not contain line breaks"));
     }
     errors.extend(one_of(validation, at, "reason", &REASONS));
     errors
 }
 
-fn check_annotations(annotations: &[Value]) -> Vec<FieldError> {
+fn check_annotations(annotations: &[Value], policy: &str, names: &Names<'_>) -> Vec<FieldError> {
     let mut errors = Vec::new();
-    let count = u64::try_from(annotations.len()).unwrap_or(u64::MAX);
-    if count > MOST_AUDIT_ANNOTATIONS {
-        errors.push(FieldError::too_many("spec.auditAnnotations", count, MOST_AUDIT_ANNOTATIONS));
+    if annotations.len() > MOST_AUDIT_ANNOTATIONS {
+        let why = format!("{}: must not have more than {MOST_AUDIT_ANNOTATIONS} auditAnnotations", shown(annotations));
+        errors.push(FieldError::new(FieldErrorKind::Invalid, "spec.auditAnnotations", None, why));
     }
     for (index, annotation) in annotations.iter().enumerate() {
         let at = format!("spec.auditAnnotations[{index}]");
         let key = text(annotation, &["key"]);
-        if key.is_empty() {
-            errors.push(FieldError::required(format!("{at}.key"), ""));
+        if policy.is_empty() {
+            errors.push(FieldError::invalid(format!("{at}.key"), key, "requires metadata.name be non-empty"));
         } else {
-            errors
-                .extend(qualified_name(key).into_iter().map(|why| FieldError::invalid(format!("{at}.key"), key, why)));
+            let full = format!("{policy}/{key}");
+            let complaints = qualified_name(&full).into_iter();
+            errors.extend(complaints.map(|why| FieldError::invalid(format!("{at}.key"), full.as_str(), why)));
+        }
+        let (source, place) = (text(annotation, &["valueExpression"]), format!("{at}.valueExpression"));
+        match source.trim() {
+            "" => errors.push(FieldError::required(place, "valueExpression is not specified")),
+            trimmed if trimmed.len() > MOST_BYTES_OF_ANNOTATION => {
+                let why = format!("must not exceed {MOST_BYTES_OF_ANNOTATION} bytes in length");
+                errors.push(FieldError::required(place, why));
+            }
+            trimmed => {
+                let refused = expression::compile(trimmed, names, Wanted::TextOrNull).err();
+                errors.extend(refused.map(|why| FieldError::invalid(place, source, why)));
+            }
         }
         if annotations[..index].iter().any(|other| text(other, &["key"]) == key) {
             errors.push(FieldError::duplicate(format!("{at}.key"), key));
         }
-        errors.extend(check_expression(annotation, &at, "valueExpression", &VARIABLES));
     }
     errors
+}
+
+/// Annotations in an error, in the form of Kubernetes' internal type.
+fn shown(annotations: &[Value]) -> String {
+    let one = |annotation: &Value| {
+        let field = |name: &str| print::json(&Value::from(text(annotation, &[name])));
+        format!("{{\"Key\":{},\"ValueExpression\":{}}}", field("key"), field("valueExpression"))
+    };
+    format!("[{}]", annotations.iter().map(one).collect::<Vec<_>>().join(","))
 }
 
 /// The empty policy, for tests and documentation of what is needed.
@@ -369,7 +446,23 @@ mod tests {
             with(&["spec", "validations"], json!([{"expression": "nobody.x"}])),
             ["spec.validations[0].expression"]
         );
-        assert_eq!(with(&["spec", "validations"], json!([{"expression": "true\n"}])), ["spec.validations[0].message"]);
+        assert!(with(&["spec", "validations"], json!([{"expression": "true\n"}])).is_empty());
+        for (field, source) in [("expression", "1+1"), ("expression", "object.x"), ("expression", "params.x == 1")] {
+            let path = format!("spec.validations[0].{field}");
+            assert_eq!(with(&["spec", "validations"], json!([{field: source}])), [path], "{source}");
+        }
+        assert_eq!(
+            with(&["spec", "validations"], json!([{"expression": "true", "messageExpression": "1"}])),
+            ["spec.validations[0].messageExpression"]
+        );
+        assert_eq!(
+            with(&["spec", "matchConditions"], json!([{"name": "a", "expression": "variables.x"}])),
+            ["spec.matchConditions[0].expression"]
+        );
+        assert_eq!(
+            with(&["spec", "auditAnnotations"], json!([{"key": "a b", "valueExpression": "1"}])),
+            ["spec.auditAnnotations[0].key", "spec.auditAnnotations[0].valueExpression"]
+        );
         assert_eq!(
             with(&["spec", "variables"], json!([{"name": "1a", "expression": "1"}])),
             ["spec.variables[0].name"]

@@ -1,10 +1,9 @@
 //! Policies and bindings, parsed once.
 
-use pullpiri_apply::schema::cel::expression::{self, Expression};
+use pullpiri_apply::schema::cel::expression::{self, Expression, Names, Wanted};
 use serde_json::Value;
 
 use super::matching::Match;
-use crate::builtin::admission_policy::VARIABLES;
 use crate::builtin::text;
 
 /// What an expression that can't be evaluated does.
@@ -65,8 +64,12 @@ pub(super) struct Binding {
     pub(super) params: Option<ParamRef>,
 }
 
+/// What an expression may name. There is no `authorizer` here, so that one that asks for it is refused.
+const NAMES: [&str; 6] = ["object", "oldObject", "request", "params", "namespaceObject", "variables"];
+
+/// Types were checked when the policy was written.
 fn compile(holder: &Value, field: &str) -> Compiled {
-    expression::compile(text(holder, &[field]), &VARIABLES)
+    expression::compile(text(holder, &[field]), &Names::untyped(&NAMES), Wanted::Anything)
 }
 
 fn list<'a>(spec: &'a Value, name: &str) -> impl Iterator<Item = &'a Value> {

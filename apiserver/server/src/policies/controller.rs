@@ -10,8 +10,7 @@ use pullpiri_apply::schema::cel::expression;
 use serde_json::{Value, json};
 
 use super::compiled::{Binding, Policy};
-use super::{Policies, Set};
-use crate::builtin::admission_policy::VARIABLES;
+use super::{Policies, Set, types};
 use crate::builtin::{set, text};
 use crate::objects::{ChangeItem, ChangeKind, Objects, Subresource};
 use crate::registry::{Resource, Resources};
@@ -151,33 +150,50 @@ async fn write_status(objects: &Objects, policy: &Value) -> Result<(), Status> {
 
 /// `expressionWarnings`: what is wrong with expressions, given the schemas of the kinds that the policy names.
 fn check_types(resources: &Resources, policy: &Value) -> Vec<Value> {
+    let parsed = |resource: &Arc<Resource>| Schema::parse(&resource.schema.published()).ok();
+    let spec = policy.get("spec").unwrap_or(&Value::Null);
     let schemas: Vec<(String, Schema)> = kinds(resources, policy)
         .into_iter()
-        .filter_map(|resource| {
-            let schema = Schema::parse(&resource.schema.published()).ok()?;
-            Some((format!("{}, Kind={}", resource.api_version(), resource.kind), schema))
-        })
+        .filter_map(|resource| Some((format!("{}, Kind={}", resource.api_version(), resource.kind), parsed(resource)?)))
         .collect();
+    let params = param_kind(resources, spec).and_then(parsed);
+    let variables = spec.get("variables").and_then(Value::as_array);
+    let names = |kind| {
+        let mut names = types::of_kind(spec, kind, params.as_ref()).with_variables();
+        for variable in variables.into_iter().flatten() {
+            // One that is no good is told of where it is used.
+            let _ = names.define(text(variable, &["name"]), text(variable, &["expression"]));
+        }
+        names
+    };
+    let kinds: Vec<_> = schemas.iter().map(|(kind, schema)| (kind, names(schema))).collect();
     let mut warnings = Vec::new();
-    let validations = policy.pointer("/spec/validations").and_then(Value::as_array);
+    let validations = spec.get("validations").and_then(Value::as_array);
     for (index, validation) in validations.into_iter().flatten().enumerate() {
         for field in ["expression", "messageExpression"] {
             let source = text(validation, &[field]);
-            let complaints: Vec<String> = schemas
+            let complaints: Vec<String> = kinds
                 .iter()
                 .filter(|_| !source.is_empty())
-                .filter_map(|(kind, schema)| {
-                    let error = expression::check(source, &VARIABLES, schema).err()?;
+                .filter_map(|(kind, names)| {
+                    let error = expression::check(source, names).err()?;
                     Some(format!("{kind}: {error}\n"))
                 })
                 .collect();
             if !complaints.is_empty() {
                 let place = format!("spec.validations[{index}].{field}");
-                warnings.push(json!({"fieldRef": place, "warning": complaints.concat()}));
+                warnings.push(json!({"fieldRef": place, "warning": complaints.join("\n")}));
             }
         }
     }
     warnings
+}
+
+/// The resource of a policy's parameters, if it is served.
+fn param_kind<'a>(resources: &'a Resources, spec: &Value) -> Option<&'a Arc<Resource>> {
+    let api_version = text(spec, &["paramKind", "apiVersion"]);
+    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
+    resources.by_kind(group, version, text(spec, &["paramKind", "kind"]))
 }
 
 /// The resources that a policy names without a wildcard, as far as they are served.

@@ -1,7 +1,7 @@
 //! ValidatingAdmissionPolicies at work: what is about to be written is shown to the expressions of the policies that are bound to it.
 //!
 //! [`compiled`]: policies and bindings as they are used; [`matching`]: which of them look at a write; [`admission`]: the plugin;
-//! [`controller`]: follows the stored ones and writes what the type checker says of them.
+//! [`controller`]: follows the stored ones and writes what the type checker says of them; [`types`]: what expressions may name.
 //!
 //! Semantics are those of `k8s.io/apiserver/pkg/admission/plugin/policy/validating` (1.37), but for two things: there is no `authorizer` (an
 //! expression that names it is refused), and audit annotations are accepted and go nowhere, for there is no audit log.
@@ -10,6 +10,7 @@ pub(crate) mod admission;
 mod compiled;
 pub(crate) mod controller;
 mod matching;
+pub(crate) mod types;
 
 use std::sync::{Arc, PoisonError, RwLock};
 

@@ -35,6 +35,8 @@ pub(super) enum Ty<'s> {
     /// The metadata of a resource, as rules of a schema see it.
     Names,
     Optional(Box<Ty<'s>>),
+    /// Results of earlier expressions, by name; `None` where the type isn't followed.
+    Named(Vec<(String, Option<Ty<'s>>)>),
 }
 
 impl<'s> Ty<'s> {
@@ -65,7 +67,7 @@ impl<'s> Ty<'s> {
         })
     }
 
-    fn name(&self) -> String {
+    pub(super) fn name(&self) -> String {
         match self {
             Self::Dyn => "dyn".to_owned(),
             Self::Bool => "bool".to_owned(),
@@ -80,7 +82,7 @@ impl<'s> Ty<'s> {
             Self::Type => "type".to_owned(),
             Self::List(of) => format!("list({})", of.name()),
             Self::Map(of) => format!("map(string, {})", of.name()),
-            Self::Object(..) | Self::Whole(_) | Self::Names => "object".to_owned(),
+            Self::Object(..) | Self::Whole(_) | Self::Names | Self::Named(_) => "object".to_owned(),
             Self::Optional(of) => format!("optional_type({})", of.name()),
         }
     }
@@ -120,6 +122,10 @@ impl<'s> Ty<'s> {
                 let (_, property) = found.ok_or_else(undefined)?;
                 Self::of(property, Place::of(property)).ok_or_else(undefined)
             }
+            Self::Named(known) => {
+                let (_, ty) = known.iter().find(|(key, _)| key == name).ok_or_else(undefined)?;
+                Ok(ty.clone().unwrap_or(Self::Dyn))
+            }
             Self::Names => Err(undefined()),
             other => Err(format!("type '{}' does not support field selection", other.name())),
         }
@@ -158,19 +164,17 @@ pub(super) fn check(
     }
 }
 
-/// Checks the types of an expression that stands alone. Of its variables only the objects' may be known.
-pub(super) fn check_free(
+/// The type of an expression that stands alone, given what it may name. `None` where it isn't known for certain.
+pub(super) fn check_free<'s>(
     expression: &IdedExpr,
     source: &str,
-    variables: &[&str],
-    object: Option<&Schema>,
-) -> Result<(), String> {
-    let type_of = |name: &str| match object {
-        Some(schema) if matches!(name, "object" | "oldObject") => Ty::Whole(schema),
-        _ => Ty::Dyn,
-    };
-    let scope = variables.iter().map(|name| ((*name).to_owned(), type_of(name))).collect();
-    Checker { source, scope }.infer(expression).map(drop)
+    names: Vec<(String, Ty<'s>)>,
+) -> Result<Option<Ty<'s>>, String> {
+    let mut checker = Checker { source, scope: names };
+    Ok(match checker.infer(expression)? {
+        Ty::Dyn if !checker.is_dyn(expression) => None,
+        known => Some(known),
+    })
 }
 
 pub(super) struct Checker<'e, 's> {
@@ -223,25 +227,41 @@ impl<'s> Checker<'_, 's> {
                 let mut of: Option<Ty<'s>> = None;
                 for element in &list.elements {
                     let next = self.infer(element)?;
-                    of = Some(match of {
-                        None => next,
-                        Some(known) if known.fits(&next) => known,
-                        Some(_) => Ty::Dyn,
-                    });
+                    of = Some(one_type(of, next));
                 }
                 Ok(Ty::List(Box::new(of.unwrap_or(Ty::Dyn))))
             }
             Expr::Map(map) => {
+                let mut of: Option<Ty<'s>> = None;
                 for entry in &map.entries {
                     if let EntryExpr::MapEntry(entry) = &entry.expr {
                         self.infer(&entry.key)?;
-                        self.infer(&entry.value)?;
+                        let next = self.infer(&entry.value)?;
+                        of = Some(one_type(of, next));
                     }
                 }
-                Ok(Ty::Map(Box::new(Ty::Dyn)))
+                Ok(Ty::Map(Box::new(of.unwrap_or(Ty::Dyn))))
             }
             Expr::Comprehension(comprehension) => self.comprehension(comprehension),
             Expr::Struct(_) | Expr::Unspecified => Ok(Ty::Dyn),
+        }
+    }
+
+    /// Whether an expression is a part of something of any type, and not just of a type that isn't followed here.
+    fn is_dyn(&self, expression: &IdedExpr) -> bool {
+        match &expression.expr {
+            Expr::Ident(name) => matches!(self.variable(name), Ok(Ty::Dyn)),
+            Expr::Select(select) if select.test => false,
+            Expr::Select(select) => match &select.operand.expr {
+                Expr::Ident(name) if let Ok(Ty::Named(known)) = self.variable(name) => {
+                    known.iter().any(|(key, ty)| *key == select.field && matches!(ty, Some(Ty::Dyn)))
+                }
+                _ => self.is_dyn(&select.operand),
+            },
+            Expr::Call(call) => {
+                call.func_name == "_[_]" && call.args.first().is_some_and(|operand| self.is_dyn(operand))
+            }
+            _ => false,
         }
     }
 
@@ -297,8 +317,8 @@ impl<'s> Checker<'_, 's> {
         if call.func_name.starts_with(['_', '@', '-', '!']) {
             return self.operator(&call.func_name, &types);
         }
-        if library.is_some() {
-            return Ok(Ty::Dyn);
+        if let Some(library) = library {
+            return Ok(if library == "sets" || call.func_name == "isCanonical" { Ty::Bool } else { Ty::Dyn });
         }
         self.function(&call.func_name, &types)
     }
@@ -346,7 +366,12 @@ impl<'s> Checker<'_, 's> {
                 Ok(if a.fits(b) { a.clone() } else { Ty::Dyn })
             }
             ("_+_" | "_-_", [a, b]) => match (a, b) {
-                (Ty::Dyn, _) | (_, Ty::Dyn) => Ok(Ty::Dyn),
+                // Numbers, texts and lists go with their like only.
+                (Ty::Dyn, known) | (known, Ty::Dyn) => match known {
+                    Ty::List(_) | Ty::String | Ty::Bytes if name == "_+_" => Ok(known.clone()),
+                    known if known.is_number() => Ok(known.clone()),
+                    _ => Ok(Ty::Dyn),
+                },
                 (Ty::Timestamp, Ty::Duration) => Ok(Ty::Timestamp),
                 (Ty::Duration, Ty::Timestamp) if name == "_+_" => Ok(Ty::Timestamp),
                 (Ty::Timestamp, Ty::Timestamp) if name == "_-_" => Ok(Ty::Duration),
@@ -360,7 +385,7 @@ impl<'s> Checker<'_, 's> {
                 _ => refuse(),
             },
             ("_*_" | "_/_" | "_%_", [a, b]) => match (a, b) {
-                (Ty::Dyn, _) | (_, Ty::Dyn) => Ok(Ty::Dyn),
+                (Ty::Dyn, known) | (known, Ty::Dyn) => Ok(known.clone()),
                 _ if a.is_number() && a.fits(b) => Ok(a.clone()),
                 _ => refuse(),
             },
@@ -468,6 +493,15 @@ const OTHERS: [&str; 24] = [
     "of",
     "none",
 ];
+
+/// The type of elements of a list, when there is another one.
+fn one_type<'s>(known: Option<Ty<'s>>, next: Ty<'s>) -> Ty<'s> {
+    match known {
+        None => next,
+        Some(known) if known.fits(&next) => known,
+        Some(_) => Ty::Dyn,
+    }
+}
 
 /// Where a name or an operator first stands, not as a part of a longer one.
 fn find_word(source: &str, needle: &str) -> Option<usize> {

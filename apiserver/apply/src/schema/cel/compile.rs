@@ -51,10 +51,13 @@ pub(super) fn compile(rule: &Rule, schema: &Schema, place: Place) -> Compiled {
 }
 
 /// Compiles an expression that is no rule, with a check of its types.
-pub(super) fn compile_alone(source: &str, check: &dyn Fn(&IdedExpr) -> Result<(), String>) -> Result<IdedExpr, String> {
+pub(super) fn compile_alone<T>(
+    source: &str,
+    check: impl FnOnce(&IdedExpr) -> Result<T, String>,
+) -> Result<(IdedExpr, T), String> {
     let expression = compile_expression(source)?;
-    check(&expression)?;
-    Ok(evaluable(expression))
+    let checked = check(&expression)?;
+    Ok((evaluable(expression), checked))
 }
 
 fn compile_expression(source: &str) -> Result<IdedExpr, String> {

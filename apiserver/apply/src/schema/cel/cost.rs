@@ -101,7 +101,8 @@ mod tests {
     #[test]
     fn so_is_an_expression_of_a_policy() {
         let source = "object.x.all(a, object.x.all(b, object.x.all(c, a + b + c >= 0)))";
-        let expression = expression::compile(source, &["object"]).unwrap();
+        let names = expression::Names::untyped(&["object"]);
+        let expression = expression::compile(source, &names, expression::Wanted::Bool).unwrap();
         let evaluate = |items: usize| {
             let mut scope = cel::expression::Scope::default();
             scope.bind("object", &json!({"x": (0..items).collect::<Vec<_>>()}));

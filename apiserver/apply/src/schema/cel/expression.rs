@@ -9,9 +9,9 @@ use kube_cel::cel::objects::{Key, Map};
 use kube_cel::cel::{self};
 use serde_json::Value;
 
-use super::check::check_free;
+use super::check::{Ty, check_free};
 use super::compile::compile_alone;
-use super::{FUNCTIONS, cost, execution_error};
+use super::{FUNCTIONS, Place, cost, execution_error};
 use crate::schema::Schema;
 use crate::schema::number::Num;
 
@@ -22,22 +22,103 @@ const VARIABLES: &str = "variables";
 #[derive(Debug)]
 pub struct Expression(IdedExpr);
 
-/// Compiles an expression that may name these variables.
-///
-/// # Errors
-/// Why not, in cel-go's words.
-pub fn compile(source: &str, variables: &[&str]) -> Result<Expression, String> {
-    let failed = |why| format!("compilation failed: {why}");
-    let parsed = compile_alone(source, &|parsed| check_free(parsed, source, variables, None)).map_err(failed)?;
-    Ok(Expression(parsed))
+/// What an expression must come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wanted {
+    Bool,
+    Text,
+    TextOrNull,
+    Anything,
 }
 
-/// What is wrong with an expression when `object` and `oldObject` are of this schema.
+/// What an expression may name, with the types as far as they are known.
+#[derive(Clone, Debug)]
+pub struct Names<'s> {
+    known: Vec<(String, Ty<'s>)>,
+    /// Results of earlier expressions, where there may be some.
+    variables: Option<Vec<(String, Option<Ty<'s>>)>>,
+}
+
+impl<'s> Names<'s> {
+    /// Names of which nothing is known.
+    #[must_use]
+    pub fn untyped(names: &[&str]) -> Self {
+        Self { known: names.iter().map(|name| ((*name).to_owned(), Ty::Dyn)).collect(), variables: None }
+    }
+
+    /// Whole objects of a schema.
+    #[must_use]
+    pub fn with_object(mut self, name: &str, schema: &'s Schema) -> Self {
+        self.known.push((name.to_owned(), Ty::Whole(schema)));
+        self
+    }
+
+    /// A value of a schema, which is no object of its own.
+    #[must_use]
+    pub fn with_part(mut self, name: &str, schema: &'s Schema) -> Self {
+        self.known.push((name.to_owned(), Ty::of(schema, Place::Part).unwrap_or(Ty::Dyn)));
+        self
+    }
+
+    /// `variables`, of which there are none yet.
+    #[must_use]
+    pub fn with_variables(mut self) -> Self {
+        self.variables = Some(Vec::new());
+        self
+    }
+
+    /// Lets later expressions name the result of this one as `variables.NAME`, also when it is no good: then its type is unknown.
+    ///
+    /// # Errors
+    /// Why it doesn't compile, in cel-go's words.
+    pub fn define(&mut self, name: &str, source: &str) -> Result<(), String> {
+        let checked = compile_alone(source, |parsed| check_free(parsed, source, self.scope()));
+        let ty = checked.as_ref().ok().and_then(|(_, ty)| ty.clone());
+        self.variables.get_or_insert_default().push((name.to_owned(), ty));
+        checked.map(drop).map_err(failed)
+    }
+
+    fn scope(&self) -> Vec<(String, Ty<'s>)> {
+        let variables = self.variables.iter().map(|known| (VARIABLES.to_owned(), Ty::Named(known.clone())));
+        self.known.iter().cloned().chain(variables).collect()
+    }
+}
+
+fn failed(why: String) -> String {
+    format!("compilation failed: {why}")
+}
+
+/// Compiles an expression.
+///
+/// # Errors
+/// Why not, in the words of cel-go and Kubernetes.
+pub fn compile(source: &str, names: &Names<'_>, wanted: Wanted) -> Result<Expression, String> {
+    let (parsed, ty) = compile_alone(source, |parsed| check_free(parsed, source, names.scope())).map_err(failed)?;
+    let fits = match (wanted, &ty) {
+        (Wanted::Anything, _) | (_, None) => true,
+        (Wanted::Bool, Some(ty)) => matches!(ty, Ty::Bool),
+        (Wanted::Text, Some(ty)) => matches!(ty, Ty::String),
+        (Wanted::TextOrNull, Some(ty)) => matches!(ty, Ty::String | Ty::Null),
+    };
+    let wanted = match wanted {
+        _ if fits => return Ok(Expression(parsed)),
+        Wanted::Bool => "bool",
+        Wanted::Text => "string",
+        Wanted::TextOrNull | Wanted::Anything => "one of [string null_type]",
+    };
+    let given = match ty {
+        Some(Ty::Null) => "null_type".to_owned(),
+        other => other.map_or_else(String::new, |ty| ty.name()),
+    };
+    Err(format!("must evaluate to {wanted} but got {given}"))
+}
+
+/// What is wrong with an expression, given the types of what it names.
 ///
 /// # Errors
 /// The first thing that is wrong, in cel-go's words.
-pub fn check(source: &str, variables: &[&str], object: &Schema) -> Result<(), String> {
-    compile_alone(source, &|parsed| check_free(parsed, source, variables, Some(object))).map(drop)
+pub fn check(source: &str, names: &Names<'_>) -> Result<(), String> {
+    compile_alone(source, |parsed| check_free(parsed, source, names.scope())).map(drop)
 }
 
 /// What an expression came to.
@@ -118,13 +199,19 @@ mod tests {
 
     use super::*;
 
-    const NAMES: [&str; 3] = ["object", "params", "variables"];
+    fn names() -> Names<'static> {
+        Names::untyped(&["object", "params", "variables"])
+    }
+
+    fn compiled(source: &str) -> Result<Expression, String> {
+        compile(source, &names(), Wanted::Anything)
+    }
 
     fn evaluate(source: &str, object: &Value) -> Result<Outcome, String> {
-        let expression = compile(source, &NAMES).unwrap();
+        let expression = compiled(source).unwrap();
         let mut scope = Scope::default();
         scope.bind("object", object);
-        scope.define("name", &compile("object.metadata.name", &NAMES).unwrap());
+        scope.define("name", &compiled("object.metadata.name").unwrap());
         scope.evaluate(&expression)
     }
 
@@ -149,15 +236,16 @@ mod tests {
 
     #[test]
     fn unknown_names_and_bad_syntax_are_refused() {
-        assert!(compile("object ==", &NAMES).unwrap_err().starts_with("compilation failed: ERROR: "));
-        assert!(compile("nobody == 1", &NAMES).unwrap_err().contains("undeclared reference to 'nobody'"));
+        assert!(compiled("object ==").unwrap_err().starts_with("compilation failed: ERROR: "));
+        assert!(compiled("nobody == 1").unwrap_err().contains("undeclared reference to 'nobody'"));
     }
 
     #[test]
     fn types_are_checked_against_a_schema() {
         let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {"n": {"type": "integer"}}}}});
         let schema = Schema::parse(&schema).unwrap();
-        let check = |source| check(source, &NAMES, &schema);
+        let names = Names::untyped(&["params"]).with_object("object", &schema);
+        let check = |source| check(source, &names);
         assert_eq!(check("object.spec.n > 1 && object.metadata.labels['a'] == 'b' && params.x == 1"), Ok(()));
         assert!(
             check("object.spec.n > '1'")
@@ -165,5 +253,35 @@ mod tests {
                 .contains("no matching overload for '_>_' applied to '(int, string)'")
         );
         assert!(check("object.spec.m < 1").unwrap_err().contains("undefined field 'm'"));
+    }
+
+    #[test]
+    fn an_expression_comes_to_what_is_wanted() {
+        let mut names = Names::untyped(&["object"]).with_variables();
+        names.define("n", "1").unwrap();
+        names.define("any", "object.x").unwrap();
+        assert!(names.define("bad", "[").unwrap_err().starts_with("compilation failed: "));
+        for (source, wanted, refusal) in [
+            ("object.x == 1", Wanted::Bool, ""),
+            ("sets.contains([1], [1])", Wanted::Bool, ""),
+            // What isn't followed may be anything.
+            ("quantity('1').add(quantity('2'))", Wanted::Bool, ""),
+            ("variables.bad == 1", Wanted::Bool, ""),
+            ("1 + 1", Wanted::Bool, "must evaluate to bool but got int"),
+            ("object.x + 1", Wanted::Bool, "must evaluate to bool but got int"),
+            ("object.x[0].y", Wanted::Bool, "must evaluate to bool but got dyn"),
+            ("variables.any", Wanted::Bool, "must evaluate to bool but got dyn"),
+            ("variables.n", Wanted::Bool, "must evaluate to bool but got int"),
+            ("{'a': [1]}", Wanted::Bool, "must evaluate to bool but got map(string, list(int))"),
+            ("null", Wanted::Text, "must evaluate to string but got null_type"),
+            ("'a' + string(object.x)", Wanted::Text, ""),
+            ("null", Wanted::TextOrNull, ""),
+            ("1", Wanted::TextOrNull, "must evaluate to one of [string null_type] but got int"),
+        ] {
+            let refused = compile(source, &names, wanted).err().unwrap_or_default();
+            assert_eq!(refused, refusal, "{source}");
+        }
+        let unknown = compile("variables.m == 1", &names, Wanted::Bool).unwrap_err();
+        assert!(unknown.contains("undefined field 'm'"), "{unknown}");
     }
 }
