@@ -19,7 +19,7 @@ use tokio::time::Instant;
 
 use super::error::Failure;
 use super::keys::{ours, theirs};
-use super::read::{header, refusal};
+use super::read::{History, header, refusal};
 use super::{Line, Shared, lock};
 use crate::hub::{Backlog, Chunk};
 use crate::{Event, Revision, WatchError};
@@ -205,14 +205,14 @@ fn parse(shared: &Shared, event: &etcd_client::Event) -> Result<Option<Parsed>, 
 
 /// Goes on behind a hole.
 async fn skip(shared: &Shared, oldest: Revision) -> Result<(), Failure> {
-    let line = shared.look().await?;
+    let (line, history) = shared.look().await?;
     let missed = shared.line.borrow().head;
     tracing::warn!(
         after = missed.0,
         before = line.head.0,
         "etcd was compacted before the watch had read it, clients list again"
     );
-    shared.compacted(oldest);
+    shared.compacted(if history == History::Lost { line.head.max(oldest) } else { oldest });
     shared.line.send_replace(line);
     shared.hub.skip(line.head.0);
     shared.fed.send_replace(line.head);

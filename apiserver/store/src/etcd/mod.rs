@@ -37,6 +37,7 @@ use cluster::Cluster;
 use error::Failure;
 pub use error::OpenError;
 use keys::{Keys, ours, theirs};
+use read::History;
 pub use tls::{ClientFiles, Tls};
 
 /// Where everything of ours is, unless told otherwise.
@@ -162,8 +163,12 @@ impl EtcdStore {
             servers: shared.cluster.servers(),
             reason: failure.to_string(),
         };
-        let line = shared.look().await.map_err(|failure| unreachable(failure, &shared))?;
-        let oldest = shared.find_oldest().await.map_err(|failure| unreachable(failure, &shared))?;
+        let (line, history) = shared.look().await.map_err(|failure| unreachable(failure, &shared))?;
+        let mut oldest = shared.find_oldest().await.map_err(|failure| unreachable(failure, &shared))?;
+        if history == History::Lost {
+            oldest = oldest.max(line.head);
+            shared.compacted(oldest);
+        }
         shared.hub = Hub::new(options.buffers, line.head.0, oldest.0);
         shared.line.send_replace(line);
         shared.fed.send_replace(line.head);
@@ -241,7 +246,7 @@ impl Shared {
         if revision <= self.oldest() {
             return Ok(());
         }
-        let head = self.look().await.map_err(|failure| self.unreadable("the revision", &failure))?.head;
+        let head = self.look().await.map_err(|failure| self.unreadable("the revision", &failure))?.0.head;
         if revision > head {
             return Err(ReadError::Future { requested: revision, current: head });
         }

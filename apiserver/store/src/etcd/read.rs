@@ -19,6 +19,13 @@ pub(super) fn header(header: Option<&etcd_client::ResponseHeader>) -> i64 {
     header.map_or(0, etcd_client::ResponseHeader::revision)
 }
 
+/// Whether the events before a look can all be told of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum History {
+    Known,
+    Lost,
+}
+
 impl Shared {
     /// A range at one revision, or now.
     pub(super) async fn range(&self, key: &[u8], options: &GetOptions) -> Result<GetResponse, Failure> {
@@ -33,11 +40,21 @@ impl Shared {
         Ok(response)
     }
 
-    /// Where the store is, and the last write of ours.
-    pub(super) async fn look(&self) -> Result<Line, Failure> {
+    /// Where the store is, and the last write of ours; with whether what was before is lost to whoever reads the history: deletions from
+    /// a full etcd took `P/last` away, and nothing tells which was the last.
+    pub(super) async fn look(&self) -> Result<(Line, History), Failure> {
         let response = self.range(&self.keys.last(), &GetOptions::new().with_keys_only()).await?;
-        let last = response.kvs().first().map_or(0, etcd_client::KeyValue::mod_revision);
-        Ok(Line { head: ours(header(response.header())), last_event: ours(last) })
+        let head = ours(header(response.header()));
+        if let Some(last) = response.kvs().first() {
+            return Ok((Line { head, last_event: ours(last.mod_revision()) }, History::Known));
+        }
+        let (start, end) = self.keys.all();
+        let any = self.range(&start, &GetOptions::new().with_range(end).with_keys_only().with_limit(1)).await?;
+        if any.kvs().is_empty() {
+            // Nobody wrote anything yet.
+            return Ok((Line { head, last_event: ours(0) }, History::Known));
+        }
+        Ok((Line { head, last_event: head }, History::Lost))
     }
 
     pub(super) async fn get(&self, key: &str) -> Result<(Option<KeyValue>, Revision), Failure> {
@@ -64,7 +81,7 @@ impl Shared {
                 (Err(Failure::Compacted), None) if restarts < RESTARTS => restarts += 1,
                 (Err(Failure::Future), Some(at)) => {
                     let look = self.look().await;
-                    let current = look.map_err(|failure| self.unreadable(&range.prefix, &failure))?.head;
+                    let current = look.map_err(|failure| self.unreadable(&range.prefix, &failure))?.0.head;
                     return Err(ReadError::Future { requested: at, current });
                 }
                 (Err(failure), _) => return Err(self.unreadable(&range.prefix, &failure)),
@@ -131,7 +148,7 @@ impl Shared {
         if from > self.revision() {
             // Another API server may have told our client of it.
             let look = self.look().await;
-            let current = look.map_err(|failure| self.unreadable("the revision", &failure))?.head;
+            let current = look.map_err(|failure| self.unreadable("the revision", &failure))?.0.head;
             if from > current {
                 return Err(ReadError::Future { requested: from, current });
             }

@@ -5,6 +5,9 @@
 //! expected a revision which is still the present one is sent again, because of two copies only one can find that revision; any other is
 //! reported as unknown. (A lost creation isn't sent again: a copy that is still under way could bring the key back after
 //! somebody deleted it.)
+//!
+//! A full etcd still deletes, if nothing is put beside it. So there a deletion takes `P/last` away instead of rewriting it; what that
+//! means for who reads the history is `read.rs`'s.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,6 +26,13 @@ enum Outcome {
     Applied(KeyValue),
     /// The expectation doesn't hold.
     Refused(Option<KeyValue>),
+}
+
+/// What a write does with `P/last`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Last {
+    Rewritten,
+    TakenAway,
 }
 
 /// What a look says about a write whose answer got lost.
@@ -57,8 +67,9 @@ impl Shared {
         let mut patience = Patience::new(&self.cluster);
         // Why an earlier attempt may have been applied, or may be yet.
         let mut unclear: Option<Failure> = None;
+        let mut last = Last::Rewritten;
         loop {
-            let txn = self.transaction(write, &id);
+            let txn = self.transaction(write, &id, last);
             let attempt =
                 self.cluster.attempt(self.cluster.pick(), |mut client| async move { client.txn(txn).await }).await;
             let failure = match attempt {
@@ -93,6 +104,11 @@ impl Shared {
                 {
                     return Ok(kv);
                 }
+                let deletes = matches!((&failure, &write.change), (Failure::NoSpace, Change::Delete));
+                if deletes && last == Last::Rewritten {
+                    last = Last::TakenAway;
+                    continue;
+                }
                 return Err(self.failed(write, unclear.as_ref(), &failure));
             }
             if !patience.pause().await {
@@ -110,14 +126,17 @@ impl Shared {
         }
     }
 
-    fn transaction(&self, write: &Write, id: &str) -> Txn {
+    fn transaction(&self, write: &Write, id: &str, last: Last) -> Txn {
         let key = self.keys.object(&write.key);
         let mut when = match write.expect {
             Expect::Absent => vec![Compare::mod_revision(key.clone(), CompareOp::Equal, 0)],
             Expect::At(revision) => vec![Compare::mod_revision(key.clone(), CompareOp::Equal, theirs(revision))],
             Expect::Any => Vec::new(),
         };
-        let mut then = vec![TxnOp::put(self.keys.last(), id, None)];
+        let mut then = vec![match last {
+            Last::Rewritten => TxnOp::put(self.keys.last(), id, None),
+            Last::TakenAway => TxnOp::delete(self.keys.last(), None),
+        }];
         match &write.change {
             Change::Put(value) => {
                 then.push(TxnOp::put(key.clone(), value.to_vec(), None));
@@ -157,6 +176,7 @@ impl Shared {
                 KeyValue { key, value: value.clone(), created, modified: revision }
             }
             Change::Delete => {
+                // Of `P/last` no previous value was asked for.
                 let deleted = answers.into_iter().find_map(|answer| match answer {
                     TxnOpResponse::Delete(mut deleted) => deleted.take_prev_kvs().into_iter().next(),
                     _ => None,

@@ -1,6 +1,7 @@
 //! One member: what a cluster's faults don't need.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use etcd_client::{Client, DeleteOptions};
 use pullpiri_store::etcd::{ClientFiles, EtcdStore, Tls};
@@ -246,6 +247,44 @@ async fn a_full_etcd_is_said_and_stays_readable() {
     let alarm = store.health().await.unwrap_err();
     assert!(alarm.contains("NOSPACE"), "{alarm}");
     assert_eq!(store.list(Range::default()).await.unwrap().items.len(), written);
+}
+
+#[tokio::test]
+async fn a_full_etcd_still_deletes() {
+    if etcd_cluster::missing() {
+        return;
+    }
+    let cluster = Cluster::single_with(None, &["--quota-backend-bytes", "4000000"]);
+    let store = open(cluster.servers()).await;
+    let value = "x".repeat(1_000_000);
+    let mut written = Vec::new();
+    while let Ok(kv) = store.write(put(&format!("k{}", written.len()), Expect::Absent, &value)).await {
+        written.push(kv);
+        assert!(written.len() < 20, "no limit");
+    }
+    assert!(written.len() > 2, "{}", written.len());
+    let full = store.list(Range::default()).await.unwrap().revision;
+    let mut watch = store.watch("", full).await.unwrap();
+    let delete = |kv: &pullpiri_store::KeyValue, expect| pullpiri_store::Write {
+        key: Arc::clone(&kv.key),
+        expect,
+        change: pullpiri_store::Change::Delete,
+    };
+    for kv in &written[..2] {
+        let deleted = store.write(delete(kv, Expect::At(kv.modified))).await.unwrap();
+        assert_eq!(next(&mut watch).await, deleted.modified.0);
+        assert_eq!(deleted.value.len(), value.len());
+    }
+    let absent = store.write(delete(&written[0], Expect::At(written[0].modified))).await.unwrap_err();
+    assert!(matches!(absent, WriteError::Mismatch { .. }), "{absent:?}");
+    let puts = store.write(put("another", Expect::Absent, "1")).await.unwrap_err();
+    assert!(matches!(puts, WriteError::NoSpace { .. }), "{puts:?}");
+    // Whoever comes later lists again: nothing tells what was deleted last.
+    let later = open(cluster.servers()).await;
+    let listed = later.list(Range::default()).await.unwrap();
+    assert_eq!(listed.items.len(), written.len() - 2);
+    assert!(later.watch("", full).await.is_err());
+    assert!(later.watch("", listed.revision).await.is_ok());
 }
 
 /// A CA, and a certificate of it that serves 127.0.0.1 and identifies a client.
