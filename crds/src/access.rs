@@ -5,7 +5,8 @@ use serde_json::{Value, json};
 
 use crate::GROUP;
 use crate::names::{
-    CONTROLLERS_LEASE, CONTROLLERS_LEASE_NAMESPACE, NODE_GROUP, NODE_LEASE_NAMESPACE, NODE_USER_PREFIX,
+    CONTROLLERS_LEASE, CONTROLLERS_LEASE_NAMESPACE, NODE_FINALIZER, NODE_GROUP, NODE_LEASE_NAMESPACE, NODE_USER_PREFIX,
+    PUBLISHED_NODE,
 };
 
 /// The user that the controllers authenticate as.
@@ -136,16 +137,27 @@ pub fn nodes() -> Value {
             {
                 "apiGroup": GROUP, "resource": "noderuntimes", "name": "{node}",
                 "verbs": ["list", "watch", "create", "patch"], "statusVerbs": ["patch"],
+                "writes": ["metadata.labels", format!("metadata.annotations[{PUBLISHED_NODE}]")],
+                // By those of others people say which Models run where; what a machine knows of itself is its to say.
+                "reservedLabels": {
+                    "domains": ["kubernetes.io", "k8s.io", GROUP],
+                    "but": [
+                        "kubernetes.io/hostname", "kubernetes.io/os", "kubernetes.io/arch", "node.kubernetes.io/",
+                        "topology.kubernetes.io/zone", "topology.kubernetes.io/region",
+                    ],
+                },
             },
             {
                 "apiGroup": "coordination.k8s.io", "resource": "leases", "namespace": NODE_LEASE_NAMESPACE,
                 "name": crate::names::node_lease("{node}"), "verbs": ["get", "create", "update"],
+                "writes": ["spec", "metadata.ownerReferences"],
             },
         ],
         "bound": [
             {
                 "apiGroup": GROUP, "resource": "modelinstances", "field": "spec.nodeName",
                 "verbs": ["get", "list", "watch", "patch"], "statusVerbs": ["patch"],
+                "writes": [format!("metadata.finalizers[{NODE_FINALIZER}]")],
                 "references": [
                     {
                         "apiGroup": "", "resource": "configmaps",

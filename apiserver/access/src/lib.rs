@@ -17,6 +17,7 @@ pub mod node;
 pub mod rbac;
 pub mod reconcile;
 pub mod rule;
+mod writes;
 
 pub use attributes::{Attributes, ResourceAttributes, UserInfo};
 pub use rule::Rule;

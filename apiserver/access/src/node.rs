@@ -15,6 +15,7 @@ use serde_json::Value;
 use crate::attributes::{Attributes, ResourceAttributes, UserInfo};
 use crate::rbac::Verdict;
 use crate::rule::Rule;
+use crate::writes::{Writes, check_status};
 use crate::{text, texts};
 
 /// What stands for the node's name in [`Own::name`].
@@ -31,6 +32,7 @@ struct Own {
     verbs: Vec<String>,
     /// What of `verbs` also holds for `/status`.
     status_verbs: Vec<String>,
+    writes: Writes,
 }
 
 /// Objects with a field that holds their node's name.
@@ -43,6 +45,7 @@ struct Bound {
     verbs: Vec<String>,
     status_verbs: Vec<String>,
     references: Vec<Reference>,
+    writes: Writes,
 }
 
 /// Where a bound object names objects of its namespace.
@@ -79,12 +82,15 @@ impl Policy {
     /// ```json
     /// {"userPrefix": "system:node:", "group": "system:nodes",
     ///  "own": [{"apiGroup": "coordination.k8s.io", "resource": "leases", "namespace": "kube-node-lease", "name": "{node}",
-    ///           "verbs": ["get", "update"], "statusVerbs": []}],
+    ///           "verbs": ["get", "update"], "statusVerbs": [], "writes": ["spec", "metadata.labels"],
+    ///           "reservedLabels": {"domains": ["kubernetes.io"], "but": ["kubernetes.io/hostname", "node.kubernetes.io/"]}}],
     ///  "bound": [{"apiGroup": "example.com", "resource": "things", "field": "spec.nodeName", "verbs": ["get", "list", "watch", "patch"],
-    ///             "statusVerbs": ["patch"],
+    ///             "statusVerbs": ["patch"], "writes": ["metadata.finalizers[example.com/node]"],
     ///             "references": [{"apiGroup": "", "resource": "secrets", "paths": ["spec.volumes[].secret.secretName"]}]}],
     ///  "rules": [{"apiGroups": [""], "resources": ["events"], "verbs": ["create"]}]}
     /// ```
+    ///
+    /// Of an object that it may write, a node changes the parts in `writes` and no others.
     ///
     /// # Errors
     /// A field that is missing or empty.
@@ -95,6 +101,10 @@ impl Policy {
         };
         let list = |value: &Value, field: &str| value.get(field).and_then(Value::as_array).cloned().unwrap_or_default();
         let verbs = |value: &Value, field: &str| texts(value, field);
+        let writes = |entry: &Value| {
+            let reserved = entry.get("reservedLabels").unwrap_or(&Value::Null);
+            Writes::new(&texts(entry, "writes"), texts(reserved, "domains"), texts(reserved, "but"))
+        };
         let mut own = Vec::new();
         for entry in list(value, "own") {
             own.push(Own {
@@ -104,6 +114,7 @@ impl Policy {
                 name: wanted(&entry, "name")?,
                 verbs: verbs(&entry, "verbs"),
                 status_verbs: verbs(&entry, "statusVerbs"),
+                writes: writes(&entry),
             });
         }
         let mut bound = Vec::new();
@@ -123,6 +134,7 @@ impl Policy {
                 verbs: verbs(&entry, "verbs"),
                 status_verbs: verbs(&entry, "statusVerbs"),
                 references,
+                writes: writes(&entry),
             });
         }
         Ok(Self {
@@ -333,14 +345,22 @@ impl Nodes {
         let node = node.ok_or_else(|| format!("could not determine node from user {:?}", user.name))?;
         let is_it = |group: &str, plural: &str| group == resource.group && plural == resource.plural;
         let plural = resource.plural;
+        let parts = |writes: &Writes| {
+            let Some(new) = new else { return Ok(()) };
+            let checked = if resource.subresource.is_empty() {
+                writes.check(plural, new, old)
+            } else {
+                check_status(plural, new, old)
+            };
+            checked.map_err(|why| format!("node {node:?} {why}"))
+        };
         if let Some(own) = self.policy.own.iter().find(|own| is_it(&own.group, &own.plural)) {
             let wanted = own.name(&node);
-            return if resource.name == Some(wanted.as_str()) {
-                Ok(())
-            } else {
-                let given = resource.name.unwrap_or_default();
-                Err(format!("node {node:?} can only write {plural} named {wanted:?}, not {given:?}"))
-            };
+            if resource.name == Some(wanted.as_str()) {
+                return parts(&own.writes);
+            }
+            let given = resource.name.unwrap_or_default();
+            return Err(format!("node {node:?} can only write {plural} named {wanted:?}, not {given:?}"));
         }
         let Some(bound) = self.policy.bound.iter().find(|bound| is_it(&bound.group, &bound.plural)) else {
             return Ok(());
@@ -350,12 +370,7 @@ impl Nodes {
         if ![old, new].into_iter().flatten().all(is_bound) {
             return Err(format!("node {node:?} can only write the{what} {plural} with {} set to itself", bound.field));
         }
-        match (new, old) {
-            (Some(new), Some(old)) if resource.subresource.is_empty() && !same_but_for_finalizers(new, old) => {
-                Err(format!("node {node:?} can only change the finalizers of {plural}, and their status"))
-            }
-            _ => Ok(()),
-        }
+        parts(&bound.writes)
     }
 }
 
@@ -425,21 +440,4 @@ fn walk(value: &Value, path: &str, visit: &mut impl FnMut(&str)) {
         _ if each => {}
         below => go(below),
     }
-}
-
-fn same_but_for_finalizers(new: &Value, old: &Value) -> bool {
-    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
-    /// What a node may change, and what the server changes with it.
-    const FREE: [&str; 4] = ["finalizers", "managedFields", "resourceVersion", "generation"];
-    let metadata = |object: &serde_json::Map<String, Value>| {
-        let mut metadata = object.get("metadata").cloned().unwrap_or_default();
-        if let Some(fields) = metadata.as_object_mut() {
-            fields.retain(|name, _| !FREE.contains(&name.as_str()));
-        }
-        metadata
-    };
-    let rest = |object: &serde_json::Map<String, Value>| object.keys().filter(|name| *name != "metadata").count();
-    rest(new) == rest(old)
-        && new.iter().filter(|(name, _)| *name != "metadata").all(|(name, value)| old.get(name) == Some(value))
-        && metadata(new) == metadata(old)
 }

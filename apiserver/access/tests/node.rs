@@ -11,13 +11,14 @@ fn nodes() -> Nodes {
     let policy = json!({
         "userPrefix": "system:node:", "group": "system:nodes",
         "own": [
-            {"apiGroup": "x.io", "resource": "machines", "name": "{node}", "verbs": ["get", "list", "watch", "create", "patch"], "statusVerbs": ["patch"]},
+            {"apiGroup": "x.io", "resource": "machines", "name": "{node}", "verbs": ["get", "list", "watch", "create", "patch"], "statusVerbs": ["patch"],
+             "writes": ["metadata.labels"], "reservedLabels": {"domains": ["kubernetes.io"], "but": ["kubernetes.io/os"]}},
             {"apiGroup": "coordination.k8s.io", "resource": "leases", "namespace": "kube-node-lease", "name": "x-{node}",
-             "verbs": ["get", "create", "update"]},
+             "verbs": ["get", "create", "update"], "writes": ["spec", "metadata.ownerReferences"]},
         ],
         "bound": [{
             "apiGroup": "x.io", "resource": "things", "field": "spec.nodeName", "verbs": ["get", "list", "watch", "patch"],
-            "statusVerbs": ["patch"],
+            "statusVerbs": ["patch"], "writes": ["metadata.finalizers[a]"],
             "references": [
                 {"apiGroup": "", "resource": "configmaps", "paths": ["spec.volumes[].configMap.name", "spec.env[].from[].map"]},
                 {"apiGroup": "", "resource": "secrets", "paths": ["spec.volumes[].secret.secretName"]},
@@ -168,11 +169,19 @@ fn writes_are_looked_at_when_the_object_is_there() {
     told["status"] = json!({"phase": "Running"});
     let theirs = thing("zone", "d");
     let not_self = "node \"hpc\" can only write the things with spec.nodeName set to itself";
-    let finalizers = "node \"hpc\" can only change the finalizers of things, and their status";
+    let finalizers = "node \"hpc\" can only change metadata.finalizers[a] of things, and their status";
+    let mut owned = mine.clone();
+    owned["metadata"]["ownerReferences"] = json!([{"uid": "u"}]);
+    let mut held = mine.clone();
+    held["metadata"]["finalizers"] = json!(["a", "b"]);
     let cases = [
         (&things, &released, &mine, ""),
         (&things, &relabelled, &mine, finalizers),
         (&things, &edited, &mine, finalizers),
+        (&things, &owned, &mine, finalizers),
+        (&things, &held, &mine, finalizers),
+        (&things, &released, &held, finalizers),
+        (&status, &owned, &mine, "node \"hpc\" can only change the status of things there"),
         (&things, &theirs, &theirs, not_self),
         (&things, &theirs, &mine, not_self),
         (&status, &told, &mine, ""),
@@ -195,7 +204,28 @@ fn writes_are_looked_at_when_the_object_is_there() {
         name: Some(name),
         ..ResourceAttributes::default()
     };
-    assert_eq!(nodes.check_write(&hpc, &lease("x-hpc"), Some(&json!({})), None), Ok(()));
+    let beat = json!({"metadata": {"name": "x-hpc", "ownerReferences": [{}]}, "spec": {"renewTime": "now"}});
+    assert_eq!(nodes.check_write(&hpc, &lease("x-hpc"), Some(&beat), None), Ok(()));
+    let machine =
+        ResourceAttributes { group: "x.io", plural: "machines", name: Some("hpc"), ..ResourceAttributes::default() };
+    let labelled = |key: &str| json!({"metadata": {"name": "hpc", "labels": {key: "1"}}, "spec": {}});
+    for (key, old, why) in [
+        ("lane", None, ""),
+        ("kubernetes.io/os", None, ""),
+        (
+            "kubernetes.io/role",
+            None,
+            "node \"hpc\" can't set the label \"kubernetes.io/role\" of machines, which is for others to set",
+        ),
+        (
+            "lane",
+            Some(labelled("kubernetes.io/role")),
+            "node \"hpc\" can't set the label \"kubernetes.io/role\" of machines, which is for others to set",
+        ),
+    ] {
+        let refused = nodes.check_write(&hpc, &machine, Some(&labelled(key)), old.as_ref()).err().unwrap_or_default();
+        assert_eq!(refused, why, "{key}");
+    }
     assert_eq!(
         nodes.check_write(&hpc, &lease("x-zone"), Some(&json!({})), None).unwrap_err(),
         "node \"hpc\" can only write leases named \"x-hpc\", not \"x-zone\""

@@ -134,6 +134,11 @@ async fn answer(
         Peer::Unknown => None,
     };
     let user = user.ok_or_else(Status::unauthorized)?;
+    // kube-apiserver has done that, and takes the headers away. Who comes here with some has passed it by.
+    if head.headers.keys().any(|name| name.as_str().starts_with("impersonate-")) {
+        let why = "nobody acts as somebody else here: ask by way of kube-apiserver, without the port of the signals";
+        return Err(Status::new(StatusCode::FORBIDDEN, "Forbidden", why));
+    }
     let role = state.role.borrow().clone();
     let nobody =
         || Status::service_unavailable("no replica of the controllers leads at the moment").with_retry_after(1);
@@ -283,6 +288,19 @@ mod tests {
         let mut connection = world.connect(Some(&alice)).await;
         let head = "POST /apis/x/v1/y HTTP/1.1\r\nHost: s\r\nContent-Length: 10\r\n\r\n";
         assert_eq!(ask(&mut connection, head).await, "504");
+    }
+
+    #[tokio::test]
+    async fn nobody_acts_as_somebody_else() {
+        let world = world(Limits::default()).await;
+        let alice = world.people.issue_client("alice", &[]).unwrap();
+        let mut connection = world.connect(Some(&alice)).await;
+        let head = "GET /apis/x/v1/y HTTP/1.1\r\nHost: s\r\n";
+        // The leader that this replica follows isn't there.
+        assert_eq!(ask(&mut connection, &format!("{head}\r\n")).await, "503");
+        for header in ["Impersonate-User: bob", "Impersonate-Group: g", "impersonate-extra-scopes: s"] {
+            assert_eq!(ask(&mut connection, &format!("{head}{header}\r\n\r\n")).await, "403", "{header}");
+        }
     }
 
     #[tokio::test]

@@ -55,6 +55,41 @@ pub(crate) fn decode(body: &[u8], format: Format) -> Result<Decoded, String> {
     Ok(Decoded { value: document.value, problems })
 }
 
+/// What is wrong with a JSON patch that can be applied all the same: fields that are none or stand twice, in its operations and, by them, in
+/// the object.
+pub(crate) fn patch_problems(patch: Decoded) -> Vec<String> {
+    const FIELDS: [&str; 4] = ["op", "from", "path", "value"];
+    let Decoded { value, problems } = patch;
+    let operations = value.as_array().map(Vec::as_slice).unwrap_or_default();
+    let mut found: Vec<String> = problems.iter().map(|problem| format!("json patch {problem}")).collect();
+    for (index, operation) in operations.iter().enumerate() {
+        let unknown =
+            operation.as_object().into_iter().flatten().filter(|(field, _)| !FIELDS.contains(&field.as_str()));
+        found.extend(
+            unknown.map(|(field, _)| format!("json patch {}", strict::unknown_field(&format!("[{index}].{field}")))),
+        );
+    }
+    for (index, operation) in operations.iter().enumerate() {
+        let Some(place) = put_at(operation) else { continue };
+        let within = format!("duplicate field \"[{index}].value");
+        let below = problems.iter().filter_map(|problem| problem.strip_prefix(&within)?.strip_suffix('"'));
+        found.extend(below.map(|below| strict::duplicate_field(&format!("{place}{below}"))));
+    }
+    found
+}
+
+/// Where an operation puts its value, as a path of fields; `None` within a list, whose indexes may change on the way.
+fn put_at(operation: &Value) -> Option<String> {
+    let text = |field: &str| operation.get(field).and_then(Value::as_str);
+    if !matches!(text("op")?, "add" | "replace") {
+        return None;
+    }
+    let steps: Vec<String> =
+        text("path")?.split('/').skip(1).map(|step| step.replace("~1", "/").replace("~0", "~")).collect();
+    let is_index = |step: &String| step == "-" || step.bytes().all(|byte| byte.is_ascii_digit());
+    (!steps.iter().any(is_index)).then(|| steps.join("."))
+}
+
 /// The first line of the reader's message: what and where; the rest shows the text, which the client has.
 fn yaml_error(error: &serde_saphyr::Error) -> String {
     let message = error.to_string();
@@ -90,6 +125,31 @@ mod tests {
         assert_eq!(decoded.value, json!({"spec": {"a": 2, "list": [{"x": 1}, {"x": 3}]}, "kind": "B"}));
         assert_eq!(decoded.problems.len(), 3, "{:?}", decoded.problems);
         assert_eq!(decoded.problems[0], "duplicate field \"spec.a\"");
+    }
+
+    #[test]
+    fn json_patches_have_fields_of_their_own() {
+        let problems = |patch: &str| patch_problems(decode(patch.as_bytes(), Format::Json).unwrap());
+        assert_eq!(
+            problems(r#"[{"op":"add","path":"/data/b","value":"1"},{"op":"test","from":"","path":"/a"}]"#),
+            [""; 0]
+        );
+        assert_eq!(
+            problems(
+                r#"[{"op":"add","path":"/a","value":1,"foo":1},{"op":"test","path":"/a","value":1,"bar":1,"foo":2}]"#
+            ),
+            [
+                "json patch unknown field \"[0].foo\"",
+                "json patch unknown field \"[1].bar\"",
+                "json patch unknown field \"[1].foo\"",
+            ]
+        );
+        assert_eq!(problems(r#"[{"op":"add","op":"add","path":"/a"}]"#), ["json patch duplicate field \"[0].op\""]);
+        assert_eq!(
+            problems(r#"[{"op":"add","path":"/metadata/labels","value":{"a":"b","a":"c"}}]"#),
+            ["json patch duplicate field \"[0].value.a\"", "duplicate field \"metadata.labels.a\""]
+        );
+        assert_eq!(problems("{}"), [""; 0]);
     }
 
     #[test]

@@ -5,6 +5,7 @@
 //! asks for), [`decode`] (bodies), [`model`] (schema, ownership and patches by `pullpiri-apply`), [`metadata`] (system fields), [`selection`]
 //! (selectors), [`read`], [`watch`], [`create`], [`update`], [`delete`] (the verbs), [`scale`], [`internal`] (the server's own access).
 
+mod bytes;
 pub(crate) mod create;
 pub(crate) mod decode;
 pub(crate) mod delete;

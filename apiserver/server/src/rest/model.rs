@@ -8,7 +8,7 @@ use pullpiri_apply::patch::{self, PatchError, PatchKind};
 use pullpiri_apply::schema::{Schema, embedded, listtype, strict, validate};
 use serde_json::{Map, Value};
 
-use super::Write;
+use super::{Write, bytes};
 use crate::clock::rfc3339;
 use crate::http::negotiate::PatchType;
 use crate::objects::Subresource;
@@ -50,7 +50,7 @@ impl Unfit {
 /// `unknown field "…"`.
 ///
 /// # Errors
-/// Metadata of the wrong types, a broken schema. The object is then as it was, or nearly.
+/// Metadata of the wrong types, bytes that aren't base64, a broken schema. The object is then as it was, or nearly.
 pub(crate) fn coerce(resource: &Resource, object: &mut Value) -> Result<Vec<String>, Unfit> {
     let schema = resource.schema.compiled(resource).map_err(Unfit::Schema)?;
     let mut unknown = Vec::new();
@@ -65,6 +65,9 @@ pub(crate) fn coerce(resource: &Resource, object: &mut Value) -> Result<Vec<Stri
     unknown.extend(schema.prune(object));
     unknown.extend(schema.coerce(object).map_err(|error| Unfit::Decode(error.to_string()))?);
     schema.default(object);
+    if resource.origin == Origin::BuiltIn {
+        bytes::canonical(schema.schema(), object).map_err(Unfit::Decode)?;
+    }
     Ok(unknown.iter().map(|path| strict::unknown_field(path)).collect())
 }
 
@@ -78,12 +81,10 @@ pub(crate) fn check_types(resource: &Resource, object: &Value) -> Result<(), Unf
     }
     let schema = resource.schema.compiled(resource).map_err(Unfit::Schema)?.schema();
     let errors = validate::validate(&Path::Root, object, schema);
-    let Some(error) = errors.iter().find(|error| error.kind == FieldErrorKind::TypeInvalid) else { return Ok(()) };
+    let wrong = |error: &&FieldError| error.kind == FieldErrorKind::TypeInvalid && !is_of_bytes(error);
+    let Some(error) = errors.iter().find(wrong) else { return Ok(()) };
     let expected =
         error.detail.split("must be of type ").nth(1).and_then(|rest| rest.split(':').next()).unwrap_or_default();
-    if expected == "byte" {
-        return Err(Unfit::Decode(format!("illegal base64 data in {}", error.path)));
-    }
     let given = match error.value.as_ref().and_then(Value::as_str).unwrap_or_default() {
         "integer" => "number",
         "boolean" => "bool",
@@ -91,6 +92,11 @@ pub(crate) fn check_types(resource: &Resource, object: &Value) -> Result<(), Unf
     };
     let (kind, path) = (&resource.kind, &error.path);
     Err(Unfit::Decode(format!("json: cannot unmarshal {given} into Go struct field {kind}.{path} of type {expected}")))
+}
+
+/// No bytes at all are bytes in a built-in kind, whose base64 was read before; of custom resources' Kubernetes wants some.
+fn is_of_bytes(error: &FieldError) -> bool {
+    error.kind == FieldErrorKind::TypeInvalid && error.detail.contains("must be of type byte")
 }
 
 /// What is there before an object of a built-in kind is: its struct's structs. Fields that are always there have no owner.
@@ -171,6 +177,9 @@ fn problems(
         Some(old) if subresource == Subresource::Status => schema.validate_status(object, old),
         Some(old) => schema.validate_update(object, old),
     });
+    if resource.origin == Origin::BuiltIn {
+        errors.retain(|error| !is_of_bytes(error));
+    }
     Ok(errors)
 }
 

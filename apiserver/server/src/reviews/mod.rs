@@ -1,10 +1,12 @@
 //! Questions in the form of objects: they are created, answered and forgotten. May somebody do something, may I, what may I,
 //! who am I, whose is this token?
 
+mod selectors;
+
 use std::collections::BTreeMap;
 
 use pullpiri_access::Rule;
-use pullpiri_apply::error::FieldError;
+use pullpiri_apply::error::{FieldError, FieldErrorKind, print};
 use pullpiri_apply::selector::FieldSelector;
 use serde_json::{Map, Value, json};
 
@@ -36,17 +38,6 @@ pub(crate) struct Oracle<'a> {
 }
 
 impl Review {
-    const fn kind(self) -> &'static str {
-        match self {
-            Self::SubjectAccess => "SubjectAccessReview",
-            Self::LocalSubjectAccess => "LocalSubjectAccessReview",
-            Self::SelfSubjectAccess => "SelfSubjectAccessReview",
-            Self::SelfSubjectRules => "SelfSubjectRulesReview",
-            Self::SelfSubject => "SelfSubjectReview",
-            Self::Token => "TokenReview",
-        }
-    }
-
     /// The question with its answer.
     ///
     /// # Errors
@@ -62,7 +53,8 @@ impl Review {
             Self::SubjectAccess | Self::LocalSubjectAccess | Self::SelfSubjectAccess => {
                 let errors = self.check_access(&question);
                 if !errors.is_empty() {
-                    return Err(Status::invalid("authorization.k8s.io", self.kind(), "", &errors));
+                    // Kubernetes leaves out the kind here.
+                    return Err(Status::invalid("authorization.k8s.io", "", "", &errors));
                 }
                 if self == Self::LocalSubjectAccess
                     && text(&question, &["metadata", "namespace"]) != namespace.unwrap_or_default()
@@ -114,13 +106,14 @@ impl Review {
         let (resource, path) = (part("resourceAttributes"), part("nonResourceAttributes"));
         if resource.is_some() == path.is_some() {
             let detail = "exactly one of nonResourceAttributes or resourceAttributes must be specified";
-            errors.push(FieldError::invalid("spec", path.cloned().unwrap_or_default(), detail));
+            errors.push(of_path("spec", path, detail));
         }
         let nobody = text(question, &["spec", "user"]).is_empty()
             && part("groups").and_then(Value::as_array).is_none_or(Vec::is_empty);
         if self != Self::SelfSubjectAccess && nobody {
             errors.push(FieldError::invalid("spec.user", "", "at least one of user or group must be specified"));
         }
+        errors.extend(resource.map(selectors::check).unwrap_or_default());
         let mut metadata = question.get("metadata").and_then(Value::as_object).cloned().unwrap_or_default();
         metadata.remove("managedFields");
         let mut detail = "must be empty";
@@ -141,11 +134,23 @@ impl Review {
             }
             if let Some(path) = path {
                 let detail = "disallowed on this kind of request";
-                errors.push(FieldError::invalid("spec.nonResourceAttributes", path.clone(), detail));
+                errors.push(of_path("spec.nonResourceAttributes", Some(path), detail));
             }
         }
         errors
     }
+}
+
+/// An error that shows a path as Kubernetes' internal type has it.
+fn of_path(at: &str, path: Option<&Value>, detail: &str) -> FieldError {
+    let shown = path.map_or_else(
+        || "null".to_owned(),
+        |path| {
+            let field = |name: &str| print::json(&Value::from(text(path, &[name])));
+            format!("{{\"Path\":{},\"Verb\":{}}}", field("path"), field("verb"))
+        },
+    );
+    FieldError::new(FieldErrorKind::Invalid, at, None, format!("{shown}: {detail}"))
 }
 
 fn set(object: &mut Value, field: &str, value: Value) {

@@ -286,7 +286,7 @@ async fn questions_about_access() {
     assert_eq!(code, 422);
     assert_eq!(
         message,
-        "SelfSubjectAccessReview.authorization.k8s.io \"\" is invalid: spec: Invalid value: null: exactly one of nonResourceAttributes or \
+        ".authorization.k8s.io \"\" is invalid: spec: Invalid value: null: exactly one of nonResourceAttributes or \
          resourceAttributes must be specified"
     );
     assert_eq!(admin.get(&own).await.code, 405);
@@ -415,9 +415,9 @@ async fn a_node_sees_what_is_bound_to_it() {
     let policy = json!({
         "userPrefix": "system:node:", "group": "system:nodes",
         "own": [{"apiGroup": "coordination.k8s.io", "resource": "leases", "namespace": "kube-node-lease", "name": "{node}",
-                 "verbs": ["get", "create", "update"]}],
+                 "verbs": ["get", "create", "update"], "writes": ["spec"]}],
         "bound": [{"apiGroup": "test.pullpiri.io", "resource": "widgets", "field": "spec.color", "verbs": ["get", "list", "watch", "patch"],
-                   "statusVerbs": ["patch"],
+                   "statusVerbs": ["patch"], "writes": ["metadata.finalizers[a.b/c]"],
                    "references": [{"apiGroup": "", "resource": "configmaps", "paths": ["spec.parts[].name"]}]}],
         "rules": [],
     });
@@ -467,9 +467,27 @@ async fn a_node_sees_what_is_bound_to_it() {
     red.patch("merge-patch", &format!("{WIDGETS}/w0"), &json!({"metadata": {"finalizers": ["a.b/c"]}}))
         .await
         .expect(200);
+    let others = [
+        json!({"spec": {"size": 3}}),
+        json!({"metadata": {"labels": {"a": "b"}}}),
+        json!({"metadata": {"annotations": {"a": "b"}}}),
+        json!({"metadata": {"finalizers": ["a.b/c", "a.b/d"]}}),
+        json!({"metadata": {"ownerReferences": [{"apiVersion": "v1", "kind": "ConfigMap", "name": "a", "uid": "u"}]}}),
+    ];
+    for other in others {
+        refused(
+            &red.patch("merge-patch", &format!("{WIDGETS}/w0"), &other).await,
+            "widgets.test.pullpiri.io \"w0\" is forbidden: node \"red\" can only change metadata.finalizers[a.b/c] of widgets, and their status",
+        );
+    }
+    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
+    // By way of the status nothing else changes, whoever it is.
+    let sneaky = json!({"metadata": {"labels": {"a": "b"}, "annotations": {"a": "b"}}, "status": {"phase": "Failed"}});
+    let told = red.patch("merge-patch", &format!("{WIDGETS}/w0/status"), &sneaky).await.expect(200);
+    assert_eq!((&told["metadata"]["labels"], &told["metadata"]["annotations"]), (&Value::Null, &Value::Null));
     refused(
-        &red.patch("merge-patch", &format!("{WIDGETS}/w0"), &json!({"spec": {"size": 3}})).await,
-        "widgets.test.pullpiri.io \"w0\" is forbidden: node \"red\" can only change the finalizers of widgets, and their status",
+        &red.post(leases, &json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": "red", "labels": {"a": "b"}}})).await,
+        "leases.coordination.k8s.io \"red\" is forbidden: node \"red\" can only change spec of leases, and their status",
     );
     assert_eq!(
         red.patch("merge-patch", &format!("{WIDGETS}/absent/status"), &status).await.code,
@@ -477,7 +495,6 @@ async fn a_node_sees_what_is_bound_to_it() {
         "not there is no question of access"
     );
 
-    let leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases";
     let lease = |name: &str| json!({"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": name}, "spec": {}});
     red.post(leases, &lease("red")).await.expect(201);
     assert_eq!(red.post(leases, &lease("green")).await.code, 403);
