@@ -52,12 +52,15 @@ impl SeqPacket {
             .map_err(|e| SysError::errno("opening a socket pair", e))
     }
 
-    /// Connects to a listener at `name` in `directory`.
+    /// Connects to a listener at `name` in `directory`. One that doesn't take its connections holds nobody up: where as many wait as it
+    /// lets, that is an error of kind `WouldBlock`.
     pub fn connect(directory: &Path, name: &str) -> Result<Self> {
         let attempted = || format!("connecting to {}", directory.join(name).display());
         let (_keep, address) = address(directory, name, attempted)?;
         let fd = new_socket(attempted)?;
+        set_nonblocking(&fd)?;
         connect(fd.as_raw_fd(), &address).map_err(|e| SysError::errno(attempted(), e))?;
+        set_blocking(&fd)?;
         Ok(Self(fd))
     }
 
@@ -228,9 +231,17 @@ fn address(directory: &Path, name: &str, attempted: impl Fn() -> String) -> Resu
 
 /// Makes reads and writes return at once.
 pub fn set_nonblocking(fd: &impl AsFd) -> Result<()> {
-    let attempted = "making a descriptor non-blocking";
+    change_flags(fd, "making a descriptor non-blocking", |flags| flags | OFlag::O_NONBLOCK)
+}
+
+/// Makes reads and writes wait.
+fn set_blocking(fd: &impl AsFd) -> Result<()> {
+    change_flags(fd, "making a descriptor blocking", |flags| flags - OFlag::O_NONBLOCK)
+}
+
+fn change_flags(fd: &impl AsFd, attempted: &'static str, change: impl Fn(OFlag) -> OFlag) -> Result<()> {
     let flags = fcntl(fd, FcntlArg::F_GETFL).map_err(|e| SysError::errno(attempted, e))?;
-    let flags = OFlag::from_bits_retain(flags) | OFlag::O_NONBLOCK;
+    let flags = change(OFlag::from_bits_retain(flags));
     fcntl(fd, FcntlArg::F_SETFL(flags)).map(drop).map_err(|e| SysError::errno(attempted, e))
 }
 
@@ -290,6 +301,29 @@ mod tests {
         drop(listener);
         assert!(SeqPacket::connect(&deep, "ctl.sock").is_err());
         Listener::bind(&deep, "ctl.sock").unwrap();
+    }
+
+    #[test]
+    fn a_listener_that_takes_no_connection_holds_nobody_up() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().to_owned();
+        let listener = Listener::bind(&path, "ctl.sock").unwrap();
+        let (told, outcome) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut held = Vec::new();
+            let refused = loop {
+                match SeqPacket::connect(&path, "ctl.sock") {
+                    Ok(connection) => held.push(connection),
+                    Err(error) => break error,
+                }
+            };
+            let _ = told.send((held, refused));
+        });
+        let (held, refused) = outcome.recv_timeout(std::time::Duration::from_secs(10)).unwrap();
+        assert_eq!(refused.source.kind(), std::io::ErrorKind::WouldBlock);
+        // Those that wait are none the worse.
+        held[0].send(b"hello", &[]).unwrap();
+        assert_eq!(message(listener.accept().unwrap().unwrap().receive().unwrap()).bytes, b"hello");
     }
 
     #[test]

@@ -66,6 +66,8 @@ struct Pod {
     state: Mutex<PodState>,
     /// Held by whoever cleans up after the supervisor: its end may be seen and asked for at once.
     burial: Mutex<()>,
+    /// Held by whoever connects to the supervisor.
+    reaching: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
@@ -77,9 +79,15 @@ struct PodState {
     dead: bool,
     /// The supervisor's end is wanted and is no news.
     removing: bool,
+    /// The supervisor lives and can't be reached; somebody tries it again and again.
+    sought: bool,
 }
 
 impl Pod {
+    fn new(stored: StoredPod, dir: PathBuf) -> Self {
+        Self { stored, dir, state: Mutex::default(), burial: Mutex::default(), reaching: tokio::sync::Mutex::default() }
+    }
+
     fn state(&self) -> MutexGuard<'_, PodState> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -216,7 +224,7 @@ impl Pods {
     pub(super) async fn run(&self, pod: &PodSpec) -> Result<PodObserved, RuntimeError> {
         check_pod(pod)?;
         if let Some(there) = self.get(&pod.id) {
-            match there.link() {
+            match self.supervisor(&there, "running the pod").await? {
                 Some(link) => return self.complete(&there, &link, pod).await,
                 // Its sandbox is dead; a new one takes its place.
                 None => self.remove(&pod.id).await?,
@@ -284,7 +292,7 @@ impl Pods {
         attempt: u32,
     ) -> Result<ContainerObserved, RuntimeError> {
         let pod = self.get(id).ok_or_else(|| RuntimeError::NoPod { pod: id.clone() })?;
-        let link = pod.link().ok_or_else(|| {
+        let link = self.supervisor(&pod, "starting a container").await?.ok_or_else(|| {
             failed(id, "starting a container", "the pod's supervisor is gone; run the pod anew".to_owned())
         })?;
         if !pod.stored.containers.contains(&container.name) {
@@ -339,7 +347,7 @@ impl Pods {
 
     pub(super) async fn stop(&self, id: &PodId, grace: Duration) -> Result<(), RuntimeError> {
         let Some(pod) = self.get(id) else { return Ok(()) };
-        let Some(link) = pod.link() else { return Ok(()) };
+        let Some(link) = self.supervisor(&pod, "stopping the pod").await? else { return Ok(()) };
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         match self.ask(&pod, &link, What::Stop { grace_ms }, grace).await {
             // With the supervisor gone its containers are killed; nothing runs.
@@ -355,7 +363,8 @@ impl Pods {
     pub(super) async fn remove(&self, id: &PodId) -> Result<(), RuntimeError> {
         let Some(pod) = self.get(id) else { return Ok(()) };
         pod.state().removing = true;
-        if let Some(link) = pod.link() {
+        let link = self.supervisor(&pod, "removing the pod").await.inspect_err(|_| pod.state().removing = false)?;
+        if let Some(link) = link {
             match self.ask(&pod, &link, What::Remove, Duration::ZERO).await {
                 Ok(_) | Err(LinkError::Closed | LinkError::Late(_)) => {}
                 Err(e) => return Err(failed(id, "removing the pod", e.to_string())),
@@ -437,7 +446,7 @@ impl Pods {
         };
         match make() {
             Ok(connection) => {
-                let pod = Arc::new(Pod { stored, dir, state: Mutex::default(), burial: Mutex::default() });
+                let pod = Arc::new(Pod::new(stored, dir));
                 Ok((Born { pod, connection }, prepared))
             }
             Err(e) => {

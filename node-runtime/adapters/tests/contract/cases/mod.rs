@@ -4,6 +4,7 @@ mod confinement;
 mod lives;
 mod networks;
 mod processes;
+mod reach;
 mod refusals;
 
 use futures::future::BoxFuture;
@@ -62,4 +63,6 @@ cases![
         a_flood_of_output_leaves_a_bounded_log,
         a_frozen_sandbox_holds_nothing_up,
         a_sandbox_without_descriptors_goes_on;
+    reach:
+        a_sandbox_that_cannot_be_reached_is_taken_over_later;
 ];
