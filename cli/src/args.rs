@@ -7,7 +7,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use pullpiri_crds::names::CONTROLLERS_LEASE;
 
-use crate::values::{assignment, duration, node_name, rate, topic};
+use crate::values::{assignment, duration, namespace_name, node_name, object_name, rate, topic};
 
 /// Orchestrates the services of a software-defined vehicle.
 #[derive(Parser, Debug)]
@@ -216,10 +216,10 @@ pub(crate) struct LeaderElection {
     #[arg(long, value_name = "DURATION", default_value = "2s", value_parser = duration)]
     pub(crate) leader_elect_retry_period: Duration,
     /// The Lease's namespace (default: the pod's, else kube-system)
-    #[arg(long, value_name = "NS")]
+    #[arg(long, value_name = "NS", value_parser = namespace_name)]
     pub(crate) leader_elect_namespace: Option<String>,
     /// The Lease's name
-    #[arg(long, value_name = "NAME", default_value = CONTROLLERS_LEASE)]
+    #[arg(long, value_name = "NAME", default_value = CONTROLLERS_LEASE, value_parser = object_name)]
     pub(crate) leader_elect_name: String,
 }
 

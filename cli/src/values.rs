@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use pullpiri_apply::metadata::name::{dns_label, dns_subdomain};
 use pullpiri_crds::quantity::Amount;
 use pullpiri_crds::rate::bits_per_second;
 
@@ -36,6 +37,19 @@ pub(crate) fn node_name(text: &str) -> Result<String, String> {
     pullpiri_agent::node_name(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
+/// The name of most objects.
+pub(crate) fn object_name(text: &str) -> Result<String, String> {
+    named(text, dns_subdomain(text))
+}
+
+pub(crate) fn namespace_name(text: &str) -> Result<String, String> {
+    named(text, dns_label(text))
+}
+
+fn named(text: &str, complaints: Vec<String>) -> Result<String, String> {
+    if complaints.is_empty() { Ok(text.to_owned()) } else { Err(complaints.join("; ")) }
+}
+
 /// As Go writes durations, as far as anybody does: `15s`, `1m30s`, `500ms`.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     let wrong = || format!("{text:?}: expected a duration as 15s, 1m30s or 500ms");
@@ -63,6 +77,19 @@ pub(crate) fn duration(text: &str) -> Result<Duration, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_are_those_of_objects() {
+        for (text, of_object, of_namespace) in
+            [("a", true, true), ("a.b-1", true, false), ("A", false, false), ("a/b", false, false), ("", false, false)]
+        {
+            assert_eq!(
+                (object_name(text).is_ok(), namespace_name(text).is_ok()),
+                (of_object, of_namespace),
+                "{text:?}"
+            );
+        }
+    }
 
     #[test]
     fn durations_are_read() {
