@@ -10,7 +10,7 @@ mkdir -p target
 # The real Kubernetes is built beside, of what the compilers leave idle: minutes the first time, nothing later.
 kube_build=
 if command -v go > /dev/null 2>&1; then
-    hack/kube/build.sh kube-apiserver ginkgo e2e.test kubelet kube-controller-manager kube-scheduler pause helm helm3 > target/kube-build.log 2>&1 &
+    hack/kube/build.sh kube-apiserver crdcheck ginkgo e2e.test kubelet kube-controller-manager kube-scheduler pause helm helm3 > target/kube-build.log 2>&1 &
     kube_build=$!
 fi
 

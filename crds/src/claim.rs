@@ -22,7 +22,8 @@ use crate::scenario::{Action, ObservedValue};
     printcolumn(name = "Package", type_ = "string", json_path = ".spec.package"),
     printcolumn(name = "Action", type_ = "string", json_path = ".spec.action"),
     printcolumn(name = "Priority", type_ = "integer", json_path = ".spec.priority"),
-    printcolumn(name = "Since", type_ = "date", json_path = ".spec.since"),
+    // Without `spec.since` it is wished since its creation. Of a union's parts the first that finds something is printed.
+    printcolumn(name = "Since", type_ = "date", json_path = ".*['since','creationTimestamp']"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp", priority = 1)
 )]
 #[serde(rename_all = "camelCase")]

@@ -286,7 +286,7 @@ pub struct NetworkStatus {
     /// As the spec says or implies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<NetworkMode>,
-    /// Addresses in use.
+    /// Models that have an address of it, or one of each family.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub addresses: Option<i64>,
     /// Nodes on which models of this network run.

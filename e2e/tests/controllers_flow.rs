@@ -14,6 +14,43 @@ use pullpiri_e2e::wait_for;
 use serde_json::json;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claims_tell_since_when_they_are_wished() {
+    let bed = Bed::start().await;
+    let since = k8s_openapi::jiff::Timestamp::now() - k8s_openapi::jiff::SignedDuration::from_hours(50);
+    for (name, spec) in [
+        ("mine", json!({"package": "p", "action": "launch"})),
+        ("old", json!({"package": "p", "action": "launch", "since": since.to_string()})),
+    ] {
+        let claim =
+            json!({"apiVersion": "pullpiri.io/v1alpha1", "kind": "Claim", "metadata": {"name": name}, "spec": spec});
+        bed.apply::<Claim>(claim).await;
+    }
+    bed.apply::<Scenario>(json!({
+        "apiVersion": "pullpiri.io/v1alpha1", "kind": "Scenario", "metadata": {"name": "now"},
+        "spec": {"action": "launch", "target": "p"},
+    }))
+    .await;
+    wait_for("a claim of the scenario", LIMIT, || async {
+        bed.api::<Claim>().get("now").await.map(|_| ()).map_err(|error| error.to_string())
+    })
+    .await
+    .unwrap();
+    let request = http::Request::get("/apis/pullpiri.io/v1alpha1/namespaces/default/claims")
+        .header("Accept", "application/json;as=Table;v=v1;g=meta.k8s.io")
+        .body(Vec::new())
+        .unwrap();
+    let table: serde_json::Value = bed.client.request(request).await.unwrap();
+    let at =
+        table["columnDefinitions"].as_array().unwrap().iter().position(|column| column["name"] == "Since").unwrap();
+    let cells =
+        |row: usize| [&table["rows"][row]["cells"][0], &table["rows"][row]["cells"][at]].map(|c| c.as_str().unwrap());
+    assert_eq!(cells(1)[0], "now");
+    assert_eq!(cells(2), ["old", "2d2h"]);
+    assert!(cells(0)[0] == "mine" && [cells(0)[1], cells(1)[1]].iter().all(|age| age.ends_with('s')), "{table}");
+    bed.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_signal_starts_a_package_on_two_nodes_and_another_stops_it() {
     let bed = Bed::start().await;
     bed.scenario("eco", "P", "update").await;

@@ -1,6 +1,8 @@
 //! Wrong manifests over the API server in process: each is refused with the field, what was given and what is expected.
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test that can't go on should stop")]
 
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::Arc;
 
 use kube::api::{Patch, PatchParams, PostParams};
@@ -47,6 +49,23 @@ fn model(container: &Value) -> Value {
 
 fn scenario(topic: &str) -> Value {
     json!({"condition": {"express": "eq", "value": "1", "operands": {"name": "f", "value": topic}}, "action": "launch", "target": "x"})
+}
+
+/// An API server refuses rules that may cost too much, by its own estimate.
+#[test]
+fn kubernetes_would_create_the_definitions() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let bin = std::env::var_os("PULLPIRI_KUBE_BIN").map_or_else(|| root.join("target/kube/bin"), PathBuf::from);
+    let check = bin.join("crdcheck");
+    if !check.is_file() {
+        let go = Command::new("go").arg("version").output().is_ok_and(|output| output.status.success());
+        let built = if go { "not built (hack/kube/build.sh crdcheck)" } else { "no Go toolchain" };
+        println!("skipped: {built}");
+        return;
+    }
+    let files = std::fs::read_dir(root.join("crds/yaml")).unwrap().map(|entry| entry.unwrap().path());
+    let output = Command::new(check).args(files).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[tokio::test]

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds what is named into target/kube/bin from published Go modules: kube-apiserver kube-controller-manager kube-scheduler kubelet pause e2e.test ginkgo helm helm3.
+# Builds what is named into target/kube/bin from published Go modules: kube-apiserver kube-controller-manager kube-scheduler kubelet pause crdcheck e2e.test ginkgo helm helm3.
 # What was built from the same sources and versions isn't built again. Go's own cache makes the next build quick; a first one takes minutes.
 # Without Go it prints `skipped: no Go toolchain` and ends with 3.
 set -euo pipefail
@@ -13,7 +13,7 @@ if ! command -v go > /dev/null 2>&1; then
     echo "skipped: no Go toolchain"
     exit 3
 fi
-[ $# -gt 0 ] || { echo "usage: build.sh {kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|pause|e2e.test|ginkgo|helm|helm3}…" >&2; exit 2; }
+[ $# -gt 0 ] || { echo "usage: build.sh {kube-apiserver|kube-controller-manager|kube-scheduler|kubelet|pause|crdcheck|e2e.test|ginkgo|helm|helm3}…" >&2; exit 2; }
 mkdir -p "${bin}"
 cd "${here}"
 # The version that the servers tell: what upstream's own build writes.
@@ -45,7 +45,7 @@ for name in "$@"; do
     fi
     began=${SECONDS}
     case ${name} in
-        kube-apiserver | kube-controller-manager | kube-scheduler | kubelet | pause)
+        kube-apiserver | kube-controller-manager | kube-scheduler | kubelet | pause | crdcheck)
             nice -n 19 go build -buildvcs=false -trimpath -ldflags "${ldflags}" -o "${bin}/${name}" "./${name}" ;;
         e2e.test)
             nice -n 19 go test -c -buildvcs=false -trimpath -ldflags "${ldflags}" -o "${bin}/${name}" ./e2e ;;

@@ -202,6 +202,10 @@ fn paths_lead_where_kubectl_expects() {
         (".spec.nope.x", json!([])),
         (".spec['x']", json!([1])),
         (r".metadata.labels.app\.kubernetes\.io/name", json!(["n"])),
+        (r".metadata['labels.app\.kubernetes\.io/name']", json!(["n"])),
+        (".spec['f','nope','x']", json!([1.5, 1])),
+        // The parts of a union come one after the other, whichever value they are found in.
+        (".*['nope','x','labels']", json!([1, {"app.kubernetes.io/name": "n"}])),
         (r#".status.conditions[?(@.type=="Ready")].status"#, json!(["True"])),
         (".status.conditions[?(@.type=='Ready')].status", json!(["True"])),
         (".status.conditions[?(@.n>2)].type", json!(["Ready"])),

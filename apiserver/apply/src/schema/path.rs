@@ -102,17 +102,24 @@ impl JsonPath {
     /// Everything that the path leads to.
     #[must_use]
     pub fn find<'v>(&self, value: &'v Value) -> Vec<&'v Value> {
-        let mut found = vec![value];
-        for step in &self.steps {
+        self.walk(vec![value]).unwrap_or_default()
+    }
+
+    fn walk<'v>(&self, from: Vec<&'v Value>) -> Option<Vec<&'v Value>> {
+        self.steps.iter().try_fold(from, |found, step| {
             let mut next = Vec::new();
-            for value in found {
-                if step.follow(value, &mut next).is_none() {
-                    return Vec::new();
+            if let Step::Union(paths) = step {
+                // One path after the other, each from all values (jsonpath.evalUnion): what is printed is what the first path finds.
+                for path in paths {
+                    next.extend(path.walk(found.clone())?);
+                }
+            } else {
+                for value in found {
+                    step.follow(value, &mut next)?;
                 }
             }
-            found = next;
-        }
-        found
+            Some(next)
+        })
     }
 
     /// The first value that the path leads to, unless that is null.
@@ -161,22 +168,23 @@ fn array<'a>(after: &'a str, steps: &mut Vec<Step>) -> Result<&'a str, PathError
     let Some((text, rest)) = after.split_once(']').filter(|(text, _)| !text.contains('\n')) else {
         return Err(PathError("unterminated array".to_owned()));
     };
-    steps.push(array_step(text)?);
+    steps.extend(array_steps(text)?);
     Ok(rest)
 }
 
-fn array_step(text: &str) -> Result<Step, PathError> {
+fn array_steps(text: &str) -> Result<Vec<Step>, PathError> {
     if text == "*" {
-        return Ok(Step::Wildcard);
+        return Ok(vec![Step::Wildcard]);
     }
     if text.contains(',') {
         let parts: Result<Vec<JsonPath>, PathError> =
-            text.split(',').map(|part| Ok(JsonPath { steps: vec![array_step(part.trim_matches(' '))?] })).collect();
-        return Ok(Step::Union(parts?));
+            text.split(',').map(|part| Ok(JsonPath { steps: array_steps(part.trim_matches(' '))? })).collect();
+        return Ok(vec![Step::Union(parts?)]);
     }
     let quoted = text.strip_prefix('\'').and_then(|t| t.strip_suffix('\'')).filter(|t| !t.contains('\''));
     if let Some(name) = quoted {
-        return Ok(Step::Field(name.replace('\\', "")));
+        // `['a.b']` is `.a.b`, `['a\.b']` the one field.
+        return JsonPath::parse(&format!(".{name}")).map(|path| path.steps);
     }
     let bad = || PathError(format!("invalid array index {text}"));
     let number = |part: &str| match part {
@@ -185,9 +193,9 @@ fn array_step(text: &str) -> Result<Step, PathError> {
     };
     let parts: Vec<&str> = text.split(':').collect();
     match parts.as_slice() {
-        [index] => Ok(Step::Index(number(index)?.unwrap_or(0))),
-        [start, end] => Ok(Step::Slice { start: number(start)?, end: number(end)?, step: None }),
-        [start, end, step] => Ok(Step::Slice { start: number(start)?, end: number(end)?, step: number(step)? }),
+        [index] => Ok(vec![Step::Index(number(index)?.unwrap_or(0))]),
+        [start, end] => Ok(vec![Step::Slice { start: number(start)?, end: number(end)?, step: None }]),
+        [start, end, step] => Ok(vec![Step::Slice { start: number(start)?, end: number(end)?, step: number(step)? }]),
         _ => Err(bad()),
     }
 }
@@ -267,7 +275,11 @@ impl Step {
                 _ => {}
             },
             Self::Recursive => descend(value, found),
-            Self::Union(paths) => paths.iter().for_each(|path| found.extend(path.find(value))),
+            Self::Union(paths) => {
+                for path in paths {
+                    found.extend(path.walk(vec![value])?);
+                }
+            }
             Self::Index(index) => match value {
                 Value::Null => {}
                 Value::Array(items) => {
