@@ -182,6 +182,13 @@ fn what_a_node_lacks_is_named() {
     for (what, nodes, spec, reason, said) in [
         ("no real time at all", vec![node("ecu-1")], task(json!({})), "NoRealTime", "node ecu-1"),
         ("a CPU", vec![timed("ecu-1", "0-1")], task(json!({"cpus": "28-31"})), "CpuMissing", "CPU 28-31"),
+        (
+            "one of its CPUs",
+            vec![timed("ecu-1", "0-1")],
+            task(json!({"cpus": "1-3"})),
+            "CpuMissing",
+            "node ecu-1 lacks CPU 2-3 of the 1-3 that are declared; for real-time tasks it has 0-1",
+        ),
         ("the node", vec![timed("ecu-1", "0-1")], task(json!({"node": "Perf_Node"})), "CpuMissing", "perf-node"),
         (
             "a node without the package",

@@ -132,9 +132,11 @@ fn impossible_cpus(at: usize, task: &Task, nodes: &[Node]) -> Option<FieldError>
     let first = mine.first()?;
     let path = format!("spec.tasks[{at}].cpus");
     let given = format!("\"{cpus}\"");
-    if mine.iter().all(|node| cpus.intersection(&node.cpus).is_empty()) {
-        let offered: Vec<String> = mine.iter().map(|node| format!("{} of node {}", node.cpus, node.name)).collect();
-        return Some(FieldError::new(path, given, format!("a CPU that is there: {}", offered.join(", "))));
+    if mine.iter().all(|node| !cpus.is_within(&node.cpus)) {
+        let lacks =
+            |node: &&Node| format!("{} of node {}, which lacks {}", node.cpus, node.name, cpus.difference(&node.cpus));
+        let offered: Vec<String> = mine.iter().map(lacks).collect();
+        return Some(FieldError::new(path, given, format!("CPUs that are there: {}", offered.join(", "))));
     }
     // One CPU that is all there is needn't be set apart.
     let takes = |node: &&Node| node.ceilings.is_none() || node.sets_apart() || node.cpus.len() == 1;

@@ -143,6 +143,7 @@ fn bad_input_names_file_field_given_and_expected() {
         task("wcet: 1ms, period: 10ms, policy: DEADLINE"),
         task("wcet: 1ms, period: 10ms, cpus: \"3-1\""),
         task("wcet: 1ms, period: 10ms, cpus: \"7\""),
+        task("wcet: 1ms, period: 10ms, cpus: \"1-7\""),
         task("wcet: 1ms, period: 10ms, speed: 3"),
         manifest("  tasks:\n    - { name: a, wcet: 1ms, period: 10ms }\n    - { name: a, wcet: 1ms, period: 10ms }\n"),
         manifest("  priorityAssignment: Explicit\n  tasks:\n    - { name: a, wcet: 1ms, period: 10ms }\n"),

@@ -114,8 +114,7 @@ impl<'a, 'b> Board<'a, 'b> {
                     .or_else(|| {
                         let cpus = task.affinity.as_ref()?;
                         let offered = &node.cpus;
-                        cpus.intersection(offered)
-                            .is_empty()
+                        (!cpus.is_within(offered))
                             .then(|| format!("it may run on CPU {cpus}, real-time tasks get CPU {offered} there"))
                     })
                     .or_else(|| {
@@ -152,7 +151,7 @@ impl<'a, 'b> Board<'a, 'b> {
         let is_wanted = |bin: &Bin<'_>| {
             bin.offered
                 && task.node.as_deref().is_none_or(|node| node == bin.node.name)
-                && task.affinity.as_ref().is_none_or(|cpus| cpus.contains(bin.cpu))
+                && task.affinity.as_ref().is_none_or(|cpus| cpus.contains(bin.cpu) && cpus.is_within(&bin.node.cpus))
                 && unfit(bin.node, task).is_none()
         };
         (0..).zip(&self.bins).filter(|(_, bin)| is_wanted(bin)).map(|(position, _)| position).collect()

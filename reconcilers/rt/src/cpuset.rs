@@ -46,9 +46,16 @@ impl CpuSet {
         self.0.iter().copied()
     }
 
+    /// Whether the other has all of them.
     #[must_use]
-    pub fn intersection(&self, other: &Self) -> Self {
-        Self(self.0.intersection(&other.0).copied().collect())
+    pub fn is_within(&self, other: &Self) -> bool {
+        self.0.is_subset(&other.0)
+    }
+
+    /// Those that the other hasn't.
+    #[must_use]
+    pub fn difference(&self, other: &Self) -> Self {
+        Self(self.0.difference(&other.0).copied().collect())
     }
 
     /// The only CPU, if there is exactly one.

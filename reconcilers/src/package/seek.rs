@@ -272,10 +272,13 @@ pub(super) fn site(view: &NodeView) -> Result<Site, Objection> {
 /// What a node lacks for a task, whatever else is there.
 pub(super) fn lacks(site: &Site, declared: &Declared) -> Result<(), Objection> {
     let (name, has) = (&site.node.name, &site.node.cpus);
-    if let Some(wanted) = &declared.task.affinity
-        && wanted.intersection(has).is_empty()
-    {
-        return Err((reason::CPU_MISSING, format!("node {name} lacks CPU {wanted}; for real-time tasks it has {has}")));
+    if let Some(wanted) = &declared.task.affinity {
+        let missing = wanted.difference(has);
+        if !missing.is_empty() {
+            let of = if missing == *wanted { String::new() } else { format!(" of the {wanted} that are declared") };
+            let said = format!("node {name} lacks CPU {missing}{of}; for real-time tasks it has {has}");
+            return Err((reason::CPU_MISSING, said));
+        }
     }
     let policy = declared.task.policy;
     if site.policies.contains(&policy) {
