@@ -1,4 +1,4 @@
-//! What packages share: the time of the nodes' CPUs, and the addresses of Networks.
+//! What packages share: the time of the nodes' CPUs, the addresses of Networks, and the nodes' links.
 //!
 //! Two packages that are decided at the same time could both be given what is there once. So a plan that takes something shared is decided
 //! and carried out in its turn, one at a time: the answers to its writes are in the cache before the next one is decided. A write that
@@ -29,6 +29,8 @@ struct Inner {
     /// Packages with real-time tasks.
     timed: BTreeSet<Key>,
     thirsty: BTreeMap<Key, Thirst>,
+    /// Packages for which a node's link had too little left, or which are being decided.
+    crowded: BTreeSet<Key>,
     /// What was written without an answer.
     /// By package and the instance's name: the last try counts.
     unanswered: BTreeMap<Key, BTreeMap<Key, Arc<ModelInstance>>>,
@@ -61,11 +63,15 @@ impl Sharing {
             inner.timed.remove(package);
         }
         inner.thirsty.insert(package.clone(), Thirst::Any);
+        inner.crowded.insert(package.clone());
     }
 
-    /// It has decided, and these Networks had no address left for it.
-    pub fn decided(&self, package: &Key, starved: &BTreeSet<String>) {
+    /// It has decided; these Networks had no address left for it, or a node's link had too little.
+    pub fn decided(&self, package: &Key, starved: &BTreeSet<String>, is_crowded: bool) {
         let mut inner = self.lock();
+        if !is_crowded {
+            inner.crowded.remove(package);
+        }
         if starved.is_empty() {
             inner.thirsty.remove(package);
         } else {
@@ -84,6 +90,11 @@ impl Sharing {
         self.lock().unanswered.remove(package);
     }
 
+    /// What any package may have written.
+    pub fn unknown(&self) -> Vec<Arc<ModelInstance>> {
+        self.lock().unanswered.values().flat_map(BTreeMap::values).cloned().collect()
+    }
+
     /// What other packages may have written.
     pub fn unknown_to(&self, package: &Key) -> Vec<Arc<ModelInstance>> {
         let inner = self.lock();
@@ -100,6 +111,7 @@ impl Sharing {
         let mut inner = self.lock();
         inner.timed.remove(package);
         inner.thirsty.remove(package);
+        inner.crowded.remove(package);
         inner.unanswered.remove(package);
     }
 
@@ -125,6 +137,10 @@ impl Sharing {
             };
             let waiting = inner.thirsty.iter().filter(|(key, thirst)| key.namespace == namespace && waits(thirst));
             keys.extend(waiting.map(|(key, _)| key.clone()));
+        }
+        // Its Network's status may never have told of it. With the others it tells when the last one has gone.
+        if after.is_none() {
+            keys.extend(inner.crowded.iter().cloned());
         }
         keys.remove(&own);
         keys.into_iter().collect()
@@ -172,7 +188,11 @@ mod tests {
         let (a, b) = (Key::new("ns", "a"), Key::new("elsewhere", "b"));
         sharing.looks(&a, true);
         sharing.looks(&b, true);
-        sharing.looks(&Key::new("ns", "c"), false);
+        let c = Key::new("ns", "c");
+        sharing.looks(&c, false);
+        for key in [&a, &b, &c] {
+            sharing.decided(key, &BTreeSet::new(), false);
+        }
         let timed = instance("a", &task());
         assert_eq!(sharing.concerned(&change(None, Some(timed.clone()))), std::slice::from_ref(&b));
         assert_eq!(sharing.concerned(&change(Some(timed.clone()), None)), std::slice::from_ref(&b));
@@ -199,12 +219,25 @@ mod tests {
         sharing.looks(&b, false);
         sharing.looks(&c, false);
         assert_eq!(sharing.concerned(&change(Some(joined.clone()), None)), [b.clone(), c.clone()], "they are looking");
-        sharing.decided(&b, &["n1".to_owned()].into());
-        sharing.decided(&c, &["n2".to_owned()].into());
+        sharing.decided(&b, &["n1".to_owned()].into(), false);
+        sharing.decided(&c, &["n2".to_owned()].into(), false);
         assert_eq!(sharing.concerned(&change(Some(joined.clone()), None)), std::slice::from_ref(&b));
         assert!(sharing.concerned(&change(None, Some(joined.clone()))).is_empty());
-        sharing.decided(&b, &BTreeSet::new());
+        sharing.decided(&b, &BTreeSet::new(), false);
         assert!(sharing.concerned(&change(Some(joined), None)).is_empty());
+    }
+
+    #[test]
+    fn whom_a_link_had_too_little_left_for_looks_when_any_instance_goes() {
+        let sharing = Sharing::default();
+        let (b, gone) = (Key::new("elsewhere", "b"), instance("a", &json!({})));
+        sharing.looks(&b, false);
+        assert_eq!(sharing.concerned(&change(Some(gone.clone()), None)), std::slice::from_ref(&b), "it is looking");
+        sharing.decided(&b, &BTreeSet::new(), true);
+        assert!(sharing.concerned(&change(Some(gone.clone()), Some(gone.clone()))).is_empty());
+        assert_eq!(sharing.concerned(&change(Some(gone.clone()), None)), std::slice::from_ref(&b));
+        sharing.decided(&b, &BTreeSet::new(), false);
+        assert!(sharing.concerned(&change(Some(gone), None)).is_empty());
     }
 
     #[test]

@@ -7,9 +7,12 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use controllers_support::{Bed, LIMIT, model};
-use kube::ResourceExt;
-use kube::api::{DeleteParams, Patch, PatchParams};
-use pullpiri_crds::{Model, ModelInstance, Network, Package, Scenario, Schedule};
+use k8s_openapi::api::core::v1::Namespace;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
+use kube::core::DynamicObject;
+use kube::discovery::ApiResource;
+use kube::{Api, ResourceExt};
+use pullpiri_crds::{Model, ModelInstance, Network, NodeRuntime, Package, Scenario, Schedule};
 use pullpiri_e2e::wait_for;
 use serde_json::{Value, json};
 
@@ -286,5 +289,110 @@ async fn a_package_waits_for_the_models_that_its_network_names() {
     bed.until_quiet().await;
     assert_eq!(bed.instances().await.len(), 1);
     bed.until_condition("drive", "Placed", "True", "AllPlaced").await;
+    bed.stop().await;
+}
+
+/// A Network that is guaranteed 60 Mbit/s, and a Package whose one model is in it.
+async fn apply_side(bed: &Bed, namespace: &str, name: &str, subnet: Option<String>) {
+    let selectors = json!([{"protocol": "UDP"}]);
+    let mut spec =
+        json!({"qos": {"classes": [{"name": "c", "priority": 0, "guarantee": "60M", "selectors": selectors}]}});
+    match &subnet {
+        Some(subnet) => spec["subnet"] = json!({"v4": subnet}),
+        None => spec["mode"] = json!("Host"),
+    }
+    let network =
+        json!({"apiVersion": "pullpiri.io/v1alpha1", "kind": "Network", "metadata": {"name": name}, "spec": spec});
+    let mut model = model(name, "localhost/x:1.0");
+    model["spec"]["hostNetwork"] = json!(subnet.is_none());
+    let models = json!([{"name": name, "node": "ECU", "resources": {"network": name}}]);
+    let params = PatchParams::apply("test").force();
+    let api = |kind: &str| {
+        let resource = match kind {
+            "Network" => ApiResource::erase::<Network>(&()),
+            "Model" => ApiResource::erase::<Model>(&()),
+            _ => ApiResource::erase::<Package>(&()),
+        };
+        Api::<DynamicObject>::namespaced_with(bed.client.clone(), namespace, &resource)
+    };
+    for object in [network, model, package(name, &models, None)] {
+        api(object["kind"].as_str().unwrap()).patch(name, &params, &Patch::Apply(object)).await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn packages_that_come_at_once_never_both_take_a_link() {
+    let bed = Bed::start().await;
+    bed.node("ecu", 3600).await;
+    let status = json!({
+        "apiVersion": "pullpiri.io/v1alpha1", "kind": "NodeRuntime", "metadata": {"name": "ecu"},
+        "status": {"network": {"backend": "tcx+htb", "uplink": "eth0", "linkBps": 100_000_000, "addresses": ["192.0.2.1"]}},
+    });
+    let nodes: Api<NodeRuntime> = Api::all(bed.client.clone());
+    nodes.patch_status("ecu", &PatchParams::apply("agent").force(), &Patch::Apply(status)).await.unwrap();
+    let elsewhere = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "elsewhere"}});
+    let namespaces: Api<Namespace> = Api::all(bed.client.clone());
+    namespaces.create(&PostParams::default(), &serde_json::from_value(elsewhere).unwrap()).await.unwrap();
+    let all: Api<ModelInstance> = Api::all(bed.client.clone());
+    for round in 0..8 {
+        let subnet = |side: u8| (round % 2 == 0).then(|| format!("10.{round}.{side}.0/24"));
+        // Where each has an address, and in their node's own network.
+        let [a, b] = [("default", format!("a{round}")), ("elsewhere", format!("b{round}"))];
+        tokio::join!(apply_side(&bed, a.0, &a.1, subnet(1)), apply_side(&bed, b.0, &b.1, subnet(2)));
+        let placed = |namespace: &'static str, name: String| {
+            let api: Api<Package> = Api::namespaced(bed.client.clone(), namespace);
+            async move {
+                let status = api.get(&name).await.unwrap().status.unwrap_or_default();
+                let condition = status.conditions.into_iter().find(|c| c.type_ == "Placed");
+                condition.map(|c| (c.status, c.reason, c.message)).unwrap_or_default()
+            }
+        };
+        let both = || async {
+            let both = [placed(a.0, a.1.clone()).await, placed(b.0, b.1.clone()).await];
+            let is =
+                |wanted: &str| both.iter().filter(|(status, reason, _)| format!("{status} {reason}") == wanted).count();
+            if is("True AllPlaced") == 1 && is("False GuaranteeExceedsLink") == 1 {
+                Ok(both)
+            } else {
+                Err(format!("{both:?}"))
+            }
+        };
+        wait_for("one of both is placed", LIMIT, both).await.unwrap();
+        bed.until_quiet().await;
+        let [first, second] = both().await.unwrap();
+        let refused = if first.0 == "False" { first.2 } else { second.2 };
+        assert!(
+            refused.contains("60000000 bit/s and 60000000 bit/s of other Networks exceed the link of node ecu"),
+            "{refused}"
+        );
+        let instances = all.list(&ListParams::default()).await.unwrap().items;
+        assert_eq!(instances.len(), 1, "round {round}");
+        // The one that was placed goes, and the other has its place.
+        let kept = &instances[0];
+        let (namespace, name) = (kept.namespace().unwrap(), kept.spec.package.clone());
+        let gone: Api<Package> = Api::namespaced(bed.client.clone(), &namespace);
+        gone.delete(&name, &DeleteParams::default()).await.unwrap();
+        wait_for("the other one is placed", LIMIT, || async {
+            let now = all.list(&ListParams::default()).await.unwrap().items;
+            let names: Vec<String> = now.iter().map(|i| i.spec.package.clone()).collect();
+            if names.len() == 1 && names[0] != name { Ok(()) } else { Err(format!("{names:?}")) }
+        })
+        .await
+        .unwrap();
+        for (namespace, name) in [(a.0, &a.1), (b.0, &b.1)] {
+            let packages: Api<Package> = Api::namespaced(bed.client.clone(), namespace);
+            let _ = packages.delete(name, &DeleteParams::default()).await;
+        }
+        wait_for("nothing is left", LIMIT, || async {
+            let left = all.list(&ListParams::default()).await.unwrap().items.len();
+            if left == 0 { Ok(()) } else { Err(left.to_string()) }
+        })
+        .await
+        .unwrap();
+        for (namespace, name) in [(a.0, &a.1), (b.0, &b.1)] {
+            let networks: Api<Network> = Api::namespaced(bed.client.clone(), namespace);
+            networks.delete(name, &DeleteParams::default()).await.unwrap();
+        }
+    }
     bed.stop().await;
 }

@@ -90,7 +90,7 @@ async fn look(world: &World, key: &Key, now: Timestamp) -> Option<(Snapshot, Pla
     } else {
         decided()
     };
-    world.sharing.decided(key, &plan.starved);
+    world.sharing.decided(key, &plan.starved, plan.is_crowded);
     Some((snapshot, plan))
 }
 

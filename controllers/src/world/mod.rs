@@ -1,5 +1,6 @@
 //! Everything that is known, and who has to look when it changes.
 
+mod links;
 mod observed;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
@@ -14,9 +15,10 @@ use pullpiri_crds::node::NodeRealtime;
 use pullpiri_crds::{
     Claim, Model, ModelInstance, Network, NetworkSlice, NodeRuntime, Package, Policy, Scenario, Schedule, Volume,
 };
+use pullpiri_reconcilers::network::has_nodes_network;
 use pullpiri_reconcilers::node::{DEFAULT_LEASE, Heartbeat, Pulse, Snapshot as NodeSnapshot};
-use pullpiri_reconcilers::package::{models_named, promised};
-use pullpiri_reconcilers::placement::{Link, NodeView, ObjectName, Readiness, Schedulability};
+use pullpiri_reconcilers::package::models_named;
+use pullpiri_reconcilers::placement::{Link, NodeView, Readiness, Schedulability};
 
 use crate::Config;
 use crate::cache::{Arrival, Cache, Change, Key};
@@ -108,6 +110,9 @@ fn instance_terms(instance: &ModelInstance) -> Vec<String> {
         terms.push(TIMED.to_owned());
     }
     terms.extend(spec.network.as_ref().map(|network| term("joined", namespace, &network.name)));
+    if has_nodes_network(instance) {
+        terms.push(links::hosted(namespace));
+    }
     terms
 }
 
@@ -252,15 +257,11 @@ impl World {
 
     /// The nodes as placement sees them.
     pub fn node_views(&self, now: Timestamp) -> Vec<NodeView> {
-        let networks = self.networks.all();
-        let promises: Vec<_> = networks.iter().map(|n| (n, promised(n))).filter(|(_, (bps, _))| *bps > 0).collect();
+        let promises = self.promises();
         let link = |node: &NodeRuntime, name: &str| {
-            let here = promises.iter().filter(|(_, (_, nodes))| nodes.iter().any(|other| same_node(other, name)));
-            let of = |network: &Network| {
-                let meta = &network.metadata;
-                ObjectName::new(meta.namespace.clone().unwrap_or_default(), meta.name.clone().unwrap_or_default())
-            };
-            Some(Link { rate_bps: rate_bps(node)?, promised: here.map(|(n, (bps, _))| (of(n), *bps)).collect() })
+            let here = promises.iter().filter(|promise| promise.nodes.iter().any(|other| same_node(other, name)));
+            let promised = here.map(|promise| (promise.network.clone(), promise.bps)).collect();
+            Some(Link { rate_bps: rate_bps(node)?, promised })
         };
         let mut views: Vec<NodeView> = self
             .nodes

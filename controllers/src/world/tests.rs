@@ -2,6 +2,7 @@ use futures::FutureExt;
 use kube::client::Body;
 use prometheus_client::registry::Registry;
 use pullpiri_crds::policy::PolicySpec;
+use pullpiri_reconcilers::placement::ObjectName;
 use serde_json::json;
 
 use super::*;

@@ -24,6 +24,7 @@ use thiserror::Error;
 
 pub use compile::{Compiled, Inputs, Outcome, compile};
 pub use evaluate::{Evaluation, Packet, Verdict, evaluate};
+pub use members::{has_nodes_network, nodes_of};
 pub use review::{Problem, Review};
 
 /// An object of a namespace.

@@ -10,7 +10,7 @@ use std::net::IpAddr;
 use pullpiri_crds::model::{Adapter, Protocol};
 use pullpiri_crds::names::{rfc1123, same_node};
 use pullpiri_crds::network::NetworkMode;
-use pullpiri_crds::{ModelInstance, Network, NodeRuntime};
+use pullpiri_crds::{ModelInstance, Network, NodeRuntime, Package};
 
 use crate::compile::Inputs;
 use crate::declared::{Declared, TCP, UDP, name_of};
@@ -75,6 +75,32 @@ pub(crate) fn members<'a>(inputs: &Inputs<'a>) -> Vec<Member<'a>> {
         .collect();
     members.sort_by(|a, b| (&a.instance, a.uid).cmp(&(&b.instance, b.uid)));
     members
+}
+
+/// The nodes that each Network has instances on, in lower-case RFC 1123 form. `packages`: at least those of the instances.
+#[must_use]
+pub fn nodes_of<'a>(
+    networks: impl Iterator<Item = &'a Network>,
+    instances: impl Iterator<Item = &'a ModelInstance>,
+    packages: impl Iterator<Item = &'a Package>,
+) -> BTreeMap<ObjectName, BTreeSet<String>> {
+    let inputs = Inputs {
+        networks: networks.collect(),
+        instances: instances.collect(),
+        packages: packages.collect(),
+        ..Inputs::default()
+    };
+    let mut nodes: BTreeMap<ObjectName, BTreeSet<String>> = BTreeMap::new();
+    for member in members(&inputs) {
+        nodes.entry(member.network).or_default().insert(member.node);
+    }
+    nodes
+}
+
+/// Whether an instance has its node's network, or its cluster's, so that it may be in a Network of mode Host.
+#[must_use]
+pub fn has_nodes_network(instance: &ModelInstance) -> bool {
+    instance.spec.template.spec.host_network == Some(true) || is_pod(instance)
 }
 
 fn container_ports(instance: &ModelInstance) -> Vec<(u16, u8, u16)> {
@@ -155,7 +181,7 @@ impl<'a> HostNetworks<'a> {
 
     fn of(&self, namespace: &str, instance: &ModelInstance) -> Option<ObjectName> {
         let spec = &instance.spec;
-        if spec.template.spec.host_network != Some(true) && !is_pod(instance) {
+        if !has_nodes_network(instance) {
             return None;
         }
         let mut here =

@@ -10,6 +10,7 @@ mod status;
 pub use decide::{MANAGED_BY, decide, slice_name};
 /// The name of an object, as compilations use it.
 pub use pullpiri_net::ObjectName;
+pub use pullpiri_net::{has_nodes_network, nodes_of};
 
 pub use plan::{Action, Plan, StatusWrite};
 pub use snapshot::Snapshot;

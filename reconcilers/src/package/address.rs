@@ -43,6 +43,10 @@ pub(super) struct Addresses<'a> {
     links: BTreeMap<&'a str, Link>,
     /// Networks that had none left.
     pub exhausted: BTreeSet<String>,
+    /// A node's link is taken from.
+    pub takes_link: bool,
+    /// A node's link had too little left.
+    pub is_crowded: bool,
 }
 
 impl<'a> Addresses<'a> {
@@ -61,7 +65,7 @@ impl<'a> Addresses<'a> {
                 link.promised.entry(declared::name_of(known)).or_insert_with(|| guaranteed(known));
             }
         }
-        Self { snapshot, used, links, exhausted: BTreeSet::new() }
+        Self { snapshot, used, links, exhausted: BTreeSet::new(), takes_link: false, is_crowded: false }
     }
 
     /// Takes what a Network's classes are guaranteed from a node's link, if it isn't there yet.
@@ -76,11 +80,13 @@ impl<'a> Addresses<'a> {
         let others = link.promised.values().fold(0_u64, |sum, bps| sum.saturating_add(*bps));
         let rate = link.rate_bps;
         if own.saturating_add(others) > rate {
+            self.is_crowded = true;
             return Err(format!(
                 "its guarantees of {own} bit/s and {others} bit/s of other Networks exceed the link of node {node}, which has {rate} bit/s"
             ));
         }
         link.promised.insert(name, own);
+        self.takes_link = true;
         Ok(())
     }
 

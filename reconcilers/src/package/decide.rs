@@ -65,6 +65,7 @@ pub fn decide(snapshot: &Snapshot, now: Timestamp) -> Plan {
     let Work { removals, additions, account, addresses, .. } = work;
     let mut plan = Plan { actions: removals, ..Plan::default() };
     plan.actions.extend(additions);
+    (plan.takes_link, plan.is_crowded) = (addresses.takes_link, addresses.is_crowded);
     plan.starved = addresses.exhausted;
     plan.schedule = proof::status(snapshot, &admission, now).map(Box::new);
     let (next, notices) = status::compute(snapshot, &desire, &account, now);

@@ -41,6 +41,10 @@ pub struct Plan {
     pub notices: Vec<Notice>,
     /// Networks that had no address left for it.
     pub starved: BTreeSet<String>,
+    /// A Network comes to a node by it, whose link it is guaranteed a part of.
+    pub takes_link: bool,
+    /// A node's link had too little left for it.
+    pub is_crowded: bool,
     /// An instance carries this epoch, which is above ours: another leader decides now, and nothing is done.
     pub superseded_by: Option<i64>,
 }
@@ -55,7 +59,7 @@ impl Plan {
     /// Whether it takes what packages share, so that no other may be decided before it is carried out.
     #[must_use]
     pub fn takes_shared(&self) -> bool {
-        self.actions.iter().any(Action::takes_shared)
+        self.takes_link || self.actions.iter().any(Action::takes_shared)
     }
 }
 
