@@ -53,8 +53,9 @@ pub struct Review {
     pub unresolved: Vec<String>,
     /// Published ports that lead nowhere, and addresses that can't be used.
     pub degraded: Vec<Problem>,
-    /// Its instances by node, and their addresses.
+    /// Its instances by node.
     pub members: BTreeMap<String, u32>,
+    /// Those that have an address: of each family one.
     pub addresses: u32,
     /// Whether nodes have something to do for it.
     pub enforced: bool,
@@ -87,7 +88,7 @@ pub(crate) fn review(inputs: &Inputs<'_>, members: &[Member<'_>]) -> Reviewed {
         };
         for member in members.iter().filter(|member| member.network == name) {
             *review.members.entry(member.node.clone()).or_default() += 1;
-            review.addresses += u32::try_from(member.addresses.len()).unwrap_or(0);
+            review.addresses += u32::from(!member.addresses.is_empty());
         }
         match declared::read(network) {
             Err(errors) => review.invalid = errors.into_iter().map(Problem::from).collect(),

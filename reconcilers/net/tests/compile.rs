@@ -93,7 +93,7 @@ fn a_node_is_told_what_it_needs() {
     let selectors: Vec<_> = hpc.selectors.iter().map(|s| (s.class, s.identity, s.protocol, s.port)).collect();
     assert_eq!(selectors, [(1, 0, 17, 7001), (2, endpoint("video-1").identity, 0, 0)]);
     assert_eq!(review(&outcome, "chassis").members, [("hpc".to_owned(), 2), ("zone".to_owned(), 3)].into());
-    assert_eq!(review(&outcome, "chassis").addresses, 10);
+    assert_eq!(review(&outcome, "chassis").addresses, 5);
 }
 
 #[test]
