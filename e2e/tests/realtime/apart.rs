@@ -62,6 +62,16 @@ fn tree(path: &Path) -> BTreeMap<String, String> {
     found
 }
 
+/// What is left of CPUs that were set apart: groups that were made for it, and groups that have other CPUs than before. Groups of pods, and the one of all
+/// pods, come and go meanwhile.
+fn left(before: &BTreeMap<String, String>) -> Vec<String> {
+    let is_left = |(group, now): &(&String, &String)| {
+        let is_made = group.contains("_apart-") || group.contains("_rest");
+        is_made || before.get(*group).is_some_and(|was| was != *now)
+    };
+    tree(Path::new(CPUSETS)).iter().filter(is_left).map(|(group, now)| format!("{group}: {now}")).collect()
+}
+
 fn all(rig: &Rig) -> Cpus {
     rig.cpus().iter().map(|cpu| u32::try_from(*cpu).unwrap()).collect()
 }
@@ -136,8 +146,8 @@ pub fn given(rig: &Rig) -> BoxFuture<'_, ()> {
 
 async fn until_as_before(before: &BTreeMap<String, String>, busy: &Busy, all: &Cpus) {
     wait_for("cpusets are as before", LIMIT, || async {
-        let (now, cpus) = (tree(Path::new(CPUSETS)), sched::affinity(busy.pid()).unwrap());
-        if now == *before && cpus == *all { Ok(()) } else { Err(format!("{now:?}, {cpus}")) }
+        let (left, cpus) = (left(before), sched::affinity(busy.pid()).unwrap());
+        if left.is_empty() && cpus == *all { Ok(()) } else { Err(format!("{left:?}, {cpus}")) }
     })
     .await
     .unwrap();
@@ -217,9 +227,8 @@ pub fn asleep(rig: &Rig) -> BoxFuture<'_, ()> {
         Rig::until_given(thread.tid, Policy::Fifo { priority: 50 }, &first.to_string()).await;
         rig.delete("asleep").await;
         wait_for("nothing is set apart", LIMIT, || async {
-            let now = tree(Path::new(CPUSETS));
-            let made = now.keys().find(|group| group.contains("_apart-") || group.contains("_rest"));
-            made.map_or(Ok(()), |group| Err(group.clone()))
+            let left = left(&BTreeMap::new());
+            if left.is_empty() { Ok(()) } else { Err(format!("{left:?}")) }
         })
         .await
         .unwrap();

@@ -18,6 +18,7 @@ pub const ALL: &[Case] = &[
     ("a_thread_that_comes_later_is_found", later),
     ("the_first_thread_needs_no_name", first),
     ("a_job_under_way_gets_the_settings_and_is_not_counted", under_way),
+    ("a_thread_that_executes_a_program_gives_its_settings_back", executed),
     ("somebody_elses_change_is_undone", drift),
     ("a_killed_agent_resets_nothing_and_knows_what_it_held", adopted),
     ("what_the_kernel_refuses_is_said", refused),
@@ -128,6 +129,30 @@ fn first(rig: &Rig) -> BoxFuture<'_, ()> {
         Rig::until_given(Rig::pid(&object), fifo(40), &cpu.to_string()).await;
         Rig::until_given(Rig::thread(&object, "ctl").tid, fifo(50), &cpu.to_string()).await;
         rig.delete("first").await;
+    }
+    .boxed()
+}
+
+/// Its thread becomes the first one of its process, and keeps what it was given until that is taken back.
+fn executed(rig: &Rig) -> BoxFuture<'_, ()> {
+    async move {
+        let cpus = rig.cpus();
+        rig.create("executed", &["ctl", "20000", "exec"], json!([task("ctl", Some("ctl"), 50, cpus[0])])).await;
+        let object = rig.until_applied("executed").await;
+        let ctl = Rig::thread(&object, "ctl").tid;
+        Rig::until_given(ctl, fifo(50), &cpus[0].to_string()).await;
+        Rig::signal(&object, Signal::SIGUSR2);
+        wait_for("it has executed the program", LIMIT, || async {
+            let threads = sched::threads_of(Rig::pid(&object)).map_err(|error| error.to_string())?;
+            if threads.iter().all(|thread| thread.tid != ctl) { Ok(()) } else { Err(format!("{threads:?}")) }
+        })
+        .await
+        .unwrap();
+        let all: Cpus = cpus.iter().map(|cpu| u32::try_from(*cpu).unwrap()).collect();
+        Rig::until_given(Rig::pid(&object), Rig::undeclared(), &all.to_string()).await;
+        assert!(!sched::settings(Rig::pid(&object)).unwrap().reset_on_fork);
+        rig.cluster.until("executed", |object| reason(object, "RealTime") == "ThreadNotFound").await;
+        rig.delete("executed").await;
     }
     .boxed()
 }

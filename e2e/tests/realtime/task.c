@@ -1,7 +1,7 @@
-/* A periodic task for tests: `task NAME PERIOD_US [later|busy]`.
+/* A periodic task for tests: `task NAME PERIOD_US [later|busy|exec]`.
  *
  * A thread called NAME sleeps until each period begins; `later` starts it at SIGUSR1 only; `busy` has its first job compute until it is SCHED_FIFO, and
- * two periods more. SIGUSR2 has its next job compute for three periods. SIGTERM ends it with 0. */
+ * two periods more. SIGUSR2 has its next job compute for three periods; with `exec` it executes this program anew, as `later`. SIGTERM ends it with 0. */
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <sched.h>
@@ -14,7 +14,7 @@
 #include <unistd.h>
 
 static volatile sig_atomic_t begin, overrun, end;
-static int busy;
+static int busy, executes;
 static const char *name;
 static long period_ns;
 
@@ -69,6 +69,8 @@ static void *run(void *unused)
 		t.tv_sec = next / 1000000000LL;
 		t.tv_nsec = next % 1000000000LL;
 		clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+		if (overrun && executes)
+			execl("/task", "/task", "next", "20000", "later", NULL);
 		if (overrun) {
 			long long until = now() + 3 * period_ns;
 			overrun = 0;
@@ -93,7 +95,8 @@ int main(int count, char **arguments)
 	name = arguments[1];
 	period_ns = atol(arguments[2]) * 1000;
 	busy = count > 3 && !strcmp(arguments[3], "busy");
-	begin = count < 4 || busy;
+	executes = count > 3 && !strcmp(arguments[3], "exec");
+	begin = count < 4 || busy || executes;
 	while (!end) {
 		struct timespec pause = { 0, 2000000 };
 		if (begin && !started) {

@@ -134,6 +134,23 @@ pub struct Bound {
     pub bindings: Vec<(String, Binding)>,
 }
 
+/// What is held, under the ids that threads have now: one that executes a program becomes its process' first thread, all others of which end, and keeps
+/// what it was given (execve(2)).
+#[must_use]
+pub fn follow(held: &[Held], threads: &[Thread]) -> Vec<Held> {
+    let is_there = |id: ThreadId| threads.iter().any(|thread| thread.id == id);
+    let is_held = |id: ThreadId| held.iter().any(|held| held.thread == id);
+    let now = |held: &Held| {
+        let became = |thread: &&Thread| {
+            let id = thread.id;
+            id.pid == held.thread.pid && id.tid == id.pid && thread.now == held.given && !is_held(id)
+        };
+        let became = threads.iter().find(became).filter(|_| !is_there(held.thread));
+        Held { thread: became.map_or(held.thread, |thread| thread.id), ..held.clone() }
+    };
+    held.iter().map(now).collect()
+}
+
 /// Binds tasks to threads. `running`: the containers that run, in the model's order. `threads`: at least those held, as far as they are still there; a task
 /// whose thread isn't among them is missing, so all of them are to be looked at before that is said.
 #[must_use]

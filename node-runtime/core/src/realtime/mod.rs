@@ -13,7 +13,7 @@ pub mod settings;
 #[cfg(test)]
 mod tests;
 
-pub use bind::{Binding, Bound, Given, Held, Step, Thread, ThreadId, Why, bind, budget_ns};
+pub use bind::{Binding, Bound, Given, Held, Step, Thread, ThreadId, Why, bind, budget_ns, follow};
 pub use capabilities::{Capabilities, Groups};
 pub use cpus::Cpus;
 pub use report::{Report, Spent, Standing, Unset, report, times};

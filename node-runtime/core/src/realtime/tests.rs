@@ -106,6 +106,34 @@ fn a_thread_that_is_gone_or_renamed_isnt_the_task() {
 }
 
 #[test]
+fn a_thread_that_executes_a_program_gives_back_what_it_had() {
+    let tasks = [task("ctl", Some("ctl"), 80)];
+    let threads = vec![thread("app", 10, 5), thread("ctl", 12, 7)];
+    let bound = bind(&tasks, &["c"], &threads, &[]);
+    let given = done(threads, &bound);
+    assert_eq!(follow(&bound.held, &given), bound.held, "it is there");
+    // It has the first one's id and start, and its own settings.
+    let mut executed = vec![thread("program", 10, 5)];
+    executed[0].now = given[1].now.clone();
+    let held = follow(&bound.held, &executed);
+    let after = bind(&tasks, &["c"], &executed, &held);
+    assert_eq!(lines(&after), "restore ctl: thread 10 of c SCHED_OTHER nice 0 on CPU 0-1\n");
+    assert_eq!(after.bindings[0].1, Binding::Missing);
+    assert!(bind(&tasks, &["c"], &done(executed.clone(), &after), &after.held).steps.is_empty());
+    // The program is the task's.
+    executed[0].name = "ctl".to_owned();
+    let after = bind(&tasks, &["c"], &executed, &held);
+    assert!(after.steps.is_empty() && after.held == held, "{}", lines(&after));
+    assert_eq!(after.held[0].before, bound.held[0].before);
+    // One that ended, beside a first thread that is what it was; and one of a first thread that is held itself.
+    let ended = vec![thread("app", 10, 5)];
+    assert_eq!(follow(&bound.held, &ended), bound.held);
+    let mut both = bound.held.clone();
+    both.push(Held { thread: ThreadId { pid: 10, tid: 10, started: 5 }, ..both[0].clone() });
+    assert_eq!(follow(&both, &executed), both);
+}
+
+#[test]
 fn without_a_record_nothing_is_given_again() {
     let tasks = [task("ctl", Some("ctl"), 80)];
     let mut threads = vec![thread("ctl", 12, 7)];

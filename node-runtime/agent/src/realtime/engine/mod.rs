@@ -10,7 +10,7 @@ use pullpiri_crds::duration::format_ns;
 use pullpiri_crds::instance::{InstanceTask, TaskStatus};
 use pullpiri_node_core::plan::Event;
 use pullpiri_node_core::realtime::{
-    Binding, Bound, Held, Report, Standing, Thread, ThreadId, Unset, bind, report, times,
+    Binding, Bound, Held, Report, Standing, Thread, ThreadId, Unset, bind, follow, report, times,
 };
 use pullpiri_node_core::runtime::PodId;
 use pullpiri_node_host::cgroup::PARENT;
@@ -216,6 +216,7 @@ impl Engine {
             self.follow(id, instance, containers);
         }
         let threads = self.threads(tasks, containers, &instance.holding.held);
+        instance.holding.held = follow(&instance.holding.held, &threads);
         let running: Vec<&str> = containers.iter().map(|(name, _)| name.as_str()).collect();
         let bound = bind(tasks, &running, &threads, &instance.holding.held);
         let held = &bound.held;
