@@ -20,3 +20,18 @@ fn restarts_of_nodes_and_controllers_lose_no_packet() {
     }
     assert!(outcomes.iter().all(|(_, traffic)| traffic.sent > 400 && traffic.lost == 0), "{outcomes:#?}");
 }
+
+#[test]
+fn what_others_change_of_a_nodes_network_is_put_right_and_told_by_an_event() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = match pair::run(folder.path(), pair::meddling).unwrap() {
+        Ok(told) => told,
+        Err(reason) => {
+            println!("skipped: {reason}");
+            return;
+        }
+    };
+    let (kind, note) = &told.event;
+    assert!(kind == "Warning" && note.contains("10.20.0."), "{told:?}");
+    assert!(told.condition.contains("10.20.0."), "{told:?}");
+}

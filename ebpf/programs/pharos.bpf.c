@@ -19,7 +19,8 @@
  * and ICMP errors about them pass; neighbour discovery must be about the pod itself, and routers' messages aren't taken from or by pods. And a
  * source must have come the way that it can: a pod's of this node from its interface, another node's pod's over the link from that node.
  *
- * Passing means TCX_NEXT: another tool's programs still see the packet.
+ * Passing means TCX_NEXT: another tool's programs still see the packet. But for what a pod sends to a published port of its node, which goes to the
+ * bridge's own end.
  */
 #include <linux/bpf.h>
 

@@ -4,6 +4,7 @@
 //! Everything that talks to the API server must run in the first namespace: see [`Pair::run`].
 
 mod flow;
+mod meddling;
 
 use std::future::Future;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -19,6 +20,7 @@ use pullpiri_node_host::net::{Address, Family, LinkChange, Netlink, namespace};
 use serde_json::{Value, json};
 
 pub use flow::{Flow, Traffic};
+pub use meddling::{Told, meddling};
 
 use crate::endpoint::{Connection, Endpoint};
 use crate::process::Pullpiri;
@@ -433,6 +435,12 @@ impl Pair {
         self.until(&path, renewed).await
     }
 
+    /// Ends nodes that have no workloads.
+    fn give_up(&mut self) {
+        self.is_clear = true;
+        self.nodes.iter_mut().for_each(|node| node.end(Signal::SIGTERM));
+    }
+
     /// Takes everything away; a pair that is dropped without it does so as well as it can.
     ///
     /// # Errors
@@ -487,8 +495,7 @@ pub enum Ending {
 /// If something else than packets gets lost. A machine that can't have such nodes is `Ok(Err(reason))`.
 pub async fn restarts(mut pair: Pair, rounds: u16) -> Result<Result<Vec<(Ending, Traffic)>, String>, E2eError> {
     if let Some(reason) = pair.lacks().await? {
-        pair.is_clear = true;
-        pair.nodes.iter_mut().for_each(|node| node.end(Signal::SIGTERM));
+        pair.give_up();
         return Ok(Err(reason));
     }
     let [left, right] = pair.place_two().await?;

@@ -7,13 +7,13 @@ mod net_support;
 #[allow(dead_code, reason = "each test uses a part")]
 mod netns;
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
 use net_support::*;
-use netns::{PATIENCE, Topology, missing, sh};
+use netns::{PATIENCE, Topology, sh};
 use pullpiri_crds::network::Verdict;
-use pullpiri_ebpf::net::policy::{Class, Compiled, Endpoint, Network, Place, Selector};
+use pullpiri_ebpf::net::policy::{Class, Compiled, Network, Place, Selector};
 use pullpiri_ebpf::net::{Datapath, DropReason, Hook, PodPort};
 
 const OUT: &str = "192.0.2.2";
@@ -23,34 +23,18 @@ const B: &str = "10.20.0.6";
 /// The guest's, of which no policy knows.
 const GUEST: &str = "10.30.0.7";
 
-fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
 /// Pods a and b in a network of their own with a class for all they send, and the guest in the node's own with one for its port 7002.
 fn policy() -> Compiled {
-    let network = |id: u16, name: &str, subnets: &[&str], gateways: &[&str]| Network {
-        id,
-        name: format!("default/{name}"),
-        subnets: subnets.iter().map(|text| text.parse().unwrap()).collect(),
-        gateways: gateways.iter().map(|text| ip(text)).collect(),
-        internal: Verdict::Allow,
-        egress: Verdict::Allow,
-    };
-    let endpoint = |uid: &str, network, identity, addresses: &[&str]| Endpoint {
-        instance: format!("default/{uid}"),
-        uid: uid.to_owned(),
-        network,
-        identity,
-        addresses: addresses.iter().map(|text| ip(text)).collect(),
-        place: Place::Here,
-    };
+    let bridged = network(1, 20, Verdict::Allow, Verdict::Allow);
+    let host = Network { id: 2, name: "default/n2".to_owned(), subnets: vec![], gateways: vec![], ..bridged.clone() };
+    let here =
+        |uid: &str, network, identity, addresses: &[&str]| endpoint(uid, network, identity, addresses, Place::Here);
     let selector =
         |class, network, identity, port| Selector { class, network, identity, protocol: Some(UDP), port, dscp: None };
     Compiled {
         generation: 1,
-        networks: vec![network(1, "bridged", &["10.20.0.0/24"], &["10.20.0.1"]), network(2, "host", &[], &[])],
-        endpoints: vec![endpoint("a", 1, 10, &[A]), endpoint("b", 1, 11, &[B]), endpoint("guest", 2, 12, &[])],
+        networks: vec![bridged, host],
+        endpoints: vec![here("a", 1, 10, &[A]), here("b", 1, 11, &[B]), here("guest", 2, 12, &[])],
         classes: [(1, "bridged/all"), (2, "host/seven")]
             .map(|(id, name)| Class { id, name: format!("default/{name}"), dscp: None })
             .into(),
@@ -61,13 +45,7 @@ fn policy() -> Compiled {
 
 /// A node that enforces it, this thread in its namespace; the guest's veth is `pc`, and nothing is attached to that yet.
 fn node(name: &str) -> Option<(Topology, Fixture)> {
-    if let Some(why) = missing() {
-        println!("skipped: {why}");
-        return None;
-    }
-    let mut fixture = Fixture::new()?;
-    let topology = Topology::new(name);
-    topology.enter("node");
+    let (topology, mut fixture) = Topology::with_datapath(name)?;
     // Answers aren't asked for, but nothing may be lost on its way for want of one; the guest has another's address as well as its own.
     sh(&format!(
         "ip -n {} route add default via 192.0.2.1; ip -n {} addr add {A}/32 dev eth0",

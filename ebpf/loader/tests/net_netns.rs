@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use net_support::*;
 use netns::{Conversation, PATIENCE, Topology, sh};
-use node::{PODS, at, ip, node, ping, policy};
+use node::{PODS, at, node, ping, policy};
 use pullpiri_ebpf::net::DropReason;
 use pullpiri_ebpf::net::policy::Source;
 

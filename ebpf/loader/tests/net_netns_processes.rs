@@ -16,7 +16,7 @@ use std::time::Instant;
 
 use net_support::*;
 use netns::{Conversation, PATIENCE, Topology, missing, sh};
-use node::{at, attach, attached, ip, node, ping, policy, wait_attached};
+use node::{at, attach, attached, node, ping, policy, wait_attached};
 use pullpiri_ebpf::net::{Datapath, DropReason, PodPort};
 
 /// What the agent does, in a process that can be killed. Runs as a test of its own, in a child; does nothing otherwise.

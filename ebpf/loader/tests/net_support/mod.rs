@@ -4,6 +4,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;
 
+use pullpiri_crds::network::Verdict;
+use pullpiri_ebpf::net::policy::{Endpoint, Network, Place};
 use pullpiri_ebpf::net::{Counters, Datapath, DropReason, ensure_bpffs, probe};
 
 pub const TCP: u8 = 6;
@@ -19,6 +21,33 @@ pub fn v4(text: &str) -> Ipv4Addr {
 
 pub fn v6(text: &str) -> Ipv6Addr {
     text.parse().unwrap()
+}
+
+pub fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// A network of 10.THIRD.0.0/24 and fd00:THIRD::/64, whose gateways end in 1.
+pub fn network(id: u16, third: u16, internal: Verdict, egress: Verdict) -> Network {
+    Network {
+        id,
+        name: format!("default/n{id}"),
+        subnets: vec![format!("10.{third}.0.0/24").parse().unwrap(), format!("fd00:{third}::/64").parse().unwrap()],
+        gateways: vec![ip(&format!("10.{third}.0.1")), ip(&format!("fd00:{third}::1"))],
+        internal,
+        egress,
+    }
+}
+
+pub fn endpoint(name: &str, network: u16, identity: u32, addresses: &[&str], place: Place) -> Endpoint {
+    Endpoint {
+        instance: format!("default/{name}"),
+        uid: name.to_owned(),
+        network,
+        identity,
+        addresses: addresses.iter().map(|text| ip(text)).collect(),
+        place,
+    }
 }
 
 /// A bpffs of its own, gone with everything in it when it is dropped.

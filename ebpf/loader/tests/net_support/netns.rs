@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 
+use super::net_support::Fixture;
+
 /// Long enough for a machine under load; nothing waits this long unless it is broken.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -43,6 +45,18 @@ pub struct Topology {
 }
 
 impl Topology {
+    /// With programs of its own, this thread in the node's namespace. `None` where it can't be, said why.
+    pub fn with_datapath(name: &str) -> Option<(Self, Fixture)> {
+        if let Some(why) = missing() {
+            println!("skipped: {why}");
+            return None;
+        }
+        let fixture = Fixture::new()?;
+        let topology = Self::new(name);
+        topology.enter("node");
+        Some((topology, fixture))
+    }
+
     pub fn new(name: &str) -> Self {
         let this = Self { prefix: format!("pp{name}-{}", std::process::id()) };
         let [node, out] = [this.name("node"), this.name("out")];

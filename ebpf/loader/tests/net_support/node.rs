@@ -1,23 +1,19 @@
 //! The node of `Topology` with its pods guarded: what they may do, and whether they can.
 #![allow(dead_code, reason = "each user needs its own part")]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Instant;
 
 use pullpiri_crds::network::Verdict;
-use pullpiri_ebpf::net::policy::{Class, Compiled, Endpoint, Network, Place, Rule, Selector, Source};
+use pullpiri_ebpf::net::policy::{Class, Compiled, Endpoint, Place, Rule, Selector, Source};
 use pullpiri_ebpf::net::{Datapath, PodPort};
 
 use super::net_support::*;
-use super::netns::{PATIENCE, Topology, missing};
+use super::netns::{PATIENCE, Topology};
 
 pub const PODS: [(&str, [&str; 2]); 3] =
     [("pa", ["10.20.0.5", "fd00:20::5"]), ("pb", ["10.20.0.6", "fd00:20::6"]), ("pc", ["10.30.0.7", "fd00:30::7"])];
-
-pub fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
 
 pub fn at(address: &str, port: u16) -> SocketAddr {
     SocketAddr::new(ip(address), port)
@@ -25,31 +21,11 @@ pub fn at(address: &str, port: u16) -> SocketAddr {
 
 /// a and b may talk; c may reach a at TCP 80 and UDP 5000; a and b may leave the node.
 pub fn policy(generation: u64) -> Compiled {
-    let network = |id: u16, third: u16, internal, egress| Network {
-        id,
-        name: format!("default/n{id}"),
-        subnets: vec![format!("10.{third}.0.0/24").parse().unwrap(), format!("fd00:{third}::/64").parse().unwrap()],
-        gateways: vec![ip(&format!("10.{third}.0.1")), ip(&format!("fd00:{third}::1"))],
-        internal,
-        egress,
+    let pod = |(identity, (name, addresses)): (u32, (&str, [&str; 2]))| {
+        endpoint(name, if name == "pc" { 2 } else { 1 }, identity, &addresses, Place::Here)
     };
-    let endpoint = |(i, (name, addresses)): (u32, (&str, [&str; 2]))| Endpoint {
-        instance: format!("default/{name}"),
-        uid: name.to_owned(),
-        network: if name == "pc" { 2 } else { 1 },
-        identity: 10 + i,
-        addresses: addresses.iter().map(|text| ip(text)).collect(),
-        place: Place::Here,
-    };
-    let mut endpoints: Vec<Endpoint> = (0..).zip(PODS).map(endpoint).collect();
-    endpoints.push(Endpoint {
-        instance: "default/on-host".into(),
-        uid: "on-host".into(),
-        network: 1,
-        identity: 13,
-        addresses: vec![],
-        place: Place::Here,
-    });
+    let mut endpoints: Vec<Endpoint> = (10..).zip(PODS).map(pod).collect();
+    endpoints.push(endpoint("on-host", 1, 13, &[], Place::Here));
     let rule = |id, protocol, port| Rule {
         id,
         name: format!("default/n1/r{id}"),
@@ -91,13 +67,7 @@ pub fn attach(datapath: &mut Datapath) {
 
 /// A node that enforces `policy(1)`, this thread in its namespace. `None` where it can't be.
 pub fn node(name: &str) -> Option<(Topology, Fixture)> {
-    if let Some(why) = missing() {
-        println!("skipped: {why}");
-        return None;
-    }
-    let mut fixture = Fixture::new()?;
-    let topology = Topology::new(name);
-    topology.enter("node");
+    let (topology, mut fixture) = Topology::with_datapath(name)?;
     fixture.get().apply(&policy(1)).unwrap();
     attach(fixture.get());
     Some((topology, fixture))

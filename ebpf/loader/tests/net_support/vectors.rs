@@ -2,10 +2,8 @@
 
 #![allow(dead_code, reason = "each user needs its own part")]
 
-use std::net::IpAddr;
-
 use pullpiri_crds::network::Verdict;
-use pullpiri_ebpf::net::policy::{Class, Compiled, Endpoint, Network, Place, PublishedPort, Rule, Selector, Source};
+use pullpiri_ebpf::net::policy::{Class, Compiled, Place, PublishedPort, Rule, Selector, Source};
 use pullpiri_ebpf::net::{Datapath, DropReason, Hook, PodPort, RunVerdict};
 
 use super::net_support::*;
@@ -16,32 +14,6 @@ pub const FRIEND: &str = "10.20.0.6";
 pub const FRIEND6: &str = "fd00:20::6";
 pub const STRANGER: &str = "10.30.0.7";
 pub const STRANGER6: &str = "fd00:30::7";
-
-pub fn ip(text: &str) -> IpAddr {
-    text.parse().unwrap()
-}
-
-pub fn network(id: u16, third: u16, internal: Verdict, egress: Verdict) -> Network {
-    Network {
-        id,
-        name: format!("default/n{id}"),
-        subnets: vec![format!("10.{third}.0.0/24").parse().unwrap(), format!("fd00:{third}::/64").parse().unwrap()],
-        gateways: vec![ip(&format!("10.{third}.0.1")), ip(&format!("fd00:{third}::1"))],
-        internal,
-        egress,
-    }
-}
-
-pub fn endpoint(name: &str, network: u16, identity: u32, addresses: &[&str], place: Place) -> Endpoint {
-    Endpoint {
-        instance: format!("default/{name}"),
-        uid: name.to_owned(),
-        network,
-        identity,
-        addresses: addresses.iter().map(|text| ip(text)).collect(),
-        place,
-    }
-}
 
 pub fn rule(id: u32, from: Source, to: u32, protocol: u8, first_port: u16, last_port: u16) -> Rule {
     Rule { id, name: format!("default/n1/r{id}"), from, to, protocol, first_port, last_port }
