@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod cases;
+mod kubernetes;
 mod oci;
 mod podman;
 #[path = "../support/service.rs"]
@@ -79,6 +80,34 @@ trait Backend: Send + Sync {
 
     /// Whether exits say that memory ran out.
     fn reports_oom(&self) -> bool;
+
+    /// Whether the adapter starts containers anew, and doesn't leave that to what it is built on.
+    fn restarts(&self) -> bool {
+        true
+    }
+
+    /// Why this case can't be asked of the adapter, if it can't.
+    fn lacks(&self, _case: &str) -> Option<&'static str> {
+        None
+    }
+
+    /// Makes a pod of a case one that this adapter is given.
+    fn adapt(&self, _pod: &mut PodSpec) {}
+
+    /// Puts an image where the adapter's containers come from.
+    fn load<'a>(&'a self, runtime: &'a Arc<dyn Runtime>, archive: &'a Path) -> BoxFuture<'a, ()> {
+        Box::pin(async move { drop(runtime.load_image(archive).await.expect("the workload's image is loaded")) })
+    }
+}
+
+/// Lines of a log in the form that Kubernetes and podman write, as `stdout one`.
+fn cri_lines(text: &str) -> Vec<String> {
+    let lines = text.lines().filter_map(|line| {
+        let mut fields = line.splitn(4, ' ');
+        let (_, stream, _, text) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        Some(format!("{stream} {text}"))
+    });
+    lines.collect()
 }
 
 /// What a case works with.
@@ -97,13 +126,24 @@ impl Context {
     }
 
     fn pod(&self, suffix: &str, network: NetworkMode, containers: Vec<ContainerSpec>) -> PodSpec {
-        support::pod(&self.id(suffix).0, network, containers)
+        let mut pod = support::pod(&self.id(suffix).0, network, containers);
+        self.backend.adapt(&mut pod);
+        pod
+    }
+
+    /// Runs a pod and waits until all of its containers have begun.
+    async fn start(&self, pod: &PodSpec) {
+        self.runtime.run_pod(pod).await.unwrap();
+        let has_begun = |one: &ContainerObserved| {
+            matches!(one.state, ContainerStateObserved::Running { .. } | ContainerStateObserved::Exited(_))
+        };
+        self.until(&pod.id, "a start", |pod| pod.containers.iter().all(has_begun)).await;
     }
 
     /// Runs a pod in the host's network with one container `c`.
     async fn run(&self, suffix: &str, args: &[&str]) -> PodSpec {
         let pod = self.pod(suffix, NetworkMode::Host, vec![support::container("c", args)]);
-        self.runtime.run_pod(&pod).await.unwrap();
+        self.start(&pod).await;
         pod
     }
 
@@ -233,13 +273,24 @@ async fn run_all(
         Ok(backend) => backends.push(Arc::new(backend)),
         Err(reason) => println!("skipped: podman: {reason}"),
     }
+    // A cluster is started for who asks for it only.
+    if cases::ALL.iter().any(|(case, _)| format!("kubernetes::{case}").contains(filter)) {
+        match kubernetes::Kubernetes::new(&dir.join("kubernetes")).await {
+            Ok(backend) => backends.push(Arc::new(backend)),
+            Err(reason) => println!("skipped: kubernetes: {reason}"),
+        }
+    }
     let (mut passed, mut failed) = (0, Vec::new());
     for backend in backends {
         let runtime = backend.open().await;
-        runtime.load_image(&archive).await.expect("the workload's image is loaded");
+        backend.load(&runtime, &archive).await;
         for (case, function) in cases::ALL {
             let name = format!("{}::{case}", backend.name());
             if !name.contains(filter) {
+                continue;
+            }
+            if let Some(reason) = backend.lacks(case) {
+                println!("test {name} ... not asked: {reason}");
                 continue;
             }
             let dir = tempfile::tempdir().expect("a directory for the case");

@@ -55,13 +55,7 @@ impl Backend for Podman {
 
     fn log<'a>(&'a self, pod: &'a PodId, container: &'a str) -> BoxFuture<'a, Vec<String>> {
         Box::pin(async move {
-            let text = std::fs::read_to_string(self.runtime().log_path(pod, container)).unwrap_or_default();
-            let lines = text.lines().filter_map(|line| {
-                let mut fields = line.splitn(4, ' ');
-                let (_, stream, _, text) = (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
-                Some(format!("{stream} {text}"))
-            });
-            lines.collect()
+            super::cri_lines(&std::fs::read_to_string(self.runtime().log_path(pod, container)).unwrap_or_default())
         })
     }
 

@@ -37,11 +37,14 @@ pub async fn limits_are_set_in_cgroups(c: &Context) {
         ..Limits::default()
     };
     let pod = c.pod("a", NetworkMode::Host, vec![one]);
-    c.runtime.run_pod(&pod).await.unwrap();
+    c.start(&pod).await;
     c.logged(&pod.id, "c", "stdout forever").await;
     let pid = pid_of(&c.observed(&pod.id).await.unwrap(), "c").unwrap();
     assert_eq!(cgroup_value(pid, "memory", "memory.limit_in_bytes", "memory.max"), (64 << 20).to_string());
-    assert_eq!(cgroup_value(pid, "pids", "pids.max", "pids.max"), "33");
+    // A kubelet limits processes for all Pods alike.
+    if c.backend.name() != "kubernetes" {
+        assert_eq!(cgroup_value(pid, "pids", "pids.max", "pids.max"), "33");
+    }
     let quota = cgroup_value(pid, "cpu", "cpu.cfs_quota_us", "cpu.max");
     assert!(quota == "25000" || quota == "25000 100000", "{quota}");
     if !Path::new("/sys/fs/cgroup/cgroup.controllers").exists() {
@@ -68,6 +71,9 @@ pub async fn the_memory_limit_kills(c: &Context) {
     assert_eq!(exit.code, 137, "{:?}", c.backend.log(&pod.id, "c").await);
     if c.backend.reports_oom() {
         assert!(exit.oom_killed);
+    }
+    if !c.backend.restarts() {
+        return;
     }
     // The kernel's count outlives the attempt; a later kill isn't for want of memory.
     one.args = vec!["forever".to_owned()];
