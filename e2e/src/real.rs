@@ -88,7 +88,15 @@ impl RealKube {
     /// # Errors
     /// What the script said.
     pub fn start() -> Result<Self, E2eError> {
-        Self::up("--apiserver-only", "--enable-aggregator-routing=false")
+        Self::start_with("")
+    }
+
+    /// The same with more flags of kube-apiserver.
+    ///
+    /// # Errors
+    /// What the script said.
+    pub fn start_with(flags: &str) -> Result<Self, E2eError> {
+        Self::up("--apiserver-only", &format!("--enable-aggregator-routing=false {flags}"))
     }
 
     /// Starts a whole Kubernetes with the node [`NODE`].

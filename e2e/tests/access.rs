@@ -397,6 +397,15 @@ async fn is_missed(taken: Grant) -> Result<(), String> {
 async fn the_controllers_miss_every_verb_that_is_taken_from_them() {
     let all: Vec<Grant> = grants(&controllers_rules()).into_iter().chain(grants(&controllers_lease_rules())).collect();
     assert!(all.len() > 30, "{all:?}");
+    // What the chart's permissions are tested with (rbac.rs), and only this test sees.
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rbac/requests.txt")).unwrap();
+    for line in text.lines().filter_map(|line| line.strip_prefix("access controllers ")) {
+        let words: Vec<&str> = line.split(' ').collect();
+        let is_it = |grant: &Grant| {
+            (grant.verb.as_str(), grant.group.as_str(), grant.resource.as_str()) == (words[0], words[1], words[2])
+        };
+        assert!(all.iter().any(is_it), "{line}");
+    }
     let outcomes: Vec<Result<(), String>> = stream::iter(all).map(is_missed).buffer_unordered(AT_ONCE).collect().await;
     let failures: Vec<String> = outcomes.into_iter().filter_map(Result::err).collect();
     assert!(failures.is_empty(), "{}", failures.join("\n"));

@@ -275,7 +275,8 @@ fn values_at_the_edge_are_taken() {
 #[test]
 fn nothing_is_granted_by_the_handful() {
     let Some(helm) = helms().into_iter().next() else { return };
-    let text = rendered(&helm, &["--set", "rbac.nodeRestriction=on"]);
+    let everything = "rbac.nodeRestriction=on,crds.keep=false,node.kubernetesRuntime.enabled=true";
+    let text = rendered(&helm, &["--set", everything]);
     for (value, _) in documents(&text) {
         let name = value["metadata"]["name"].as_str().unwrap_or_default().to_owned();
         if matches!(kind(&value), "Role" | "ClusterRole") {

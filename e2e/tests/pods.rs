@@ -7,31 +7,25 @@
 mod pods_support;
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::path::Path;
+use std::process::{Child, Stdio};
 
-use k8s_openapi::api::core::v1::{Namespace, Pod};
-use kube::api::{DeleteParams, DynamicObject, ListParams, Patch, PatchParams, PostParams};
-use kube::config::Kubeconfig;
-use kube::discovery::ApiResource;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams};
 use kube::{Api, Client};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use pods_support::{Audit, METRICS, metric, rights, send_from};
+use pods_support::cluster::{LIMIT, USER, create, grants, prepare};
+use pods_support::{Audit, METRICS, metric, recorded, rights, send_from};
 use pullpiri_crds::instance::{ContainerState, ContainerStatus};
 use pullpiri_crds::{ModelInstance, NetworkSlice, NodeRuntime};
 use pullpiri_e2e::real::{NODE, RealKube};
 use pullpiri_e2e::{process, wait_for, workload};
 use serde_json::{Value, json};
 
-const LIMIT: Duration = Duration::from_secs(40);
 const CLASS: &str = "default/host/all";
-const USER: &str = "system:serviceaccount:pullpiri-system:pullpiri-node";
-
-fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
-}
+/// A namespace that is there, and isn't among the chart's `rbac.dataNamespaces`.
+const ELSEWHERE: &str = "kube-public";
 
 /// A node runtime beside the kubelet; dropping it kills it.
 struct Runtime(Child);
@@ -69,74 +63,6 @@ impl Drop for Runtime {
     fn drop(&mut self) {
         self.kill();
     }
-}
-
-/// What the chart gives a node, if there is a helm to say so.
-fn grants() -> Option<Vec<Value>> {
-    let helm = root().join("target/kube/bin/helm");
-    let output = Command::new(helm)
-        .args(["template", "pullpiri", "--namespace", "pullpiri-system", "--kube-version=1.37.0"])
-        .args(["--set", "node.kubernetesRuntime.enabled=true,rbac.nodeRestriction=on"])
-        .args(["--show-only", "templates/rbac-node.yaml", "--show-only", "templates/node-restriction.yaml"])
-        .arg(root().join("charts/pullpiri"))
-        .env("KUBECONFIG", "/dev/null")
-        .output()
-        .ok()?;
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let text = String::from_utf8(output.stdout).unwrap();
-    Some(
-        text.split("\n---")
-            .filter_map(|one| serde_saphyr::from_str::<Value>(one).ok())
-            .filter(Value::is_object)
-            .collect(),
-    )
-}
-
-async fn create(client: &Client, object: Value) {
-    let (api_version, kind) = (object["apiVersion"].as_str().unwrap(), object["kind"].as_str().unwrap());
-    let (group, version) = api_version.split_once('/').unwrap_or(("", api_version));
-    let kind = kube::core::GroupVersionKind::gvk(group, version, kind);
-    let mut resource = ApiResource::from_gvk(&kind);
-    if kind.kind.ends_with("Policy") {
-        resource.plural = "validatingadmissionpolicies".to_owned();
-    }
-    let object: DynamicObject = serde_json::from_value(object).unwrap();
-    let api: Api<DynamicObject> = match &object.metadata.namespace {
-        Some(namespace) => Api::namespaced_with(client.clone(), namespace, &resource),
-        None => Api::all_with(client.clone(), &resource),
-    };
-    let created = wait_for("an object is taken", LIMIT, async || {
-        api.create(&PostParams::default(), &object).await.map_err(|error| error.to_string())
-    });
-    created.await.unwrap();
-}
-
-/// Our kinds, and the node's rights. The path of the node's kubeconfig.
-async fn prepare(kube: &RealKube, client: &Client, folder: &Path) -> PathBuf {
-    for crd in pullpiri_crds::all() {
-        create(client, serde_json::to_value(crd).unwrap()).await;
-    }
-    let mut config = Kubeconfig::read_from(&kube.kubeconfig).unwrap();
-    match grants() {
-        Some(objects) => {
-            let namespaces: Api<Namespace> = Api::all(client.clone());
-            wait_for("the namespace of heartbeats", LIMIT, async || {
-                namespaces.get("kube-node-lease").await.map_err(|error| error.to_string())
-            })
-            .await
-            .unwrap();
-            for object in objects.into_iter().filter(|object| object["kind"].as_str().unwrap().contains("Role")) {
-                create(client, object).await;
-            }
-            for user in &mut config.auth_infos {
-                user.auth_info.as_mut().unwrap().impersonate = Some(USER.to_owned());
-            }
-        }
-        None => println!("without helm, the node runtime has an admin's rights in this test"),
-    }
-    let path = folder.join("node.kubeconfig");
-    std::fs::write(&path, serde_json::to_string(&config).unwrap()).unwrap();
-    path
 }
 
 fn instance(name: &str, spec: Value) -> Value {
@@ -232,7 +158,9 @@ async fn a_model_runs_as_a_pod_of_its_node() {
 
     let mut runtime = Runtime::start(&kube, &kubeconfig, dir.path());
     runs_and_is_restarted(&cluster, &client).await;
-    is_adopted(&cluster, &mut runtime, || Runtime::start(&kube, &kubeconfig, dir.path())).await;
+    let start = || Runtime::start(&kube, &kubeconfig, dir.path());
+    is_adopted(&cluster, &mut runtime, start).await;
+    ends_unwatched_and_is_told(&cluster, &mut runtime, start).await;
     ends_and_is_told(&cluster, &client).await;
     what_cannot_be_is_said(&cluster, &client).await;
     sends_in_its_class(&kube, &cluster, &client).await;
@@ -327,9 +255,27 @@ async fn is_adopted(cluster: &Cluster, runtime: &mut Runtime, start: impl FnOnce
     assert!(is_alive(pid));
 }
 
+/// No node runtime is there when a container ends and its kubelet starts it again: the next one tells how it ended, from the Pod's status.
+async fn ends_unwatched_and_is_told(cluster: &Cluster, runtime: &mut Runtime, start: impl FnOnce() -> Runtime) {
+    let pid = cluster.running("pod", 1).await;
+    runtime.kill();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    wait_for("its kubelet starts it again", LIMIT, async || {
+        let status = cluster.pods.get("pod").await.map_err(|error| error.to_string())?.status.unwrap_or_default();
+        let container = status.container_statuses.unwrap_or_default().into_iter().next().ok_or("no container")?;
+        let runs = container.state.is_some_and(|state| state.running.is_some());
+        if runs && container.restart_count == 2 { Ok(()) } else { Err(format!("{} restarts", container.restart_count)) }
+    })
+    .await
+    .unwrap();
+    *runtime = start();
+    cluster.running("pod", 2).await;
+    assert_eq!(cluster.until("the exit is told", "pod", |_, container| container.exit_code).await, 137);
+}
+
 async fn ends_and_is_told(cluster: &Cluster, client: &Client) {
     // It is stopped with its grace, and its exit code outlives the Pod.
-    let pid = cluster.running("pod", 1).await;
+    let pid = cluster.running("pod", 2).await;
     let patch = Patch::Merge(json!({"spec": {"run": false}}));
     cluster.instances.patch("pod", &PatchParams::default(), &patch).await.unwrap();
     cluster.gone("pod").await;
@@ -376,6 +322,29 @@ async fn what_cannot_be_is_said(cluster: &Cluster, client: &Client) {
         .await;
     assert_eq!(said.1, "CannotHonour");
     assert!(said.2.contains("can't join Network backbone"), "{said:?}");
+    // The chart lets nodes read what workloads refer to in the namespaces that were named.
+    if grants().is_some() {
+        let container = json!({"name": "demo", "image": workload::IMAGE});
+        let spec = json!({"containers": [container], "volumes": [{"name": "v", "configMap": {"name": "of-others"}}]});
+        let mut elsewhere = instance("elsewhere", spec);
+        elsewhere["metadata"]["namespace"] = json!(ELSEWHERE);
+        create(client, elsewhere).await;
+        let instances: Api<ModelInstance> = Api::namespaced(client.clone(), ELSEWHERE);
+        wait_for("it is said what may not be read", LIMIT, async || {
+            let object = instances.get("elsewhere").await.map_err(|error| error.to_string())?;
+            match condition(&object, "Ready") {
+                Some((_, reason, message)) if reason == "VolumeMissing" => Ok(message),
+                other => Err(format!("{other:?}")),
+            }
+        })
+        .await
+        .map(|message| {
+            let said = "ConfigMap kube-public/of-others can't be read: configmaps \"of-others\" is forbidden: ";
+            assert!(message.contains(said) && message.ends_with("(chart: rbac.dataNamespaces)"), "{message}");
+        })
+        .unwrap();
+        instances.delete("elsewhere", &DeleteParams::default()).await.unwrap();
+    }
     // A Pod's cpuset is the kubelet's, and holds every CPU.
     let container = json!({"name": "demo", "image": workload::IMAGE, "args": ["deadline"]});
     let spec = json!({"runtime": "kubernetes", "terminationGracePeriodSeconds": 0, "containers": [container]});
@@ -475,12 +444,14 @@ async fn sends_in_its_class(kube: &RealKube, cluster: &Cluster, client: &Client)
 fn every_right_was_used(audit: &Audit) {
     let Some(objects) = grants() else { return };
     let (used, refused) = audit.of(USER);
-    assert_eq!(refused, BTreeSet::new(), "a node was refused this");
+    assert_eq!(refused, BTreeSet::from(["list /configmaps".to_owned()]), "a node was refused something else, too");
     let given = objects.iter().filter(|object| matches!(object["kind"].as_str(), Some("ClusterRole" | "Role")));
     let given: BTreeSet<String> = given.flat_map(|role| rights(&role["rules"])).collect();
     let unused: Vec<&String> = given.difference(&used).collect();
-    // An apply that makes its object needs this, and is recorded as the patch that it is.
-    assert_eq!(unused, ["create pullpiri.io/noderuntimes"], "nothing needs the others");
+    assert!(unused.is_empty(), "nothing needs these: {unused:?}");
+    // What the chart's permissions are tested with (rbac.rs).
+    let unasked: Vec<String> = recorded().difference(&used).cloned().collect();
+    assert!(unasked.is_empty(), "nobody asked for these: {unasked:?}");
 }
 
 /// A node's token that was stolen makes no other Pods.

@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
+pub mod cluster;
+
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{Read, Write};
@@ -45,13 +47,14 @@ impl Audit {
             }
             let part = |name: &str| object[name].as_str().unwrap_or_default();
             let sub = if part("subresource").is_empty() { String::new() } else { format!("/{}", part("subresource")) };
-            let right = right(part("apiGroup"), &format!("{}{sub}", part("resource")), event["verb"].as_str().unwrap());
+            let mut verbs = vec![event["verb"].as_str().unwrap()];
+            // An apply that makes its object needs that, too, and is recorded as the patch that it is.
+            if verbs == ["patch"] && event["responseStatus"]["code"] == 201 {
+                verbs.push("create");
+            }
             let is_refused = event["annotations"]["authorization.k8s.io/decision"] == "forbid";
-            if is_refused {
-                refused.insert(right)
-            } else {
-                used.insert(right)
-            };
+            let told = if is_refused { &mut refused } else { &mut used };
+            told.extend(verbs.iter().map(|verb| right(part("apiGroup"), &format!("{}{sub}", part("resource")), verb)));
         }
         (used, refused)
     }
@@ -59,6 +62,18 @@ impl Audit {
 
 fn right(group: &str, resource: &str, verb: &str) -> String {
     format!("{verb} {group}/{resource}")
+}
+
+/// What rbac/requests.txt says that this test sees of a node.
+pub fn recorded() -> BTreeSet<String> {
+    let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/rbac/requests.txt")).unwrap();
+    let lines = text.lines().filter_map(|line| line.strip_prefix("pods node "));
+    lines
+        .map(|line| {
+            let words: Vec<&str> = line.split(' ').collect();
+            right(words[1].trim_matches('-'), words[2], words[0])
+        })
+        .collect()
 }
 
 /// What rules of a role give.
