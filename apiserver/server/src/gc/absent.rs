@@ -59,11 +59,20 @@ struct Sets {
 }
 
 #[derive(Debug, Default)]
-pub struct Absent(Mutex<Sets>);
+pub struct Absent {
+    sets: Mutex<Sets>,
+    /// Held by whoever reads all objects of a kind to tell where an absent owner is.
+    searching: tokio::sync::Mutex<()>,
+}
 
 impl Absent {
     fn sets(&self) -> MutexGuard<'_, Sets> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.sets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to search; `None` while somebody does: it takes memory and time, and is done for a warning.
+    pub fn search(&self) -> Option<tokio::sync::MutexGuard<'_, ()>> {
+        self.searching.try_lock().ok()
     }
 
     /// An object was seen to go.

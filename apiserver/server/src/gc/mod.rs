@@ -36,12 +36,7 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Collects for as long as it is polled.
 pub async fn run(objects: Objects) {
     loop {
-        let mut collector = Collector {
-            objects: objects.clone(),
-            graph: Graph::default(),
-            queue: Queue::default(),
-            unresolved: BTreeSet::new(),
-        };
+        let mut collector = Collector::new(objects.clone());
         if let Err(status) = collector.follow(&Absent::default()).await {
             tracing::warn!(%status, "the garbage collector can't read, trying again");
             tokio::time::sleep(RETRY).await;
@@ -65,6 +60,10 @@ struct Stored {
 }
 
 impl Collector {
+    fn new(objects: Objects) -> Self {
+        Self { objects, graph: Graph::default(), queue: Queue::default(), unresolved: BTreeSet::new() }
+    }
+
     /// Reads everything, then follows the changes until there is a gap.
     async fn follow(&mut self, absent: &Absent) -> Result<(), Status> {
         let mut registry = self.objects.registry().subscribe();
@@ -106,7 +105,7 @@ impl Collector {
                     Some(ChangeItem::Resync) => return Ok(()),
                     None => return Err(Status::service_unavailable("the store is closed")),
                 },
-                Some((work, result)) = running.next() => self.finish(work, result),
+                Some((work, result)) = running.next() => self.finish(work, result, absent),
                 changed = registry.changed() => {
                     if changed.is_ok() {
                         std::mem::take(&mut self.unresolved).into_iter().for_each(|work| self.queue.add(work));
@@ -185,7 +184,7 @@ impl Collector {
         work.into_iter().for_each(|work| self.queue.add(work));
     }
 
-    fn finish(&mut self, work: Work, result: Result<Report, Status>) {
+    fn finish(&mut self, work: Work, result: Result<Report, Status>, absent: &Absent) {
         let (Work::Check(uid) | Work::Orphan(uid)) = work;
         let report = match result {
             Ok(report) => report,
@@ -197,7 +196,8 @@ impl Collector {
         };
         self.queue.done(work);
         let mut more = Vec::new();
-        for (owner, at) in report.found {
+        // One that went since it was read isn't there: who names it later is to be checked.
+        for (owner, at) in report.found.into_iter().filter(|(owner, _)| !absent.is_gone(*owner)) {
             self.graph.found(owner, at);
         }
         if report.gone {
@@ -229,5 +229,39 @@ fn place(change: &Change) -> Place {
         plural: Arc::clone(&change.plural),
         namespace: change.namespace.clone().unwrap_or_else(|| "".into()),
         name: Arc::clone(&change.name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use graph::OwnerReference;
+    use pullpiri_store::memory::MemoryStore;
+
+    use super::*;
+    use crate::{ApiServer, Config};
+
+    #[tokio::test]
+    async fn an_owner_that_went_while_it_was_read_is_not_there() {
+        let server = ApiServer::open(Config::new(Arc::new(MemoryStore::new()))).await.unwrap();
+        let (owner, dependent) = (Uid::of("o"), Uid::of("d"));
+        let at = |name: &str| Place {
+            group: "".into(),
+            plural: "configmaps".into(),
+            namespace: "default".into(),
+            name: name.into(),
+        };
+        let reference = OwnerReference { uid: "o".to_owned(), ..OwnerReference::default() };
+        let metadata = Metadata { uid: "d".to_owned(), owner_references: Some(vec![reference]), ..Metadata::default() };
+        for went in [false, true] {
+            let absent = Absent::default();
+            let mut collector = Collector::new(server.objects());
+            collector.graph.observe(at("d"), &metadata, &mut Vec::new());
+            if went {
+                absent.went(owner);
+            }
+            let report = Report { found: vec![(owner, at("o"))], ..Report::default() };
+            collector.finish(Work::Check(dependent), Ok(report), &absent);
+            assert_eq!(collector.graph.open().is_empty(), !went);
+        }
     }
 }

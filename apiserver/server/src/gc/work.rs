@@ -20,7 +20,7 @@ pub struct Report {
     pub gone: bool,
     /// Owners that are there.
     pub found: Vec<(Uid, Place)>,
-    /// An owner is of a kind that nobody serves: look again when the registry changes.
+    /// The object or an owner is of a kind that nobody serves: look again when the registry changes.
     pub unresolved: bool,
 }
 
@@ -33,6 +33,14 @@ enum Standing {
     Unresolved,
     /// A cluster-wide object can't have an owner in a namespace.
     Impossible,
+}
+
+/// How an object stands that the graph knows.
+enum Live {
+    There(Arc<Resource>, Value),
+    Gone,
+    /// Nobody here serves its kind (yet): another server that shares the store may know it already.
+    Unserved,
 }
 
 /// Whether an owner's absence was known before.
@@ -78,10 +86,11 @@ impl Worker<'_> {
     }
 
     /// The live object, if it is there and the one that is meant.
-    async fn live(&self, place: &Place, uid: Uid) -> Result<Option<(Arc<Resource>, Value)>, Status> {
-        let Some(resource) = self.resource(place).cloned() else { return Ok(None) };
+    async fn live(&self, place: &Place, uid: Uid) -> Result<Live, Status> {
+        let Some(resource) = self.resource(place).cloned() else { return Ok(Live::Unserved) };
         let object = found(self.objects.get(&resource, namespace(place), &place.name).await)?;
-        Ok(object.filter(|object| Uid::of(text(object, &["metadata", "uid"])) == uid).map(|object| (resource, object)))
+        let same = |object: &Value| Uid::of(text(object, &["metadata", "uid"])) == uid;
+        Ok(object.filter(same).map_or(Live::Gone, |object| Live::There(resource, object)))
     }
 
     /// Deletes an object whose owners are all gone, or moves on an object that waits for its dependents.
@@ -91,9 +100,10 @@ impl Worker<'_> {
         if view.deleting && (!view.foreground || view.blocked) {
             return Ok(report);
         }
-        let Some((resource, object)) = self.live(&view.at, uid).await? else {
-            report.gone = true;
-            return Ok(report);
+        let (resource, object) = match self.live(&view.at, uid).await? {
+            Live::There(resource, object) => (resource, object),
+            Live::Gone => return Ok(Report { gone: true, ..report }),
+            Live::Unserved => return Ok(Report { unresolved: true, ..report }),
         };
         let meta = metadata(&object);
         if meta.deletion_timestamp.is_some() {
@@ -276,8 +286,10 @@ impl Worker<'_> {
 
     /// Takes an object out of its dependents' owners, then lets it go.
     pub(super) async fn orphan(&self, uid: Uid, view: &View, dependents: &[(Uid, Place)]) -> Result<Report, Status> {
-        let Some((resource, object)) = self.live(&view.at, uid).await? else {
-            return Ok(Report { gone: true, ..Report::default() });
+        let (resource, object) = match self.live(&view.at, uid).await? {
+            Live::There(resource, object) => (resource, object),
+            Live::Gone => return Ok(Report { gone: true, ..Report::default() }),
+            Live::Unserved => return Ok(Report { unresolved: true, ..Report::default() }),
         };
         let meta = metadata(&object);
         if meta.deletion_timestamp.is_some() && meta.has_finalizer(ORPHAN) {
@@ -292,10 +304,12 @@ impl Worker<'_> {
         Ok(Report::default())
     }
 
-    /// Says so when the absent owner's UID lives in another namespace than its dependent: a mistake that costs the dependent.
+    /// Says so when the absent owner's UID lives in another namespace than its dependent: a mistake that costs the dependent. One that is
+    /// found while another is searched for costs it without a word.
     async fn warn_if_elsewhere(&self, resource: &Arc<Resource>, at: &Place, object: &Value, owner: &OwnerReference) {
         let (group, version) = owner.api_version.rsplit_once('/').unwrap_or(("", &owner.api_version));
         let Some(kind) = self.kind(group, version, &owner.kind).filter(|kind| kind.is_namespaced()) else { return };
+        let Some(_search) = self.absent.search() else { return };
         let Ok((all, _)) = self.objects.list(kind, None).await else { return };
         let elsewhere = all.iter().any(|candidate| {
             text(candidate, &["metadata", "uid"]) == owner.uid
@@ -352,4 +366,78 @@ fn retain(object: &mut Value, list: &str, keep: impl Fn(&Value) -> bool) -> bool
         metadata.remove(list);
     }
     changed
+}
+
+#[cfg(test)]
+mod tests {
+    use pullpiri_store::memory::MemoryStore;
+
+    use super::*;
+    use crate::{ApiServer, Config};
+
+    #[tokio::test]
+    async fn one_owner_is_searched_for_at_a_time() {
+        let server = ApiServer::open(Config::new(Arc::new(MemoryStore::new()))).await.unwrap();
+        // Only our worker collects.
+        server.stop();
+        let (objects, absent) = (server.objects(), Absent::default());
+        let registry = server.registry().snapshot();
+        let maps = registry.stored("", "configmaps").unwrap();
+        let events = registry.stored("", "events").unwrap();
+        let worker = Worker { objects: &objects, registry: Arc::clone(&registry), absent: &absent };
+        for (name, searched) in [("a", false), ("b", true)] {
+            let owner = json!({"metadata": {"name": name}});
+            let owner = objects.create(maps, Some("kube-system"), owner).await.unwrap();
+            let reference =
+                json!({"apiVersion": "v1", "kind": "ConfigMap", "name": name, "uid": owner["metadata"]["uid"]});
+            let dependent = json!({"metadata": {"name": format!("of-{name}"), "ownerReferences": [reference]}});
+            let dependent = objects.create(maps, Some("default"), dependent).await.unwrap();
+            let at = Place {
+                group: "".into(),
+                plural: "configmaps".into(),
+                namespace: "default".into(),
+                name: format!("of-{name}").as_str().into(),
+            };
+            let others = absent.search().filter(|_| !searched);
+            worker.check(Uid::of(text(&dependent, &["metadata", "uid"])), &view(at)).await.unwrap();
+            drop(others);
+            let (told, _) = objects.list(events, Some("default")).await.unwrap();
+            assert_eq!(
+                told.iter().filter(|event| event["reason"] == "OwnerRefInvalidNamespace").count(),
+                usize::from(searched)
+            );
+            assert!(objects.get(maps, Some("default"), &format!("of-{name}")).await.is_err());
+        }
+    }
+
+    fn view(at: Place) -> View {
+        View {
+            at,
+            deleting: false,
+            foreground: false,
+            has_dependents: false,
+            dependent_in_foreground: false,
+            blocked: false,
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_serves_is_not_gone() {
+        let server = ApiServer::open(Config::new(Arc::new(MemoryStore::new()))).await.unwrap();
+        let (objects, absent) = (server.objects(), Absent::default());
+        let worker = Worker { objects: &objects, registry: server.registry().snapshot(), absent: &absent };
+        let at = |group: &str, plural: &str| Place {
+            group: group.into(),
+            plural: plural.into(),
+            namespace: "default".into(),
+            name: "x".into(),
+        };
+        let uid = Uid::of("x");
+        let report = worker.check(uid, &view(at("example.com", "widgets"))).await.unwrap();
+        assert!(report.unresolved && !report.gone);
+        let report = worker.orphan(uid, &view(at("example.com", "widgets")), &[]).await.unwrap();
+        assert!(report.unresolved && !report.gone);
+        let report = worker.check(uid, &view(at("", "configmaps"))).await.unwrap();
+        assert!(report.gone && !report.unresolved);
+    }
 }

@@ -1,5 +1,6 @@
 //! Charging creations to quotas.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures::FutureExt as _;
@@ -103,11 +104,13 @@ impl QuotaAdmission {
         Ok(Some(Charged { key: Arc::clone(&stored.key), expect: Expect::At(stored.modified), quota }))
     }
 
-    /// Charges every quota of the namespace, or none.
+    /// Charges every quota of the namespace. Where one refuses, what others were charged before is put right by the next count.
     async fn charge_all(&self, attributes: &Attributes<'_>, namespace: &str) -> Result<(), Status> {
+        let mut done: BTreeSet<Arc<str>> = BTreeSet::new();
         for _ in 0..ATTEMPTS {
             let mut charged = Vec::new();
-            for stored in self.present(namespace).await? {
+            // What an attempt before this one has charged isn't charged twice.
+            for stored in self.present(namespace).await?.into_iter().filter(|stored| !done.contains(&stored.key)) {
                 charged.extend(self.charged(attributes, namespace, &stored).await?);
             }
             if attributes.dry_run {
@@ -116,9 +119,8 @@ impl QuotaAdmission {
             let mut lost = false;
             for Charged { key, expect, quota } in charged {
                 let change = Change::Put(encode(&quota)?);
-                match self.store.write(Write { key, expect, change }).await {
-                    Ok(_) => {}
-                    // What was charged already is put right by the next count.
+                match self.store.write(Write { key: Arc::clone(&key), expect, change }).await {
+                    Ok(_) => drop(done.insert(key)),
                     Err(WriteError::Mismatch { .. }) => lost = true,
                     Err(error) => return Err(store_errors::write(&error)),
                 }

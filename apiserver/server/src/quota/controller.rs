@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
+use futures::{FutureExt as _, StreamExt as _};
 use pullpiri_store::Store;
 use serde_json::{Map, Value, json};
 
@@ -77,7 +77,16 @@ impl Controller {
             let due = queue.due();
             tokio::select! {
                 item = changes.next() => match item {
-                    Some(ChangeItem::Change(change)) => self.apply(&mut queue, &change),
+                    Some(ChangeItem::Change(change)) => {
+                        self.apply(&mut queue, &change);
+                        // What came together is counted once.
+                        while let Some(Some(item)) = changes.next().now_or_never() {
+                            match item {
+                                ChangeItem::Change(change) => self.apply(&mut queue, &change),
+                                ChangeItem::Resync => return Ok(()),
+                            }
+                        }
+                    }
                     Some(ChangeItem::Resync) => return Ok(()),
                     None => return Err(Status::service_unavailable("the store is closed")),
                 },

@@ -1,6 +1,12 @@
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use pullpiri_store::memory::MemoryStore;
+use pullpiri_store::{
+    Change, Expect, KeyValue, Page, Range, ReadError, Revision, Store, WatchStream, Write, WriteError,
+};
 use serde_json::{Value, json};
 
 use crate::objects::{DeleteOptions, Objects, Subresource};
@@ -13,7 +19,11 @@ struct World {
 }
 
 async fn world() -> World {
-    let server = ApiServer::open(Config::new(Arc::new(MemoryStore::new()))).await.unwrap();
+    world_on(Arc::new(MemoryStore::new())).await
+}
+
+async fn world_on(store: Arc<dyn Store>) -> World {
+    let server = ApiServer::open(Config::new(store)).await.unwrap();
     let objects = server.objects();
     World { server, objects }
 }
@@ -107,6 +117,71 @@ async fn a_creation_that_fails_is_given_back_and_a_written_status_is_put_right()
     let resource = world.resource("resourcequotas");
     world.objects.modify(&resource, Subresource::Status, Some("default"), "q", &edit).await.unwrap();
     world.used("q", "secrets", "2").await;
+}
+
+/// A store in which somebody else writes quota `b` once right before it is written.
+#[derive(Debug, Default)]
+struct Contended {
+    store: MemoryStore,
+    armed: AtomicBool,
+}
+
+impl Store for Contended {
+    fn write(&self, write: Write) -> BoxFuture<'_, Result<KeyValue, WriteError>> {
+        async move {
+            if write.key.ends_with("resourcequotas/default/b") && self.armed.swap(false, Ordering::SeqCst) {
+                let (there, _) = self.store.get(&write.key).await.unwrap();
+                let there = there.unwrap();
+                let (key, expect) = (Arc::clone(&there.key), Expect::At(there.modified));
+                self.store.write(Write { key, expect, change: Change::Put(there.value) }).await.unwrap();
+            }
+            self.store.write(write).await
+        }
+        .boxed()
+    }
+
+    fn get(&self, key: &str) -> BoxFuture<'_, Result<(Option<KeyValue>, Revision), ReadError>> {
+        self.store.get(key)
+    }
+
+    fn list(&self, range: Range) -> BoxFuture<'_, Result<Page, ReadError>> {
+        self.store.list(range)
+    }
+
+    fn watch(&self, prefix: &str, from: Revision) -> BoxFuture<'_, Result<WatchStream, ReadError>> {
+        self.store.watch(prefix, from)
+    }
+
+    fn revision(&self) -> Revision {
+        self.store.revision()
+    }
+
+    fn compact(&self, revision: Revision) -> BoxFuture<'_, Result<(), ReadError>> {
+        self.store.compact(revision)
+    }
+
+    fn oldest(&self) -> Revision {
+        self.store.oldest()
+    }
+
+    fn health(&self) -> BoxFuture<'_, Result<(), String>> {
+        self.store.health()
+    }
+}
+
+#[tokio::test]
+async fn a_quota_is_charged_once_though_another_was_written_meanwhile() {
+    let store = Arc::new(Contended::default());
+    let world = world_on(Arc::clone(&store) as Arc<dyn Store>).await;
+    for quota in ["a", "b"] {
+        world.quota(quota, json!({"secrets": "1"})).await;
+        world.used(quota, "secrets", "0").await;
+    }
+    store.armed.store(true, Ordering::SeqCst);
+    assert!(world.secret("x").await.is_ok());
+    assert!(!store.armed.load(Ordering::SeqCst));
+    world.used("a", "secrets", "1").await;
+    world.used("b", "secrets", "1").await;
 }
 
 #[tokio::test]
