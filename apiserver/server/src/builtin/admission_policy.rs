@@ -4,6 +4,7 @@
 use pullpiri_apply::error::{FieldError, FieldErrorKind, print};
 use pullpiri_apply::metadata::name::{dns_1035_label, dns_subdomain, qualified_name};
 use pullpiri_apply::schema::cel::expression::{self, Names, Wanted};
+use pullpiri_apply::schema::cel::is_keyword;
 use serde_json::{Value, json};
 
 use super::{drop_nulls, set, text};
@@ -16,30 +17,6 @@ const REASONS: [&str; 3] = ["Forbidden", "Invalid", "RequestEntityTooLarge"];
 const MOST_MATCH_CONDITIONS: u64 = 64;
 const MOST_AUDIT_ANNOTATIONS: usize = 20;
 const MOST_BYTES_OF_ANNOTATION: usize = 5 * 1024;
-/// Words that CEL keeps for itself.
-const RESERVED: [&str; 21] = [
-    "true",
-    "false",
-    "null",
-    "in",
-    "as",
-    "break",
-    "const",
-    "continue",
-    "else",
-    "for",
-    "function",
-    "if",
-    "import",
-    "let",
-    "loop",
-    "package",
-    "namespace",
-    "return",
-    "var",
-    "void",
-    "while",
-];
 
 #[derive(Debug)]
 pub struct PolicyStrategy;
@@ -310,7 +287,7 @@ fn check_variable(variable: &Value, names: &mut Names<'_>, at: &str) -> Vec<Fiel
     let mut letters = name.chars();
     let is_identifier = letters.next().is_some_and(|first| first.is_ascii_alphabetic() || first == '_')
         && letters.all(|letter| letter.is_ascii_alphanumeric() || letter == '_')
-        && !RESERVED.contains(&name);
+        && !is_keyword(name);
     if name.trim().is_empty() {
         errors.push(FieldError::required(format!("{at}.name"), "name is not specified"));
     } else if !is_identifier {

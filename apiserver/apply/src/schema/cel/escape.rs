@@ -1,5 +1,6 @@
 //! Field names as CEL identifiers, and back: `foo-bar` is `foo__dash__bar`, the keyword `namespace` is `__namespace__`.
 
+/// Words that CEL keeps for itself.
 const KEYWORDS: [&str; 21] = [
     "true",
     "false",
@@ -25,7 +26,7 @@ const KEYWORDS: [&str; 21] = [
 ];
 
 /// Whether a name is reserved. Rules may name such a field both ways: `self.namespace` and `self.__namespace__`.
-pub(super) fn is_keyword(name: &str) -> bool {
+pub fn is_keyword(name: &str) -> bool {
     KEYWORDS.contains(&name)
 }
 

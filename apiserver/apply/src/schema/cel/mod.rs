@@ -25,6 +25,7 @@ use serde_json::Value;
 use self::access::Access;
 use self::compile::{Compiled, compile};
 pub use self::compile::{Report, check};
+pub use self::escape::is_keyword;
 pub use self::estimate::cardinality;
 use super::ratchet::Correlated;
 use super::{Additional, Rule, Schema, Type};
