@@ -63,7 +63,7 @@ read -r passed failed ignored < target/test.counts
 
 if [ "${status}" -ne 0 ]; then
     # A panic's message is on the line after it.
-    grep -nE -A 1 'panicked at|^error' "${log}" | cut -c -400 | head -n 80 || true
+    grep -nE -A 1 'panicked at|^error' "${log}" | cut -c -1600 | head -n 60 || true
     tail -n 120 "${log}"
 fi
 if [ "${skipped}" -gt 0 ]; then
