@@ -108,6 +108,11 @@ pub trait Strategy: fmt::Debug + Send + Sync {
     /// Before an object is created, after decoding and defaulting (Secret: `stringData` becomes `data`; Namespace: `spec.finalizers`).
     fn prepare_for_create(&self, _object: &mut Value) {}
 
+    /// Where times with six digits of a second stand.
+    fn micro_times(&self) -> &'static [&'static str] {
+        &[]
+    }
+
     /// Before an object is replaced (by update, patch or apply) through the main resource.
     fn prepare_for_update(&self, _object: &mut Value, _old: &Value) {}
 

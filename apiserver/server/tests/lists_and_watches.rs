@@ -263,6 +263,8 @@ async fn a_user_has_so_many_watches_and_no_more() {
 #[tokio::test]
 async fn watches_end_when_asked() {
     let api = api().await;
+    let mut over = api.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion=1&timeoutSeconds=-1")).await;
+    assert!(over.next().await.is_none(), "its time is over");
     let mut timed = api.watch(&format!("{CONFIG_MAPS}?watch=1&resourceVersion=1&timeoutSeconds=1")).await;
     assert!(timed.next().await.is_none());
     let mut open = api.watch(&format!("{CONFIG_MAPS}?watch=1")).await;

@@ -140,10 +140,16 @@ fn is_set(event: &Value, field: &str) -> bool {
     }
 }
 
+const MICRO_TIMES: [&str; 2] = ["/eventTime", "/series/lastObservedTime"];
+
 #[derive(Debug)]
 pub struct CoreEventStrategy;
 
 impl Strategy for CoreEventStrategy {
+    fn micro_times(&self) -> &'static [&'static str] {
+        &MICRO_TIMES
+    }
+
     fn normalize(&self, object: &mut Value) {
         drop_nulls(object);
     }
@@ -192,6 +198,10 @@ impl Strategy for CoreEventStrategy {
 pub struct EventStrategy;
 
 impl Strategy for EventStrategy {
+    fn micro_times(&self) -> &'static [&'static str] {
+        &MICRO_TIMES
+    }
+
     fn normalize(&self, object: &mut Value) {
         drop_nulls(object);
     }

@@ -10,6 +10,10 @@ use crate::registry::Strategy;
 pub struct LeaseStrategy;
 
 impl Strategy for LeaseStrategy {
+    fn micro_times(&self) -> &'static [&'static str] {
+        &["/spec/acquireTime", "/spec/renewTime"]
+    }
+
     fn prepare_for_create(&self, object: &mut Value) {
         drop_nulls(object);
     }

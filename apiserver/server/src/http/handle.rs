@@ -20,7 +20,7 @@ use crate::metrics::{Metrics, ResourceLabels};
 use crate::objects::Subresource;
 use crate::registry::{Origin, Resource};
 use crate::rest::create::summary;
-use crate::rest::decode::{Decoded, decode, decode_content, patch_problems};
+use crate::rest::decode::{Decoded, decode, decode_content, patch_problems, readable};
 use crate::rest::delete::Deleted;
 use crate::rest::options::{ListOptions, WriteOptions, WriteVerb, delete_options};
 use crate::rest::read::Listing;
@@ -367,6 +367,7 @@ impl<'a> Call<'a> {
             return self.change(&write, &Change::Apply(&decoded), form).await;
         }
         let write = self.write(WriteVerb::Patch)?;
+        let body = &*readable(body);
         let decoded = decode(body, Format::Json).map_err(|_| Status::bad_request("invalid JSON patch"))?;
         let problems = if kind == PatchType::Json { patch_problems(decoded) } else { decoded.problems };
         let change = Change::Patch { kind, bytes: body, problems: &problems };

@@ -42,9 +42,16 @@ pub(crate) struct ResourcePath {
 }
 
 pub(crate) fn route(path: &str) -> Route {
-    let segments: Vec<String> =
-        path.split('/').filter(|segment| !segment.is_empty()).map(|segment| unescape(segment, Plus::IsPlus)).collect();
+    let mut segments: Vec<String> = path.split('/').skip(1).map(|segment| unescape(segment, Plus::IsPlus)).collect();
+    // One slash at the end is none.
+    let is_open = segments.last().is_some_and(String::is_empty);
+    if is_open {
+        segments.pop();
+    }
     let parts: Vec<&str> = segments.iter().map(String::as_str).collect();
+    if parts.contains(&"") || (is_open && matches!(parts.first(), Some(&("livez" | "readyz" | "healthz")))) {
+        return Route::Unknown;
+    }
     match parts.as_slice() {
         [] => Route::Index,
         ["livez", check @ ..] => health("livez", check),
@@ -179,6 +186,15 @@ mod tests {
             ("/openapi/v3/api/v1", "OpenApi"),
             ("/", "Index"),
             ("/nope", "Unknown"),
+            ("/api/v1/namespaces/", "|v1|namespaces|||"),
+            ("//", "Unknown"),
+            ("//api", "Unknown"),
+            ("/api//v1", "Unknown"),
+            ("/api/v1//namespaces", "Unknown"),
+            ("/api/v1/namespaces//default", "Unknown"),
+            ("/api/v1/namespaces//", "Unknown"),
+            ("/healthz/", "Unknown"),
+            ("*", "Index"),
             ("/api/v1/a/b/c/d", "Unknown"),
         ];
         for (given, expected) in cases {

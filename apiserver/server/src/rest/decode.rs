@@ -2,6 +2,8 @@
 
 mod duplicates;
 
+use std::borrow::Cow;
+
 use pullpiri_apply::schema::strict;
 use serde_json::Value;
 
@@ -34,7 +36,7 @@ pub(crate) fn decode_content(body: &[u8], content: Content) -> Result<Decoded, S
 pub(crate) fn decode(body: &[u8], format: Format) -> Result<Decoded, String> {
     let looks_like_json = body.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{');
     if format == Format::Json || looks_like_json {
-        match strict::parse(body) {
+        match strict::parse(&readable(body)) {
             Ok(document) => {
                 let problems = document.duplicates.iter().map(|path| strict::duplicate_field(path)).collect();
                 return Ok(Decoded { value: document.value, problems });
@@ -53,6 +55,19 @@ pub(crate) fn decode(body: &[u8], format: Format) -> Result<Decoded, String> {
         problems = duplicates::by_line(text, yaml_options()).map_or(problems, |told| vec![told]);
     }
     Ok(Decoded { value: document.value, problems })
+}
+
+/// JSON as Go reads it: a byte that is no UTF-8 is a character of its own, the one for what can't be read.
+pub(crate) fn readable(body: &[u8]) -> Cow<'_, [u8]> {
+    if std::str::from_utf8(body).is_ok() {
+        return Cow::Borrowed(body);
+    }
+    let mut text = String::with_capacity(body.len());
+    for chunk in body.utf8_chunks() {
+        text.push_str(chunk.valid());
+        text.extend(chunk.invalid().iter().map(|_| char::REPLACEMENT_CHARACTER));
+    }
+    Cow::Owned(text.into_bytes())
 }
 
 /// What is wrong with a JSON patch that can be applied all the same: fields that are none or stand twice, in its operations and, by them, in
@@ -168,6 +183,8 @@ mod tests {
             )
         );
         assert!(decode(b"{\"a\":", Format::Json).is_err());
+        let unreadable = decode(b"{\"a\":\"x\xe2\x82y\xff\"}", Format::Json).unwrap();
+        assert_eq!(unreadable.value, json!({"a": "x\u{fffd}\u{fffd}y\u{fffd}"}));
         assert!(decode(b"{} {}", Format::Json).is_err());
     }
 }

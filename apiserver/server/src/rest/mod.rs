@@ -12,6 +12,7 @@ pub(crate) mod delete;
 pub(crate) mod internal;
 pub(crate) mod key;
 pub(crate) mod metadata;
+mod micro_time;
 pub(crate) mod model;
 pub(crate) mod object;
 pub(crate) mod options;

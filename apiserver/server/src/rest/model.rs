@@ -8,7 +8,7 @@ use pullpiri_apply::patch::{self, PatchError, PatchKind};
 use pullpiri_apply::schema::{Schema, embedded, listtype, strict, validate};
 use serde_json::{Map, Value};
 
-use super::{Write, bytes};
+use super::{Write, bytes, micro_time};
 use crate::clock::rfc3339;
 use crate::http::negotiate::PatchType;
 use crate::objects::Subresource;
@@ -67,6 +67,7 @@ pub(crate) fn coerce(resource: &Resource, object: &mut Value) -> Result<Vec<Stri
     schema.default(object);
     if resource.origin == Origin::BuiltIn {
         bytes::canonical(schema.schema(), object).map_err(Unfit::Decode)?;
+        micro_time::canonical(resource.strategy.micro_times(), object).map_err(Unfit::Decode)?;
     }
     Ok(unknown.iter().map(|path| strict::unknown_field(path)).collect())
 }

@@ -169,8 +169,9 @@ impl ListOptions {
             timeout_seconds: query
                 .integer("timeoutSeconds")
                 .map_err(Status::bad_request)?
-                .and_then(|seconds| u64::try_from(seconds).ok())
-                .filter(|seconds| *seconds > 0),
+                .filter(|seconds| *seconds != 0)
+                // A time that is over already.
+                .map(|seconds| u64::try_from(seconds).unwrap_or(0)),
             limit: query
                 .integer("limit")
                 .map_err(Status::bad_request)?

@@ -1,5 +1,7 @@
 //! A query string as Kubernetes reads it: the first value of a name counts, `+` is a space, a malformed escape is taken literally.
 
+use std::num::IntErrorKind;
+
 /// Decoded name/value pairs, in order.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Query(Vec<(String, String)>);
@@ -43,10 +45,14 @@ impl Query {
     /// The text of Go's number parser, which clients have come to expect.
     pub(crate) fn integer(&self, name: &str) -> Result<Option<i64>, String> {
         match self.get(name) {
-            None | Some("") => Ok(None),
-            Some(text) => match text.parse() {
+            None => Ok(None),
+            Some(text) => match text.parse::<i64>() {
                 Ok(number) => Ok(Some(number)),
-                Err(_) => Err(format!("strconv.ParseInt: parsing \"{text}\": invalid syntax")),
+                Err(error) => {
+                    let beyond = matches!(error.kind(), IntErrorKind::PosOverflow | IntErrorKind::NegOverflow);
+                    let why = if beyond { "value out of range" } else { "invalid syntax" };
+                    Err(format!("strconv.ParseInt: parsing \"{text}\": {why}"))
+                }
             },
         }
     }

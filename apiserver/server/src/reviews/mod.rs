@@ -91,7 +91,7 @@ impl Review {
                     Ok(Some(known)) => {
                         json!({"authenticated": true, "user": user_info(&known.user), "audiences": known.audiences})
                     }
-                    Ok(None) => json!({"user": {}}),
+                    Ok(None) => json!({"user": {}, "error": "invalid bearer token"}),
                     Err(why) => json!({"user": {}, "error": format!("[invalid bearer token, {why}]")}),
                 }
             }

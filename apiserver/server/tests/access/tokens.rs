@@ -59,6 +59,11 @@ async fn tokens_of_service_accounts() {
         review(&other, json!([])).await["error"].as_str().unwrap().contains("token audiences [\"vault\"] is invalid")
     );
 
+    let nobody = json!({"user": {}, "error": "invalid bearer token"});
+    for junk in ["x", "a.b.c"] {
+        assert_eq!(review(junk, json!([])).await, nobody, "{junk}");
+    }
+
     let (code, _, message) = admin.post(&path, &token_request(json!({"expirationSeconds": 60}))).await.failure();
     assert_eq!(code, 422);
     assert_eq!(
