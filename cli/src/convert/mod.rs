@@ -65,7 +65,7 @@ pub(crate) enum ConvertError {
 }
 
 pub(crate) fn convert(paths: &[PathBuf], guesses: Guesses) -> Result<Converted, ConvertError> {
-    let schemas = Schemas::load()?;
+    let schemas = Schemas::get()?;
     let (sources, mut findings) = sources::read(paths);
     let mut names = Names::default();
     for source in &sources {
@@ -86,7 +86,7 @@ pub(crate) fn convert(paths: &[PathBuf], guesses: Guesses) -> Result<Converted, 
         }
         for document in &source.documents {
             let mut report = Reporter::new(&source.path, document.number);
-            if let Some((kind, value)) = convert_document(source, document, &names, &schemas, &mut report) {
+            if let Some((kind, value)) = convert_document(source, document, &names, schemas, &mut report) {
                 objects.push((kind, value, document));
             }
             found.append(&mut report.findings);

@@ -2,6 +2,7 @@
 //! whether the API server would accept the result.
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use pullpiri_apply::error::Path;
 use pullpiri_apply::schema::prune::prune;
@@ -18,15 +19,22 @@ use super::tree::{Content, Node};
 pub(crate) struct Schemas(BTreeMap<&'static str, Schema>);
 
 /// A CRD of ours that can't be read: a bug, not bad input.
-#[derive(Debug, thiserror::Error)]
+#[derive(Clone, Debug, thiserror::Error)]
 #[error("reading the schema of {kind}: {message}")]
 pub(crate) struct SchemaUnreadable {
     kind: String,
     message: String,
 }
 
+/// They are part of the program: read once, and each pattern compiled once.
+static SCHEMAS: LazyLock<Result<Schemas, SchemaUnreadable>> = LazyLock::new(Schemas::read);
+
 impl Schemas {
-    pub(crate) fn load() -> Result<Self, SchemaUnreadable> {
+    pub(crate) fn get() -> Result<&'static Self, SchemaUnreadable> {
+        SCHEMAS.as_ref().map_err(Clone::clone)
+    }
+
+    fn read() -> Result<Self, SchemaUnreadable> {
         let mut schemas = BTreeMap::new();
         for crd in pullpiri_crds::all() {
             let kind = crd.spec.names.kind.clone();
