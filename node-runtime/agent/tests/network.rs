@@ -144,7 +144,7 @@ fn a_published_port_is_reached_from_beside_it_also_where_bridges_are_filtered() 
     }
     let addresses = ["10.20.0.1", "192.0.2.1", "fd00:20::1", "fd09::1"].map(town::ip);
     for value in ["0", "1"] {
-        inside(&node, || settings.iter().for_each(|key| drop(sysctl::write(key, value).unwrap())));
+        inside(&node, || settings.iter().for_each(|key| assert!(sysctl::write(key, value).unwrap())));
         for address in addresses {
             let asked = ask(&local, (address, 18_080).into(), ALLOWED);
             let own = if address.is_ipv4() { LOCAL.address() } else { LOCAL.v6() };
