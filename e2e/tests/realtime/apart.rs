@@ -180,6 +180,12 @@ pub fn killed(rig: &Rig) -> BoxFuture<'_, ()> {
     .boxed()
 }
 
+/// How often a thread has gone to sleep by itself.
+fn sleeps(pid: i32, tid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/task/{tid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"))?.trim().parse().ok()
+}
+
 /// A thread that sleeps, on another CPU than the one that it is to have: the kernel takes it there only when it has woken.
 pub fn asleep(rig: &Rig) -> BoxFuture<'_, ()> {
     async move {
@@ -203,6 +209,14 @@ pub fn asleep(rig: &Rig) -> BoxFuture<'_, ()> {
         .await
         .unwrap();
 
+        // With most of a period before it wakes: else it may be awake when it is looked at.
+        let before = sleeps(thread.pid, thread.tid);
+        wait_for("it has just gone to sleep", LIMIT, || async {
+            let now = sleeps(thread.pid, thread.tid);
+            if now > before { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await
+        .unwrap();
         rig.declare("asleep", slow("DEADLINE", last)).await;
         let said = rig.cluster.until("asleep", |object| condition(object, "RealTime") == "False").await;
         assert_eq!(reason(&said, "RealTime"), "Starting", "{said}");
