@@ -338,7 +338,7 @@ upgrade_and_rollback() {
 nothing_refused() {
     step "nothing that controllers or node asked for was refused"
     local refused
-    refused=$(grep -F '"authorization.k8s.io/decision":"forbid"' "${DIR}/audit.log" | grep -F "\"username\":\"system:serviceaccount:${NS}:" || true)
+    refused=$(grep -F '"code":403' "${DIR}/audit.log" | grep -F "\"username\":\"system:serviceaccount:${NS}:" || true)
     [ -z "${refused}" ] || fail "refused: $(head -n 3 <<< "${refused}")"
     grep -qF "\"username\":\"system:serviceaccount:${NS}:${RELEASE}-node\"" "${DIR}/audit.log" || fail "the audit log knows of no request of a node"
 }

@@ -11,9 +11,9 @@ use kube::api::{DynamicObject, PostParams};
 use kube::config::Kubeconfig;
 use kube::discovery::ApiResource;
 use kube::{Api, Client};
-use pullpiri_e2e::real::RealKube;
+use pullpiri_e2e::real::{NODE, RealKube};
 use pullpiri_e2e::wait_for;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 pub const LIMIT: Duration = Duration::from_secs(40);
 /// Who the node runtime of these tests is.
@@ -89,4 +89,48 @@ pub async fn prepare(kube: &RealKube, client: &Client, folder: &Path) -> PathBuf
     let path = folder.join("node.kubeconfig");
     std::fs::write(&path, serde_json::to_string(&config).unwrap()).unwrap();
     path
+}
+
+/// A node's token that was stolen makes no other Pods.
+pub async fn strangers_are_refused(client: &Client) {
+    let Some(objects) = grants() else { return };
+    for object in objects.into_iter().filter(|object| object["kind"].as_str().unwrap().starts_with("Validating")) {
+        create(client, object).await;
+    }
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "thief", "namespace": "default", "ownerReferences": [
+            {"apiVersion": "pullpiri.io/v1alpha1", "kind": "ModelInstance", "name": "pod", "uid": "u", "controller": true}]},
+        "spec": {"nodeName": NODE, "automountServiceAccountToken": false, "containers": [{"name": "c", "image": "x"}]},
+    });
+    let attempt = async |change: &dyn Fn(&mut Value)| {
+        let mut body = pod.clone();
+        change(&mut body);
+        let request = http::Request::post("/api/v1/namespaces/default/pods?dryRun=All")
+            .header("content-type", "application/json")
+            .header("Impersonate-User", USER)
+            .header("Impersonate-Extra-authentication.kubernetes.io%2Fnode-name", NODE)
+            .body(serde_json::to_vec(&body).unwrap())
+            .unwrap();
+        client.request::<Value>(request).await.map(drop).map_err(|error| error.to_string())
+    };
+    type Change<'a> = (&'a str, &'a dyn Fn(&mut Value));
+    let changes: [Change<'_>; 4] = [
+        ("Pods of its own only", &|pod| pod["spec"]["nodeName"] = json!("other")),
+        ("Pods of ModelInstances only", &|pod| pod["metadata"]["ownerReferences"] = json!([])),
+        ("no token", &|pod| pod["spec"]["automountServiceAccountToken"] = json!(true)),
+        ("volumes of the node only", &|pod| {
+            pod["spec"]["volumes"] = json!([{"name": "v", "secret": {"secretName": "s"}}]);
+        }),
+    ];
+    for (said, change) in changes {
+        // Policies are in force a moment after they are made.
+        wait_for(said, LIMIT, async || match attempt(change).await {
+            Err(error) if error.contains(said) => Ok(()),
+            other => Err(format!("{other:?}")),
+        })
+        .await
+        .unwrap();
+    }
+    attempt(&|_| {}).await.unwrap();
 }

@@ -31,8 +31,10 @@ impl Audit {
         this
     }
 
+    /// Of kube-apiserver. It is strict about owners, as OpenShift's is: what sets one needs rights to it.
     pub fn flags(&self) -> String {
-        format!("--audit-policy-file={} --audit-log-path={}", self.policy.display(), self.log.display())
+        let strict = "--enable-admission-plugins=OwnerReferencesPermissionEnforcement";
+        format!("{strict} --audit-policy-file={} --audit-log-path={}", self.policy.display(), self.log.display())
     }
 
     /// What this user was let do and what was refused, as `rights` names it.
@@ -52,7 +54,8 @@ impl Audit {
             if verbs == ["patch"] && event["responseStatus"]["code"] == 201 {
                 verbs.push("create");
             }
-            let is_refused = event["annotations"]["authorization.k8s.io/decision"] == "forbid";
+            // By whoever authorises, or by admission.
+            let is_refused = event["responseStatus"]["code"] == 403;
             let told = if is_refused { &mut refused } else { &mut used };
             told.extend(verbs.iter().map(|verb| right(part("apiGroup"), &format!("{}{sub}", part("resource")), verb)));
         }

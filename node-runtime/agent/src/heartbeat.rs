@@ -1,4 +1,7 @@
 //! The node's heartbeat: a Lease that is renewed, and nothing else. One request each ten seconds. It is the NodeRuntime's own, and goes with it.
+//!
+//! It is made as that. To make it that later takes the right to delete it where a cluster is strict about owners (the admission plugin
+//! OwnerReferencesPermissionEnforcement, as OpenShift has it), which a node hasn't: then it is renewed as it is.
 
 use std::time::Duration;
 
@@ -16,23 +19,35 @@ use crate::Heartbeat;
 use crate::metrics::Metrics;
 use crate::retry::{Retry, Verdict, judge, sentence};
 
+/// How long a first heartbeat waits for its NodeRuntime.
+const FOR_OWNER: Duration = Duration::from_secs(5);
+
 pub(crate) async fn beat(
     client: Client,
     node: String,
     times: Heartbeat,
-    owner: watch::Receiver<Option<OwnerReference>>,
+    mut owner: watch::Receiver<Option<OwnerReference>>,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
-    let api: Api<Lease> = Api::namespaced(client, NODE_LEASE_NAMESPACE);
-    let mut held: Option<Lease> = None;
+    let mut beat = Beat {
+        api: Api::namespaced(client, NODE_LEASE_NAMESPACE),
+        name: node_lease(&node),
+        node,
+        times,
+        held: None,
+        may_adopt: true,
+    };
     let mut retry = Retry::default();
     let mut failures: u32 = 0;
     loop {
-        let owner = owner.borrow().clone();
-        let wait = match renew(&api, &node, times, owner, held.take()).await {
+        let renewed = tokio::select! {
+            () = stop.cancelled() => return,
+            renewed = beat.renew(&mut owner) => renewed,
+        };
+        let wait = match renewed {
             Ok(lease) => {
-                held = Some(lease);
+                beat.held = Some(lease);
                 metrics.connected.set(1);
                 if failures > 3 {
                     info!("the heartbeat is heard again");
@@ -62,48 +77,69 @@ pub(crate) async fn beat(
     }
 }
 
-async fn renew(
-    api: &Api<Lease>,
-    node: &str,
+struct Beat {
+    api: Api<Lease>,
+    name: String,
+    node: String,
     times: Heartbeat,
-    owner: Option<OwnerReference>,
     held: Option<Lease>,
-) -> Result<Lease, kube::Error> {
-    let name = node_lease(node);
-    let current = match held {
-        Some(lease) => Some(lease),
-        None => api.get_opt(&name).await?,
-    };
-    let now = MicroTime(Timestamp::now());
-    match current {
-        Some(mut lease) => {
-            if let Some(owner) = owner {
-                lease.metadata.owner_references = Some(vec![owner]);
+    /// Whether the API server wasn't seen to refuse another owner.
+    may_adopt: bool,
+}
+
+impl Beat {
+    async fn renew(&mut self, owner: &mut watch::Receiver<Option<OwnerReference>>) -> Result<Lease, kube::Error> {
+        let current = match self.held.take() {
+            Some(lease) => Some(lease),
+            None => self.api.get_opt(&self.name).await?,
+        };
+        let Some(mut lease) = current else { return self.create(owner).await };
+        let spec = lease.spec.get_or_insert_default();
+        spec.renew_time = Some(MicroTime(Timestamp::now()));
+        spec.holder_identity = Some(self.node.clone());
+        spec.lease_duration_seconds = seconds(self.times.hold);
+        let owner = owner.borrow().clone().map(|owner| vec![owner]);
+        if self.may_adopt && owner.is_some() && lease.metadata.owner_references != owner {
+            let mut owned = lease.clone();
+            owned.metadata.owner_references = owner;
+            match self.replace(&owned).await {
+                Err(kube::Error::Api(status)) if status.code == 403 => {
+                    debug!(message = status.message, "the heartbeat stays as it was made");
+                    self.may_adopt = false;
+                }
+                replaced => return replaced,
             }
-            let spec = lease.spec.get_or_insert_default();
-            spec.renew_time = Some(now);
-            spec.holder_identity = Some(node.to_owned());
-            spec.lease_duration_seconds = seconds(times.hold);
-            // With its resourceVersion: if somebody changed it, it is read again at the next beat.
-            api.replace(&name, &PostParams::default(), &lease).await
         }
-        None => {
-            let lease = Lease {
-                metadata: ObjectMeta {
-                    name: Some(name),
-                    owner_references: owner.map(|owner| vec![owner]),
-                    ..Default::default()
-                },
-                spec: Some(LeaseSpec {
-                    holder_identity: Some(node.to_owned()),
-                    lease_duration_seconds: seconds(times.hold),
-                    acquire_time: Some(now.clone()),
-                    renew_time: Some(now),
-                    ..Default::default()
-                }),
-            };
-            api.create(&PostParams::default(), &lease).await
-        }
+        self.replace(&lease).await
+    }
+
+    /// With its resourceVersion: if somebody changed it, it is read again at the next beat.
+    async fn replace(&self, lease: &Lease) -> Result<Lease, kube::Error> {
+        self.api.replace(&self.name, &PostParams::default(), lease).await
+    }
+
+    async fn create(&self, owner: &mut watch::Receiver<Option<OwnerReference>>) -> Result<Lease, kube::Error> {
+        // A node that may not register beats all the same: it may have been registered before.
+        let owner = match tokio::time::timeout(FOR_OWNER, owner.wait_for(Option::is_some)).await {
+            Ok(Ok(owner)) => owner.clone(),
+            Ok(Err(_)) | Err(_) => None,
+        };
+        let now = MicroTime(Timestamp::now());
+        let lease = Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                owner_references: owner.map(|owner| vec![owner]),
+                ..Default::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.node.clone()),
+                lease_duration_seconds: seconds(self.times.hold),
+                acquire_time: Some(now.clone()),
+                renew_time: Some(now),
+                ..Default::default()
+            }),
+        };
+        self.api.create(&PostParams::default(), &lease).await
     }
 }
 
