@@ -259,7 +259,7 @@ impl<'a> Pass<'a> {
             self.changes = memory::observe(&mut self.memory, pod, backoff);
         } else if !uncertain {
             self.changes = memory::observe_vanished(&mut self.memory, self.snapshot.now, backoff);
-            if desired != Desired::Run {
+            if desired != Desired::Run || self.memory.stopping {
                 self.memory.stopped();
             }
         }
@@ -276,6 +276,13 @@ impl<'a> Pass<'a> {
         let observed = self.pods().find(|pod| Some(pod.adapter) == self.memory.adapter).or_else(|| self.pods().next());
         let adapter =
             spec.runtime.or_else(|| observed.map(|pod| pod.adapter)).unwrap_or(self.snapshot.node.default_adapter);
+        if self.memory.stopping
+            && let Some(pod) = observed
+        {
+            let is_outdated = pod.hash != resolve::template_hash(&accepted.spec.template);
+            let why = if is_outdated { StopReason::Outdated } else { StopReason::NotWanted };
+            return self.remove(pod, grace(accepted), why);
+        }
         let mut duplicates: Vec<&PodObserved> = self.pods().filter(|pod| pod.adapter != adapter).collect();
         if let Some(pod) = duplicates.pop() {
             return self.remove(pod, grace(accepted), StopReason::Duplicate);
@@ -508,11 +515,12 @@ impl<'a> Pass<'a> {
             Change::Exited { container, exit } => {
                 let oom = if exit.oom_killed { ", out of memory" } else { "" };
                 let unseen = if exit.code == memory::UNSEEN { " (nobody saw it end)" } else { "" };
-                let bad = exit.code != 0 && desired == Desired::Run;
+                let by_itself = desired == Desired::Run && !self.instance.memory.stopping;
+                let bad = exit.code != 0 && by_itself;
                 self.event("Exited", bad, format!("container {container} ended with {}{oom}{unseen}", exit.code));
                 let streak = self.memory.containers.get(&container).map_or(0, |container| container.streak);
                 let delay = self.snapshot.node.backoff.delay(streak);
-                if desired == Desired::Run && restart::wanted(policy, &exit) && !delay.is_zero() {
+                if by_itself && restart::wanted(policy, &exit) && !delay.is_zero() {
                     let by_runtime = self.memory.adapter.is_some_and(Adapter::restarts_containers);
                     let when =
                         if by_runtime { "by the kubelet".to_owned() } else { format!("after {} s", delay.as_secs()) };

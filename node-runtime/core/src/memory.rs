@@ -35,6 +35,9 @@ pub struct Memory {
     pub failures: BTreeMap<String, FailureMemory>,
     /// What was written into each projected volume, as a hash.
     pub projected: BTreeMap<String, String>,
+    /// Its pod is being stopped on purpose, and goes whatever is wished meanwhile: how its containers end says nothing of them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub stopping: bool,
     /// It was stopped because a real-time task missed more deadlines than it may.
     pub terminated: Option<Terminated>,
     /// As last computed.
@@ -259,6 +262,7 @@ impl Memory {
             container.streak = 0;
         }
         self.failures.clear();
+        self.stopping = false;
     }
 
     /// The same, but what ended for good stays ended: the node stops, not the instance.

@@ -146,7 +146,7 @@ impl Computation<'_> {
             let starting = self.facts.desired == Desired::Run && stands.contains(&Stand::Idle);
             return if starting { Phase::Pending } else { Phase::Running };
         }
-        if self.facts.desired != Desired::Run || stands.contains(&Stand::Idle) {
+        if self.facts.desired != Desired::Run || self.is_leaving() || stands.contains(&Stand::Idle) {
             return Phase::Pending;
         }
         if stands.contains(&Stand::Waits) {
@@ -155,6 +155,11 @@ impl Computation<'_> {
         }
         let exits = self.memory.containers.values().filter_map(|container| container.last_exit.as_ref());
         if exits.map(|exit| exit.code).any(|code| code != 0) { Phase::Failed } else { Phase::Succeeded }
+    }
+
+    /// Its pod is being stopped on purpose, though it may be wished again.
+    fn is_leaving(&self) -> bool {
+        self.facts.pod.is_some() && (self.facts.desired != Desired::Run || self.memory.stopping)
     }
 
     fn pod_failure(&self) -> Option<&FailureMemory> {
@@ -368,17 +373,14 @@ impl Computation<'_> {
     }
 
     fn ready(&self, phase: Phase) -> Told {
-        match (self.facts.desired, self.facts.pod) {
-            (Desired::Run, _) => {}
-            (Desired::Stop | Desired::Gone, Some(_)) => {
-                return (false, reason::STOPPING, "its containers are being stopped".to_owned());
-            }
-            (Desired::Stop | Desired::Gone, None) => {
-                return match self.facts.blocked {
-                    Some(blocked) => (false, blocked.reason, blocked.message.clone()),
-                    None => self.stopped(),
-                };
-            }
+        if self.is_leaving() {
+            return (false, reason::STOPPING, "its containers are being stopped".to_owned());
+        }
+        if self.facts.desired != Desired::Run {
+            return match self.facts.blocked {
+                Some(blocked) => (false, blocked.reason, blocked.message.clone()),
+                None => self.stopped(),
+            };
         }
         match phase {
             Phase::Succeeded => return (false, reason::COMPLETED, "every container ended with 0".to_owned()),
@@ -438,12 +440,11 @@ impl Computation<'_> {
     }
 
     fn progressing(&self, ready: &Told) -> Told {
-        match (self.facts.desired, self.facts.pod) {
-            (Desired::Stop | Desired::Gone, Some(_)) => {
-                return (true, reason::STOPPING, "its containers are being stopped".to_owned());
-            }
-            (Desired::Stop | Desired::Gone, None) => return self.stopped(),
-            (Desired::Run, _) => {}
+        if self.is_leaving() {
+            return (true, reason::STOPPING, "its containers are being stopped".to_owned());
+        }
+        if self.facts.desired != Desired::Run {
+            return self.stopped();
         }
         if let Some(blocked) = self.facts.blocked {
             return (is_under_way(blocked), blocked.reason, blocked.message.clone());

@@ -36,6 +36,45 @@ fn an_instance_is_started_stopped_and_deleted() {
 }
 
 #[test]
+fn what_is_wished_again_while_it_stops_starts_afresh() {
+    for (policy, crashes) in [
+        (RestartPolicy::Always, false),
+        (RestartPolicy::OnFailure, false),
+        (RestartPolicy::Never, false),
+        (RestartPolicy::Never, true),
+    ] {
+        let mut world = World::new();
+        world.create(instance("blis", model(&["blis"], policy)));
+        world.settle(true);
+        let first = world.running("blis");
+        world.advance(Duration::from_secs(60));
+        for round in 0..3 {
+            world.update("blis", |spec| spec.run = false);
+            let plan = world.plan(true);
+            // Told as it is, before its containers have ended.
+            let told = plan.objects[&id("blis")].status.clone().unwrap();
+            assert!(told.conditions.iter().any(|c| c.type_ == "Ready" && c.reason == "Stopping"), "{told:?}");
+            world.apply(plan, None);
+            if crashes {
+                world.restart_agent();
+            }
+            world.update("blis", |spec| spec.run = true);
+            let mut plan = world.plan(true);
+            plan.actions.clear();
+            world.apply(plan, None);
+            let status = world.status("blis");
+            assert_eq!(status.phase.as_str(), "Pending", "{policy:?} {round}");
+            assert!(status.conditions.iter().any(|c| c.type_ == "Ready" && c.reason == "Stopping"), "{status:?}");
+            let transcript = world.settle(true);
+            assert!(!transcript.contains("BackOff") && !transcript.contains("Restarted"), "{transcript}");
+            let status = world.status("blis");
+            assert_eq!((status.phase.as_str(), status.restarts), ("Running", Some(0)), "{policy:?} {round}: {transcript}");
+            assert_ne!(world.running("blis"), first);
+        }
+    }
+}
+
+#[test]
 fn a_container_that_keeps_ending_is_backed_off() {
     let mut world = World::new();
     world.create(instance("blis", model(&["blis", "log"], RestartPolicy::Always)));

@@ -105,6 +105,10 @@ impl Slot {
             (true, Phase::Running | Phase::Pending) if !behind && stuck.is_some() => {
                 Standing::Failed(stuck.unwrap_or(reason::CONTAINER_FAILED))
             }
+            // It was to be stopped a moment ago: its pod goes, and another comes.
+            (true, Phase::Running) if trouble.is_some_and(|c| c.reason == reason::STOPPING) => {
+                Standing::Coming(reason::STOPPING)
+            }
             (true, Phase::Running) => Standing::Running,
             (true, Phase::Pending) => Standing::Coming(reason::STARTING),
             (true, Phase::Succeeded | Phase::Failed) if behind => Standing::Coming(reason::STARTING),

@@ -82,6 +82,11 @@ impl Pass<'_> {
             self.event("Killing", false, format!("stopping the containers: {why}"));
         }
         let removes = matches!(action, Action::RemovePod { .. });
+        self.memory.stopping |= match why {
+            StopReason::NotWanted | StopReason::Deleted | StopReason::DeadlinesMissed | StopReason::Outdated => true,
+            // What had ended for good has, and another pod of it may be there.
+            StopReason::Broken | StopReason::Duplicate | StopReason::Unknown => false,
+        };
         self.plan.actions.push(action);
         // Its successor gets a namespace that nobody has touched.
         if removes && self.snapshot.network.attached.contains(self.id) {
