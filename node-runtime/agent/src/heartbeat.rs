@@ -19,8 +19,8 @@ use crate::Heartbeat;
 use crate::metrics::Metrics;
 use crate::retry::{Retry, Verdict, judge, sentence};
 
-/// How long a first heartbeat waits for its NodeRuntime.
-const FOR_OWNER: Duration = Duration::from_secs(5);
+/// How long a first heartbeat waits for its NodeRuntime: by then its kind is served, also where that was installed together with the node.
+const FOR_OWNER: Duration = Duration::from_secs(30);
 
 pub(crate) async fn beat(
     client: Client,
