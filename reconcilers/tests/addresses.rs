@@ -165,6 +165,53 @@ fn an_instance_keeps_its_address_as_long_as_it_lives() {
 }
 
 #[test]
+fn a_network_that_is_gone_while_models_run_in_it_is_told_by_model_and_name() {
+    let mut snapshot = vehicle();
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    settle(&mut snapshot, 5);
+    assert_eq!(condition(&snapshot, "Resolved").status, "True");
+    let media = snapshot.networks.remove("media").unwrap();
+    let control = snapshot.networks.remove("control").unwrap();
+    let text = settle(&mut snapshot, 10);
+    assert!(!text.contains("ModelInstance"), "what runs goes on: {text}");
+    let resolved = condition(&snapshot, "Resolved");
+    assert_eq!((resolved.status.as_str(), resolved.reason.as_str()), ("False", "NetworkNotFound"));
+    assert_eq!(
+        resolved.message,
+        "model brake: network control doesn't exist; model sensor: network control doesn't exist; model video: network media doesn't exist",
+        "whether the package names it or it attached by labels, and once each"
+    );
+    let degraded = condition(&snapshot, "Degraded");
+    assert_eq!((degraded.status.as_str(), degraded.reason.as_str()), ("True", "NetworkNotFound"));
+    let video = snapshot.instances.iter().find(|i| i.spec.model == "video").unwrap();
+    let said = format!(
+        "model video: network media doesn't exist: instance {} runs on and has no traffic",
+        video.metadata.name.as_deref().unwrap()
+    );
+    assert!(degraded.message.contains(&said), "{}", degraded.message);
+    let models = &snapshot.package.status.as_ref().unwrap().models;
+    assert_eq!(models[2].message.as_deref(), Some("model video: network media doesn't exist"));
+    assert_eq!(condition(&snapshot, "Ready").status, "True", "it runs");
+
+    // They are there again: the addresses are the same.
+    snapshot.networks.extend([("media".to_owned(), media), ("control".to_owned(), control)]);
+    let text = settle(&mut snapshot, 20);
+    assert!(!text.contains("ModelInstance"), "{text}");
+    assert_eq!(condition(&snapshot, "Resolved").status, "True");
+    assert_eq!(condition(&snapshot, "Degraded").status, "False");
+    assert_eq!(addresses(&snapshot, "video"), ["10.30.0.2"]);
+
+    // What is stopped lacks nothing, and starts without a Network that isn't there.
+    snapshot.networks.remove("media");
+    let mut package = (*snapshot.package).clone();
+    package.spec.desired_state = Some(pullpiri_crds::package::DesiredState::Stopped);
+    snapshot.package = Arc::new(package);
+    settle(&mut snapshot, 30);
+    assert_eq!(condition(&snapshot, "Resolved").status, "True");
+}
+
+#[test]
 fn a_network_that_comes_late_is_joined() {
     let mut snapshot = vehicle();
     let media = snapshot.networks.remove("media").unwrap();

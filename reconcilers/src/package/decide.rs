@@ -371,7 +371,23 @@ impl<'a> Work<'a> {
             }
             slot.message.get_or_insert(message);
         }
+        if run && let Some(network) = self.lost(change) {
+            let said = Unresolved::Network { model: entry.name.clone(), network: network.to_owned() };
+            let message = said.to_string();
+            slot.message.get_or_insert_with(|| message.clone());
+            slot.lacks.push((said.reason(), format!("{message}: instance {name} runs on and has no traffic")));
+            let unresolved = (said.reason(), message);
+            if !self.account.unresolved.contains(&unresolved) {
+                self.account.unresolved.push(unresolved);
+            }
+        }
         slot
+    }
+
+    /// The Network whose addresses an instance keeps, if that is gone: nobody names it any more where it was joined by labels.
+    fn lost<'b>(&self, change: &'b Change) -> Option<&'b str> {
+        let had = change.network.as_ref()?;
+        (!self.snapshot.networks.contains_key(&had.name)).then_some(had.name.as_str())
     }
 
     /// Removes what has no slot.

@@ -60,8 +60,8 @@ pub(super) struct Slot {
     pub phase: Option<Phase>,
     pub standing: Standing,
     pub message: Option<String>,
-    /// It runs, and its threads haven't what was proven: reason and message.
-    pub untimed: Option<(&'static str, String)>,
+    /// It runs and lacks something, as the timing that was proven for its threads: reason and message of each.
+    pub lacks: Vec<(&'static str, String)>,
 }
 
 impl Slot {
@@ -71,7 +71,7 @@ impl Slot {
 
     pub fn absent(model: &str, node: Option<String>) -> Self {
         let (model, standing) = (model.to_owned(), Standing::Absent);
-        Self { model, node, instance: None, phase: None, standing, message: None, untimed: None }
+        Self { model, node, instance: None, phase: None, standing, message: None, lacks: Vec::new() }
     }
 
     pub fn coming(model: &str, node: &str, instance: &str, reason: &'static str, message: &str) -> Self {
@@ -82,7 +82,7 @@ impl Slot {
             phase: Some(Phase::Pending),
             standing: Standing::Coming(reason),
             message: (!message.is_empty()).then(|| message.to_owned()),
-            untimed: None,
+            lacks: Vec::new(),
         }
     }
 
@@ -140,7 +140,7 @@ impl Slot {
             phase: Some(phase),
             standing,
             message,
-            untimed,
+            lacks: untimed.into_iter().collect(),
         }
     }
 }
@@ -367,11 +367,11 @@ fn wanted(desire: &Desire, account: &Account, state: PackageState, why: &'static
     wanted
 }
 
-/// What is wrong: what the state says, and threads of what runs that haven't what was proven. What isn't ready is never said to be as declared.
+/// What is wrong: what the state says, and what is missing to what runs: timing that was proven, a Network that is gone. What isn't ready is never said to be as declared.
 fn degraded(account: &Account, troubled: bool, state: (&'static str, String)) -> Wanted {
-    let untimed = account.slots.iter().filter_map(|slot| slot.untimed.clone());
+    let lacking = account.slots.iter().flat_map(|slot| slot.lacks.iter().cloned());
     let trouble = troubled.then(|| state.clone());
-    let all: Vec<(&'static str, String)> = trouble.into_iter().chain(untimed).collect();
+    let all: Vec<(&'static str, String)> = trouble.into_iter().chain(lacking).collect();
     let Some((first, _)) = all.first() else {
         return match state {
             (reason::AS_DECLARED, _) => {
