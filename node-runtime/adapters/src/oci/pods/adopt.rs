@@ -7,10 +7,11 @@ use std::{fs, io};
 
 use futures::future::BoxFuture;
 use pullpiri_node_core::runtime::{ContainerObserved, PodId};
+use pullpiri_node_host::cgroup::pod_group;
 use pullpiri_node_host::files;
 use pullpiri_node_host::socket::SeqPacket;
 
-use super::{BIRTH_DEADLINE, Pod, Pods, failed};
+use super::{BIRTH_DEADLINE, Inner, Pod, Pods, failed};
 use crate::oci::link::{Link, Opened};
 use crate::oci::store::{self, LOCK_FILE, StoredPod};
 use crate::oci::wire::SOCKET_NAME;
@@ -19,6 +20,9 @@ use crate::{RuntimeError, RuntimeEvent};
 /// How often a supervisor that lives and can't be reached is tried again, and for how long each time.
 const SEEK_PAUSE: Duration = Duration::from_secs(1);
 const SEEK_DEADLINE: Duration = Duration::from_millis(100);
+
+/// How many processes that are in a pod's way are named.
+const NAMED: usize = 8;
 
 /// How a pod's supervisor stands.
 pub(super) enum Reach {
@@ -241,5 +245,26 @@ impl Pods {
                 Vec::new()
             }
         }
+    }
+}
+
+impl Inner {
+    /// Checks that nothing runs of a pod that isn't in this data directory. What another node runtime has left of it can't be taken over,
+    /// as its records aren't here, and isn't ours to kill: it is not to run twice.
+    pub(super) fn check_alone(&self, id: &PodId) -> io::Result<()> {
+        let group = pod_group(&id.0);
+        let others = self.cgroups.processes(&group).map_err(io::Error::other)?;
+        if others.is_empty() {
+            return Ok(());
+        }
+        let mut named: Vec<String> = others.iter().take(NAMED).map(ToString::to_string).collect();
+        if others.len() > NAMED {
+            named.push("…".to_owned());
+        }
+        let (count, named) = (others.len(), named.join(", "));
+        Err(io::Error::other(format!(
+            "it runs already, in cgroup {group}: {count} processes that aren't this data directory's ({named}). A node runtime with another \
+             --data-dir has probably started them: start the node with that one, or end them; it is tried again"
+        )))
     }
 }

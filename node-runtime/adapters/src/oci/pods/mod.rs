@@ -419,6 +419,7 @@ impl Pods {
             // What couldn't be taken over or removed when the agent started.
             self.inner.clear(&dir, id).map_err(|e| failed(id, attempted, e.to_string()))?;
         }
+        self.inner.check_alone(id).map_err(|e| failed(id, attempted, e.to_string()))?;
         self.pin(id, &prepared.iter().collect::<Vec<_>>())?;
         let stored = StoredPod::of(spec, &self.inner.boot_id);
         self.inner.node.logs.claim(id);

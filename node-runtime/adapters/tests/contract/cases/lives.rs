@@ -178,6 +178,39 @@ pub async fn an_agent_that_was_killed_loses_nothing(c: &Context) {
     assert_eq!(backend.leftovers(&id), Vec::<String>::new());
 }
 
+pub async fn what_runs_from_another_data_directory_runs_once(c: &Context) {
+    if c.backend.name() != "oci" {
+        println!("skipped: the others' pods aren't kept in a data directory");
+        return;
+    }
+    let data = c.dir.path().join("data");
+    let archive = crate::support::workload_archive(c.dir.path()).unwrap();
+    pullpiri_node_adapters::images::ImageStore::open(data.join("images")).unwrap().load(&archive).unwrap();
+    let pod = c.pod("a", NetworkMode::Own, vec![container("c", &["forever"])]);
+    let backend = Oci::new(pullpiri_node_adapters::oci::zygote::execute(), &data, &archive).await.unwrap();
+    let first = backend.open().await;
+    let pid = pid_of(&first.run_pod(&pod).await.unwrap(), "c").unwrap();
+    drop(first);
+    for _ in 0..2 {
+        let error = c.runtime.run_pod(&pod).await.unwrap_err();
+        assert!(matches!(error, RuntimeError::Failed { .. }), "it is tried again: {error:?}");
+        for part in [pid.to_string().as_str(), "--data-dir"] {
+            assert!(error.to_string().contains(part), "{part} in {error}");
+        }
+        // Nor does who refused it clean up after the other.
+        c.runtime.remove_pod(&pod.id).await.unwrap();
+        assert!(is_alive(pid));
+        assert_eq!(c.observed(&pod.id).await, None);
+    }
+    // Once nothing runs any more, it is run.
+    let first = backend.open().await;
+    assert_eq!(pid_of(&first.list().await.unwrap()[0], "c"), Some(pid), "it is still the first one's");
+    first.remove_pod(&pod.id).await.unwrap();
+    c.runtime.run_pod(&pod).await.unwrap();
+    c.runtime.remove_pod(&pod.id).await.unwrap();
+    assert_eq!(c.backend.leftovers(&pod.id), Vec::<String>::new());
+}
+
 pub async fn removal_leaves_nothing(c: &Context) {
     let mut one = container("c", &["forever"]);
     one.limits.memory_bytes = Some(64 << 20);

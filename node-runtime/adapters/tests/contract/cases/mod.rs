@@ -58,6 +58,7 @@ cases![
         a_pod_that_cannot_be_cleared_keeps_no_other,
         a_killed_sandbox_takes_its_containers_with_it,
         an_agent_that_was_killed_loses_nothing,
+        what_runs_from_another_data_directory_runs_once,
         removal_leaves_nothing,
         logs_of_removed_pods_are_kept_for_a_while,
         a_flood_of_output_leaves_a_bounded_log,
