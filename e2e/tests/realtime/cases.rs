@@ -1,22 +1,26 @@
 //! The cases.
 
+use std::time::{Duration, Instant};
+
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use kube::api::DeleteParams;
 use nix::sys::signal::Signal;
 use pullpiri_e2e::wait_for;
 use pullpiri_node_core::realtime::{Cpus, Policy, Settings};
-use pullpiri_node_host::sched;
+use pullpiri_node_host::sched::{self, MemoryLock};
 use serde_json::{Value, json};
 
 use crate::Case;
 use crate::agent_support::{LIMIT, condition, reason};
 use crate::apart;
-use crate::rig::{Rig, task};
+use crate::rig::{Rig, budgets_above, task};
 
 pub const ALL: &[Case] = &[
     ("settings_are_given_changed_and_given_back", given),
     ("a_thread_that_comes_later_is_found", later),
     ("the_first_thread_needs_no_name", first),
+    ("what_others_consumed_is_forgotten_before_budgets_above_are_lowered", lowered),
     ("a_job_under_way_gets_the_settings_and_is_not_counted", under_way),
     ("a_thread_that_executes_a_program_gives_its_settings_back", executed),
     ("somebody_elses_change_is_undone", drift),
@@ -157,6 +161,38 @@ fn executed(rig: &Rig) -> BoxFuture<'_, ()> {
     .boxed()
 }
 
+/// Of what a group has consumed its budget is taken off once in a period. Were what is above lowered with the last that leaves, the next would find it
+/// throttled.
+fn lowered(rig: &Rig) -> BoxFuture<'_, ()> {
+    async move {
+        if budgets_above().is_none() {
+            println!("skipped: no cpu.rt_runtime_us (RT_GROUP_SCHED, cgroup version 1)");
+            return;
+        }
+        rig.create("lowered", &["ctl", "20000"], json!([task("ctl", Some("ctl"), 50, rig.cpus()[0])])).await;
+        rig.until_applied("lowered").await;
+        let (above, pods) = budgets_above().unwrap();
+        assert!(pods >= 50_000 && above >= pods, "{above} {pods}");
+        let watched = tokio::task::spawn_blocking(move || {
+            let (began, mut gone) = (Instant::now(), None);
+            while began.elapsed() < LIMIT {
+                let Some((above_now, pods_now)) = budgets_above() else { continue };
+                gone = gone.or((pods_now < pods).then(Instant::now));
+                if above_now < above {
+                    return gone.map(|gone| gone.elapsed());
+                }
+                std::thread::sleep(Duration::from_millis(5));
+            }
+            None
+        });
+        rig.cluster.instances().delete("lowered", &DeleteParams::default()).await.unwrap();
+        let kept = watched.await.unwrap().expect("the budget above is lowered");
+        assert!(kept > Duration::from_secs(1), "{kept:?}");
+        rig.delete("lowered").await;
+    }
+    .boxed()
+}
+
 /// A thread's start-up, as a rule: nobody saw when it began.
 fn under_way(rig: &Rig) -> BoxFuture<'_, ()> {
     async move {
@@ -194,6 +230,18 @@ fn drift(rig: &Rig) -> BoxFuture<'_, ()> {
         let all: Cpus = cpus.iter().map(|cpu| u32::try_from(*cpu).unwrap()).collect();
         sched::set_affinity(tid, &all).unwrap();
         Rig::until_given(tid, fifo(50), &cpu.to_string()).await;
+        let pid = Rig::pid(&object);
+        if sched::memory_lock(pid).unwrap() == MemoryLock::UNLIMITED {
+            sched::set_memory_lock(pid, MemoryLock { soft: 65_536, hard: 65_536 }).unwrap();
+            wait_for("it may lock its memory again", LIMIT, || async {
+                let now = sched::memory_lock(pid).unwrap();
+                if now == MemoryLock::UNLIMITED { Ok(()) } else { Err(format!("{now:?}")) }
+            })
+            .await
+            .unwrap();
+        } else {
+            println!("skipped: this process may not raise limits of memory that is locked");
+        }
         let object = rig
             .cluster
             .until("drift", |object| repairs(object) >= 2 && reason(object, "RealTime") == "DriftRepaired")

@@ -57,7 +57,7 @@ fn archive(dir: &Path) -> Result<std::path::PathBuf, String> {
 }
 
 /// The budget of the group above all pods, and what the pods have of it, those of others included.
-fn budgets_above() -> Option<(u64, u64)> {
+pub fn budgets_above() -> Option<(u64, u64)> {
     let cgroups = Cgroups::probe(Path::new(DEFAULT_ROOT)).ok()?;
     let groups = RtGroups::find(&cgroups)?;
     let above = groups.runtime_us(PARENT).ok().flatten()?;

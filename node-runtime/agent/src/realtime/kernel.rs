@@ -6,6 +6,7 @@ use pullpiri_node_core::realtime::{Cpus, Given, Settings, Thread, ThreadId};
 use pullpiri_node_host::SysError;
 use pullpiri_node_host::cgroup::{Cgroups, Layout};
 use pullpiri_node_host::sched::{self, ApartCpus, MemoryLock, RtGroups};
+use tracing::debug;
 
 type Result<T, E = SysError> = std::result::Result<T, E>;
 
@@ -161,7 +162,7 @@ impl Kernel {
     /// worked.
     pub fn settle(&self) -> bool {
         let Ok(apart) = &self.apart else { return true };
-        apart.settle().inspect_err(|error| tracing::debug!(%error, "CPUs that were set apart; tried again")).is_ok()
+        apart.settle().inspect_err(|error| debug!(%error, "CPUs that were set apart; tried again")).is_ok()
     }
 
     /// Gives a thread back what it had; one that is gone needs nothing.
@@ -171,7 +172,7 @@ impl Kernel {
             Err(_) if self.thread("", 0, id).is_none() => Ok(()),
             // CPUs may have gone since, or its cpuset may have changed.
             Err(error) if sched::settings(id.tid).is_ok_and(|now| now == before.settings) => {
-                tracing::debug!(%error, tid = id.tid, "a thread's CPUs aren't what they were");
+                debug!(%error, tid = id.tid, "a thread's CPUs aren't what they were");
                 Ok(())
             }
             Ok(Outcome::Asleep(cpu)) => Err(refused(id, before, format!("it sleeps since it was on CPU {cpu}"))),
@@ -208,6 +209,12 @@ impl Kernel {
         outcome
     }
 
+    /// Has the groups above have no more than those below them; whether they have.
+    pub fn lower_budgets(&self) -> bool {
+        let lowered = self.budgets.as_ref().map_or(Ok(()), RtGroups::lower);
+        lowered.inspect_err(|error| debug!(%error, "groups keep more real-time budget than they need")).is_ok()
+    }
+
     /// Lets a process lock all of its memory, as far as this process may allow it; what it was allowed before, if that changed.
     pub fn unlock_memory(&self, pid: i32) -> Option<(u64, u64)> {
         let before = sched::memory_lock(pid).ok()?;
@@ -218,6 +225,12 @@ impl Kernel {
         let raised = sched::set_memory_lock(pid, MemoryLock::UNLIMITED).is_ok()
             || (before != most && sched::set_memory_lock(pid, most).is_ok());
         raised.then_some((before.soft, before.hard))
+    }
+
+    /// What somebody else has limited a process to that was let lock all of its memory, if it was let again.
+    pub fn unlock_memory_again(&self, pid: i32) -> Option<u64> {
+        let now = sched::memory_lock(pid).ok().filter(|now| *now != MemoryLock::UNLIMITED)?;
+        sched::set_memory_lock(pid, MemoryLock::UNLIMITED).ok().map(|()| now.soft)
     }
 
     pub fn restore_memory(&self, pid: i32, (soft, hard): (u64, u64)) {

@@ -2,7 +2,8 @@
 //!
 //! A group's threads may be SCHED_FIFO or SCHED_RR only while it has a budget, on each CPU in each `cpu.rt_period_us`; the budgets of siblings together
 //! may not exceed their parent's, and one can't fall to 0 under such threads (Documentation/scheduler/sched-rt-group.rst). So budgets
-//! are lowered from below and then raised from above.
+//! are raised from above, and lowered from below. What is above is lowered later ([`RtGroups::lower`]): of what a group has consumed its budget is taken off
+//! once in a period (`do_sched_rt_period_timer`), so what those that have left consumed would keep those that stay, or come next, off the CPU.
 
 use std::path::{Path, PathBuf};
 
@@ -74,7 +75,7 @@ impl RtGroups {
     }
 
     /// Gives a group its budget, in microseconds of each period, and those above it as much more or less. Below [`PARENT`], where all groups are ours, what
-    /// is above has what those below it have together, whatever a crash left.
+    /// is above has what those below it have together, whatever a crash left, or more until [`RtGroups::lower`].
     ///
     /// `held_us`: what the group was given, in case it is gone by now: then only those above change.
     ///
@@ -84,26 +85,65 @@ impl RtGroups {
         let now = self.runtime_us(group)?;
         let wanted_us = if now.is_some() { wanted_us } else { 0 };
         let before = now.unwrap_or(held_us);
-        let above: Vec<&str> = group.match_indices('/').map(|(at, _)| &group[..at]).collect();
+        let above: Vec<&str> = group.match_indices('/').rev().map(|(at, _)| &group[..at]).collect();
         if wanted_us > before {
-            for ancestor in &above {
-                self.shift(ancestor, wanted_us - before, 0)?;
+            for (ancestor, budget) in self.raised(&above, before, wanted_us)?.into_iter().rev() {
+                self.write(ancestor, budget)?;
             }
             return self.write(group, wanted_us);
         }
         if now.is_some_and(|now| now != wanted_us) {
             self.write(group, wanted_us)?;
         }
-        above.iter().rev().try_for_each(|ancestor| self.shift(ancestor, 0, before - wanted_us))
+        for ancestor in above.into_iter().filter(|ancestor| !is_ours(ancestor)) {
+            if let Some(now) = self.runtime_us(ancestor)?.filter(|_| before > wanted_us) {
+                self.write(ancestor, now.saturating_sub(before - wanted_us))?;
+            }
+        }
+        Ok(())
     }
 
-    /// Gives a group so much more or less; one of ours what its children have, and so much more.
-    fn shift(&self, group: &str, more: u64, less: u64) -> Result<()> {
-        let Some(now) = self.runtime_us(group)? else { return Ok(()) };
-        let is_ours = group == PARENT || group.strip_prefix(PARENT).is_some_and(|rest| rest.starts_with('/'));
-        let base = if is_ours { self.below_us(group)? } else { now.saturating_sub(less) };
-        let wanted = base.saturating_add(more);
-        if wanted == now { Ok(()) } else { self.write(group, wanted) }
+    /// What the groups above are to have when one that has `before` gets `wanted`, from below; only those that change.
+    fn raised<'a>(&self, above: &[&'a str], mut before: u64, mut wanted: u64) -> Result<Vec<(&'a str, u64)>> {
+        let mut raised = Vec::new();
+        for ancestor in above {
+            let Some(now) = self.runtime_us(ancestor)? else { continue };
+            let more = wanted.saturating_sub(before);
+            let next = match is_ours(ancestor) {
+                true => now.max(self.below_us(ancestor)?.saturating_add(more)),
+                false => now.saturating_add(more),
+            };
+            if next != now {
+                raised.push((*ancestor, next));
+            }
+            (before, wanted) = (now, next);
+        }
+        Ok(raised)
+    }
+
+    /// Gives [`PARENT`], and the groups right below it that have others below them, what those have together. For two periods at least nothing below may
+    /// have been lowered: by then what was consumed is forgotten.
+    ///
+    /// # Errors
+    /// If a file can't be read or written.
+    pub fn lower(&self) -> Result<()> {
+        let path = self.mount.join(PARENT);
+        let failed = |error| SysError::io(format!("listing the groups in {}", path.display()), error);
+        for pod in children(&path).map_err(failed)? {
+            let has_containers = children(&pod).is_ok_and(|containers| !containers.is_empty());
+            if has_containers && let Some(group) = pod.strip_prefix(&self.mount).ok().and_then(|group| group.to_str()) {
+                self.lower_one(group)?;
+            }
+        }
+        self.lower_one(PARENT)
+    }
+
+    fn lower_one(&self, group: &str) -> Result<()> {
+        let below = self.below_us(group)?;
+        match self.runtime_us(group)? {
+            Some(now) if now > below => self.write(group, below),
+            _ => Ok(()),
+        }
     }
 
     /// What the groups right below have together.
@@ -125,6 +165,10 @@ impl RtGroups {
             outcome => outcome,
         }
     }
+}
+
+fn is_ours(group: &str) -> bool {
+    group == PARENT || group.strip_prefix(PARENT).is_some_and(|rest| rest.starts_with('/'))
 }
 
 /// `None`: the file is gone.
@@ -165,14 +209,20 @@ mod tests {
         assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(50_000); 3]);
         groups.set("pullpiri/p/d", 0, 20_000).unwrap();
         groups.set("pullpiri/p/c", 50_000, 10_000).unwrap();
+        // What is above still pays for what was consumed.
+        assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(70_000), Some(70_000), Some(10_000)]);
+        groups.set("pullpiri/p/c", 10_000, 15_000).unwrap();
+        assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(70_000), Some(70_000), Some(15_000)]);
+        groups.set("pullpiri/p/c", 15_000, 10_000).unwrap();
+        groups.lower().unwrap();
         assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(30_000), Some(30_000), Some(10_000)]);
         assert_eq!(groups.left_us(&["pullpiri"]).unwrap(), 850_000);
         assert_eq!(groups.left_us(&[]).unwrap(), 820_000);
         // A container that is gone gives back what it had.
         std::fs::remove_dir_all(dir.path().join("cpu/pullpiri/p/d")).unwrap();
-        groups.set("pullpiri/p/d", 20_000, 20_000).unwrap();
+        groups.set("pullpiri/p/d", 20_000, 20_000).and_then(|()| groups.lower()).unwrap();
         assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/d"].map(of), [Some(10_000), Some(10_000), None]);
-        groups.set("pullpiri/p/c", 10_000, 0).unwrap();
+        groups.set("pullpiri/p/c", 10_000, 0).and_then(|()| groups.lower()).unwrap();
         assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(0); 3]);
         // Where groups are somebody else's, what is above keeps what it had beside.
         groups.set("other/c", 0, 5_000).unwrap();

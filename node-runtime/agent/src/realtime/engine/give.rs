@@ -11,7 +11,7 @@ use pullpiri_node_core::runtime::PodId;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Engine, FIRST_RETRY, Failure, Instance, MAX_RETRY, is_covered, labels};
+use super::{Engine, FIRST_RETRY, Failure, Instance, LOWER, MAX_RETRY, is_covered, labels};
 use crate::realtime::kernel::Outcome;
 use crate::realtime::state::Holding;
 
@@ -82,6 +82,16 @@ impl Engine {
                 locks.extend(self.kernel.unlock_memory(pid).map(|before| (pid, before)));
             }
         }
+        for pid in next.memory_locks.keys() {
+            let Some(bytes) = self.kernel.unlock_memory_again(*pid) else { continue };
+            let Some(held) = next.held.iter().find(|held| held.thread.pid == *pid) else { continue };
+            let text = format!(
+                "give    {}: process {pid} of {} may lock all of its memory (somebody limited it to {bytes} bytes)",
+                held.task, held.container
+            );
+            info!("{text}");
+            self.gave(id, instance, &held.task, true, text);
+        }
         next.memory_locks.append(&mut locks);
         for step in bound.steps {
             if let Step::Give { .. } = &step {
@@ -96,6 +106,10 @@ impl Engine {
                 Ok(()) => next.budgets = left,
                 Err(error) => debug!(%id, %error, "a group keeps a real-time budget that it doesn't need"),
             }
+        }
+        let is_lower = |(group, us): (&String, &u64)| next.budgets.get(group).is_none_or(|next| next < us);
+        if instance.holding.budgets.iter().any(is_lower) {
+            self.lower_at = Some(now + LOWER);
         }
         self.file.keep(id, &next);
         instance.holding = next;
@@ -155,7 +169,7 @@ impl Engine {
                         // What this node said that it can't do, it can.
                         self.surprised = true;
                     }
-                    self.gave(id, instance, &task, &why, text);
+                    self.gave(id, instance, &task, matches!(why, Why::Drifted(_)), text);
                     return true;
                 }
                 Ok(Outcome::Asleep(cpu)) => Some(Unset::Asleep(format!(
@@ -196,8 +210,7 @@ impl Engine {
     }
 
     /// Counts and tells it.
-    fn gave(&self, id: &PodId, instance: &mut Instance, task: &str, why: &Why, text: String) {
-        let drifted = matches!(why, Why::Drifted(_));
+    fn gave(&self, id: &PodId, instance: &mut Instance, task: &str, drifted: bool, text: String) {
         if drifted && let (Some(wanted), Some((_, status))) = (&instance.wanted, instance.measured.get_mut(task)) {
             let before = status.clone();
             status.repairs = status.repairs.saturating_add(1);

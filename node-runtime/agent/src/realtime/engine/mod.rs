@@ -31,6 +31,8 @@ const FIRST_RESCAN: Duration = Duration::from_millis(2);
 /// Between reports in which only counts changed, and between those that tell of another miss.
 const REPORT: Duration = Duration::from_secs(1);
 const REPORT_MISSES: Duration = Duration::from_millis(200);
+/// What is consumed of a group's real-time budget is forgotten after so long: two periods and a bit. Before that nothing above is lowered.
+const LOWER: Duration = Duration::from_millis(2_500);
 /// After a failure, at the next look: SCHED_DEADLINE's bandwidth, say, is free only some time after the thread that had it has gone. Doubled up to the
 /// latter.
 const FIRST_RETRY: Duration = DRIFT;
@@ -78,6 +80,8 @@ pub(super) struct Engine {
     /// When CPUs that were set apart are to be looked at, whatever becomes of instances: at first, as an earlier life may have left some, and after a
     /// failure.
     settle_at: Option<Instant>,
+    /// When the budgets above may be lowered to what is needed.
+    lower_at: Option<Instant>,
 }
 
 impl Engine {
@@ -92,6 +96,7 @@ impl Engine {
             instances: BTreeMap::new(),
             surprised: false,
             settle_at: Some(Instant::now()),
+            lower_at: Some(Instant::now() + LOWER),
         }
     }
 
@@ -179,7 +184,7 @@ impl Engine {
             let current = self.report(instance)?;
             (current != *told).then(|| *at + interval(told, &current))
         });
-        due.chain(reports).chain(self.settle_at).min()
+        due.chain(reports).chain(self.settle_at).chain(self.lower_at).min()
     }
 
     /// Does what is due, and tells what is new.
@@ -201,6 +206,9 @@ impl Engine {
         }
         if settles {
             self.settle_at = (!self.kernel.settle()).then(|| now + DRIFT);
+        }
+        if self.lower_at.is_some_and(|at| at <= now) {
+            self.lower_at = (!self.kernel.lower_budgets()).then(|| now + LOWER);
         }
         self.news(now)
     }
