@@ -390,14 +390,23 @@ static int on_deadline(void *map, __u32 *key, struct pp_timer *timer)
 	return 0;
 }
 
+#define PP_EBUSY 16
+
+/* In order: what is ready is the first so many. 1 ends the walk. */
 static long init_timer(void *map, __u32 *key, struct pp_timer *timer, void *unused)
 {
-	if (!bpf_timer_init(&timer->timer, &TIMERS, CLOCK_MONOTONIC) && !bpf_timer_set_callback(&timer->timer, on_deadline))
-		count(PP_COUNT_TIMERS);
+	long failed = bpf_timer_init(&timer->timer, &TIMERS, CLOCK_MONOTONIC);
+
+	if (failed == -PP_EBUSY)
+		return 0;
+	if (failed || bpf_timer_set_callback(&timer->timer, on_deadline))
+		return 1;
+	count(PP_COUNT_TIMERS);
 	return 0;
 }
 
-/* Read once by the loader: a timer allocates memory, which must not happen under a run queue's lock. */
+/* Read by the loader: a timer allocates memory, which must not happen under a run queue's lock. How many it makes is up to what memory can be had
+ * without waiting; read again, it goes on. */
 SEC("iter/task")
 int init_timers(struct bpf_iter__task *ctx)
 {

@@ -40,8 +40,8 @@ pub enum LoadError {
     Iterator(#[source] LinkError),
     #[error("reading the iterator that prepares the timers: {0}")]
     IteratorRead(#[source] std::io::Error),
-    #[error("preparing the timers: {ready} of {wanted} are ready")]
-    Timers { ready: u64, wanted: u32 },
+    #[error("preparing {wanted} timers: the kernel has no memory for any")]
+    Timers { wanted: u32 },
 }
 
 impl LoadError {

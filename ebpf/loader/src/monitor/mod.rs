@@ -45,9 +45,6 @@ const RENAME: &str = "task_rename";
 const INIT_TIMERS: &str = "init_timers";
 /// Of one program.
 const LOADS: u32 = 5;
-/// A timer's memory comes from what is free at the moment.
-const TIMER_ROUNDS: u32 = 10;
-const TIMER_WAIT: std::time::Duration = std::time::Duration::from_millis(10);
 
 /// What is promised for one thread. 0 means "not promised".
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -90,6 +87,8 @@ pub struct Monitor {
     watched: BTreeMap<u32, Watched>,
     /// Longest free first: a program on another CPU may still write to a slot that was just given up.
     free: VecDeque<u32>,
+    /// The first so many places have a timer.
+    ready: u32,
     capacity: u32,
 }
 
@@ -120,7 +119,7 @@ impl Monitor {
         load_programs(&mut ebpf, &btf)
     }
 
-    /// Loads and attaches, with room for [`SLOTS`] threads.
+    /// Loads and attaches, with room for [`SLOTS`] threads, or fewer while the kernel finds no memory for their timers.
     ///
     /// # Errors
     /// As [`Monitor::probe`].
@@ -143,7 +142,7 @@ impl Monitor {
         let (mut ebpf, btf) = open(capacity)?;
         let features = load_programs(&mut ebpf, &btf)?;
         let counts = Array::try_from(take(&mut ebpf, "COUNTS")?).map_err(opening("COUNTS"))?;
-        prepare_timers(&mut ebpf, &counts, capacity)?;
+        let ready = prepare_timers(&mut ebpf, &counts, capacity)?;
         let mut ring = |name| RingBuf::try_from(take(&mut ebpf, name)?).map_err(opening(name)).map(Events::new);
         let (jobs, threads) = (ring("JOBS")?, ring("EVENTS")?);
         let mut monitor = Self {
@@ -158,7 +157,8 @@ impl Monitor {
             threads: Some(threads),
             features,
             watched: BTreeMap::new(),
-            free: (0..capacity).collect(),
+            free: (0..ready).collect(),
+            ready,
             capacity,
             ebpf,
         };
@@ -207,7 +207,7 @@ impl Monitor {
             }
             self.unwatch(pid)?;
         }
-        let slot = self.free.pop_front().ok_or(WatchError::Full { pid, capacity: self.capacity })?;
+        let slot = self.place().ok_or(WatchError::Full { pid, capacity: self.ready })?;
         self.watched.insert(pid, Watched { slot, started_ticks: thread.started_ticks });
         let watching = self.begin(pid, slot, watch, thread);
         if watching.is_err() {
@@ -215,6 +215,16 @@ impl Monitor {
             let _ = self.unwatch(pid);
         }
         watching
+    }
+
+    /// A free place; if those that are ready are taken, more are made ready.
+    fn place(&mut self) -> Option<u32> {
+        if self.free.is_empty() && self.ready < self.capacity {
+            let ready = prepare_timers(&mut self.ebpf, &self.counts, self.capacity).unwrap_or(self.ready);
+            self.free.extend(self.ready..ready);
+            self.ready = self.ready.max(ready);
+        }
+        self.free.pop_front()
     }
 
     /// Everything that the programs read is there before they can find the slot.
@@ -443,20 +453,14 @@ fn undisturbed(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(),
     load()
 }
 
-/// Reads the iterator, whose first step makes all timers that aren't there: again for those that found no memory, which the kernel frees meanwhile.
-fn prepare_timers(ebpf: &mut Ebpf, counts: &Array<MapData, u64>, capacity: u32) -> Result<(), LoadError> {
-    let mut ready = 0;
-    for round in 0..TIMER_ROUNDS {
-        if round > 0 {
-            std::thread::sleep(TIMER_WAIT);
-        }
-        read_iterator(ebpf)?;
-        ready = counts.get(&layout::COUNT_TIMERS, 0).map_err(opening("COUNTS"))?;
-        if ready == u64::from(capacity) {
-            return Ok(());
-        }
+/// Reads the iterator, whose first step makes all timers that aren't there, or as many as the kernel finds memory for without waiting; how many there are.
+fn prepare_timers(ebpf: &mut Ebpf, counts: &Array<MapData, u64>, capacity: u32) -> Result<u32, LoadError> {
+    read_iterator(ebpf)?;
+    let ready = counts.get(&layout::COUNT_TIMERS, 0).map_err(opening("COUNTS"))?;
+    match u32::try_from(ready).unwrap_or(capacity) {
+        0 => Err(LoadError::Timers { wanted: capacity }),
+        ready => Ok(ready.min(capacity)),
     }
-    Err(LoadError::Timers { ready, wanted: capacity })
 }
 
 fn read_iterator(ebpf: &mut Ebpf) -> Result<(), LoadError> {

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use pullpiri_crds::instance::{InstanceTask, TaskStatus};
 pub(super) use pullpiri_ebpf::monitor::Event;
-use pullpiri_ebpf::monitor::{Counters, Events, LoadError, Monitor, Watch};
+use pullpiri_ebpf::monitor::{Counters, Events, Monitor, Watch};
 use pullpiri_node_core::realtime::ThreadId;
 use pullpiri_node_core::runtime::PodId;
 use pullpiri_node_host::process;
@@ -126,13 +126,7 @@ impl Watcher {
 
     fn monitor(&mut self) -> Option<&mut Monitor> {
         if self.is_to_be_loaded() {
-            let loaded = match Monitor::load() {
-                // Kernels under memory pressure make fewer; some threads watched are better than none.
-                Err(LoadError::Timers { ready, .. }) if ready > 1 => {
-                    Monitor::with_capacity(u32::try_from(ready / 2).unwrap_or(1))
-                }
-                loaded => loaded,
-            };
+            let loaded = Monitor::load();
             process::trim_heap();
             match loaded {
                 Ok(monitor) => {
