@@ -5,10 +5,20 @@
 
 use std::fmt;
 
+use kube::core::{Message, Rule};
+
 /// The grammar, for schemas.
 pub const PATTERN: &str = r"^([0-9]+(\.[0-9]+)?(ns|us|ms|s|m|h))+$";
 /// The longest text that a field takes.
 pub const MAX_LENGTH: u32 = 32;
+
+/// Numbers that are beyond an `i64` of nanoseconds by their first digits, in any unit. What it lets through of 292 to 340 years, [`parse_ns`] refuses.
+const TOO_LONG: &str = "(^|[a-z])0*(([1-9][0-9]{7,}|[3-9][0-9]{6})([.][0-9]+)?h\
+    |([1-9][0-9]{9,}|[2-9][0-9]{8})([.][0-9]+)?m([0-9]|$)\
+    |[1-9][0-9]{10,}([.][0-9]+)?s\
+    |[1-9][0-9]{13,}([.][0-9]+)?ms\
+    |[1-9][0-9]{16,}([.][0-9]+)?us\
+    |([1-9][0-9]{19,}|9[3-9][0-9]{17})ns)";
 
 const UNITS: [(&str, u128); 6] = [
     // Two letters first: `ms` isn't `m`.
@@ -34,6 +44,16 @@ impl fmt::Display for DurationError {
 }
 
 impl std::error::Error for DurationError {}
+
+/// That a field isn't beyond an `i64` of nanoseconds.
+pub(crate) fn bounded(field: &str, optional: bool) -> Rule {
+    let absent = if optional { format!("!has(self.{field}) || ") } else { String::new() };
+    Rule::new(format!("{absent}!self.{field}.matches('{TOO_LONG}')"))
+        .message(Message::Expression(format!(
+            "'must be at most 9223372036854775807ns, 292 years; got ' + self.{field}"
+        )))
+        .field_path(format!(".{field}"))
+}
 
 /// Nanoseconds.
 ///

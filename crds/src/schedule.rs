@@ -1,6 +1,7 @@
 //! Schedule: a real-time task set, and the proof that it can be met.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::{Message, Rule};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -8,6 +9,12 @@ use crate::duration;
 
 /// A Linux CPU list (cpuset(7), "List format"): `0` or `1-3,5`.
 pub const CPU_LIST: &str = r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$";
+/// A number of 4096 and more in such a list: no CPU has it.
+const NO_CPU: &str = "(^|[,-])0*([1-9][0-9]{4,}|[5-9][0-9]{3}|4[1-9][0-9]{2}|409[6-9])([,-]|$)";
+/// The parts of a CPU list whose order a rule looks at: it may cost only so much.
+const CPU_PARTS: usize = 24;
+/// Whether algorithm is EarliestDeadlineFirst.
+const EDF: &str = "has(self.algorithm) && self.algorithm == 'EarliestDeadlineFirst'";
 
 /// A real-time task set.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -36,6 +43,8 @@ pub const CPU_LIST: &str = r"^[0-9]+(-[0-9]+)?(,[0-9]+(-[0-9]+)?)*$";
     ),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp")
 )]
+#[x_kube(validation = every_priority())]
+#[x_kube(validation = fitting_policies())]
 #[serde(rename_all = "camelCase")]
 pub struct ScheduleSpec {
     /// How a CPU chooses among its tasks. Default FixedPriority.
@@ -51,6 +60,43 @@ pub struct ScheduleSpec {
     #[schemars(length(min = 1, max = 1024))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub tasks: Vec<Task>,
+}
+
+/// With priorityAssignment Explicit, which one priority makes the default, each task needs one. Which lack it would be more than a message may cost.
+fn every_priority() -> Rule {
+    let every = "self.tasks.all(t, has(t.priority))";
+    let none = "!has(self.priorityAssignment) && !self.tasks.exists(t, has(t.priority))";
+    let other = "has(self.priorityAssignment) && self.priorityAssignment != 'Explicit'";
+    Rule::new(format!("{EDF} || {other} || {none} || {every}"))
+        .message("with priorityAssignment Explicit, the default as soon as a task has a priority, each task needs one, 1 to 99; got tasks without")
+        .field_path(".tasks")
+}
+
+/// The kernel has no other policies for what was proven.
+fn fitting_policies() -> Rule {
+    let given = "'policy must be DEADLINE under algorithm EarliestDeadlineFirst; got FIFO or RR'";
+    let other = "'policy must be FIFO or RR under algorithm FixedPriority; got DEADLINE'";
+    Rule::new(format!("self.tasks.all(t, !has(t.policy) || (t.policy == 'DEADLINE') == ({EDF}))"))
+        .message(Message::Expression(format!("{EDF} ? {given} : {other}")))
+        .field_path(".tasks")
+}
+
+fn existing_cpus() -> Rule {
+    Rule::new(format!("!has(self.cpus) || !self.cpus.matches('{NO_CPU}')"))
+        .message(Message::Expression("'must be CPUs below 4096; got ' + self.cpus".to_owned()))
+        .field_path(".cpus")
+}
+
+/// `3-1` is refused, as by Linux. Between two parts of a list an empty one is put, so that only ends of a range are neighbours.
+fn rising_cpus() -> Rule {
+    let places: Vec<String> = (0..CPU_PARTS).map(|place| place.to_string()).collect();
+    let rises = "i + 1 >= size(l) || l[i] == '' || l[i + 1] == '' || int(l[i]) <= int(l[i + 1])";
+    let all = format!("[self.cpus.replace(',', '--').split('-')].all(l, [{}].all(i, {rises}))", places.join(", "));
+    Rule::new(format!("!has(self.cpus) || self.cpus.matches('{NO_CPU}') || {all}"))
+        .message(Message::Expression(
+            "'must be ranges from the smaller to the larger CPU, as 1-3; got ' + self.cpus".to_owned(),
+        ))
+        .field_path(".cpus")
 }
 
 /// How a CPU chooses among its tasks.
@@ -94,6 +140,14 @@ pub enum Placement {
 #[x_kube(validation = Rule::new("self.wcet.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.wcet".into())).field_path(".wcet"))]
 #[x_kube(validation = Rule::new("self.period.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.period".into())).field_path(".period"))]
 #[x_kube(validation = Rule::new("!has(self.deadline) || self.deadline.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.deadline".into())).field_path(".deadline"))]
+#[x_kube(validation = duration::bounded("wcet", false))]
+#[x_kube(validation = duration::bounded("period", false))]
+#[x_kube(validation = duration::bounded("deadline", true))]
+#[x_kube(validation = duration::bounded("jitter", true))]
+#[x_kube(validation = duration::bounded("offset", true))]
+#[x_kube(validation = duration::bounded("blocking", true))]
+#[x_kube(validation = existing_cpus())]
+#[x_kube(validation = rising_cpus())]
 #[serde(rename_all = "camelCase")]
 pub struct Task {
     /// The task's name, unique in the Schedule.
@@ -170,6 +224,13 @@ pub struct TaskTarget {
 #[x_kube(validation = Rule::new("self.wcet.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.wcet".into())).field_path(".wcet"))]
 #[x_kube(validation = Rule::new("self.period.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.period".into())).field_path(".period"))]
 #[x_kube(validation = Rule::new("!has(self.deadline) || self.deadline.matches('[1-9]')").message(Message::Expression("\"must be above 0, got \" + self.deadline".into())).field_path(".deadline"))]
+#[x_kube(validation = duration::bounded("wcet", false))]
+#[x_kube(validation = duration::bounded("period", false))]
+#[x_kube(validation = duration::bounded("deadline", true))]
+#[x_kube(validation = duration::bounded("jitter", true))]
+#[x_kube(validation = duration::bounded("blocking", true))]
+#[x_kube(validation = existing_cpus())]
+#[x_kube(validation = rising_cpus())]
 #[serde(rename_all = "camelCase")]
 pub struct Realtime {
     /// One of the model's containers. Default: the first.

@@ -11,7 +11,7 @@ use kube::discovery::ApiResource;
 use kube::{Api, Client};
 use pullpiri_apiserver::auth::UserInfo;
 use pullpiri_apiserver::{ApiServer, Config};
-use pullpiri_crds::{Model, Network, NodeRuntime, Package, Scenario, Signal};
+use pullpiri_crds::{Model, Network, NodeRuntime, Package, Scenario, Schedule, Signal};
 use pullpiri_store::memory::MemoryStore;
 use serde_json::{Value, json};
 
@@ -181,6 +181,79 @@ async fn a_link_has_a_rate() {
     }
     for rate in [json!(1), json!("100M"), json!("1.5")] {
         assert_eq!(apply(&client, &nodes, &json!({"uplink": {"rate": rate}})).await, Ok(()), "{rate}");
+    }
+}
+
+/// What the analysis refuses of a Schedule, whatever the nodes are; what it reads is never refused.
+#[tokio::test]
+async fn schedules_that_cannot_be_read_are_refused_and_others_are_not() {
+    let (_server, client) = server().await;
+    let schedules = ApiResource::erase::<Schedule>(&());
+    let models = ApiResource::erase::<Model>(&());
+    let one = |fields: Value| {
+        let mut task = json!({"name": "t", "wcet": "1ms", "period": "10ms"});
+        task.as_object_mut().unwrap().extend(fields.as_object().unwrap().clone());
+        task
+    };
+    let long = "9999999999999h";
+    let mixed = json!([one(json!({"priority": 5})), {"name": "u", "wcet": "1ms", "period": "10ms"}]);
+    let with = |field: &str, value: &str| json!({"tasks": [one(json!({field: value}))]});
+    let edf = |policy: &str| json!({"algorithm": "EarliestDeadlineFirst", "tasks": [one(json!({"policy": policy}))]});
+    let explicit = "priorityAssignment Explicit";
+    let refused = [
+        (with("cpus", "3-1"), vec!["spec.tasks[0].cpus", "smaller to the larger", "got 3-1"]),
+        (with("cpus", "0,1-2,40-5"), vec!["spec.tasks[0].cpus", "got 0,1-2,40-5"]),
+        (with("cpus", "0-4096"), vec!["spec.tasks[0].cpus", "below 4096", "got 0-4096"]),
+        (with("cpus", "99999999999999999999"), vec!["spec.tasks[0].cpus", "below 4096"]),
+        (with("period", long), vec!["spec.tasks[0].period", "at most 9223372036854775807ns", long]),
+        (with("wcet", "200000000m"), vec!["spec.tasks[0].wcet", "got 200000000m"]),
+        (with("deadline", "1h10000000000s"), vec!["spec.tasks[0].deadline", "at most"]),
+        (with("jitter", "10000000000000ms"), vec!["spec.tasks[0].jitter", "at most"]),
+        (with("offset", "10000000000000000us"), vec!["spec.tasks[0].offset", "at most"]),
+        (with("blocking", "9300000000000000000ns"), vec!["spec.tasks[0].blocking", "at most"]),
+        (with("policy", "DEADLINE"), vec!["spec.tasks:", "FIFO or RR under algorithm FixedPriority"]),
+        (edf("FIFO"), vec!["spec.tasks:", "DEADLINE under algorithm EarliestDeadlineFirst"]),
+        (edf("RR"), vec!["spec.tasks:", "DEADLINE under algorithm EarliestDeadlineFirst"]),
+        (json!({"tasks": mixed}), vec!["spec.tasks:", explicit]),
+        (json!({"priorityAssignment": "Explicit", "tasks": [one(json!({}))]}), vec!["spec.tasks:", explicit]),
+    ];
+    for (spec, expected) in refused {
+        let said = apply(&client, &schedules, &spec).await.unwrap_err();
+        assert!(expected.iter().all(|part| said.contains(part)), "{spec}: {said}");
+        let read = serde_json::from_value(spec.clone()).map(|spec| pullpiri_rt::from_schedule(&spec).is_err());
+        assert!(read.unwrap(), "the analysis reads {spec}");
+    }
+    for spec in [
+        with("cpus", "1-3,5"),
+        with("cpus", "3,1-1,0007-4095,2"),
+        with("cpus", "5,3-4,1"),
+        with("period", "2562047h47m16.854775807s"),
+        with("period", "9223372036854775807ns"),
+        with("period", "153722867m0.00000000s"),
+        with("period", "1.500000000000h"),
+        with("deadline", "000000000000001h"),
+        with("policy", "RR"),
+        edf("DEADLINE"),
+        json!({"algorithm": "EarliestDeadlineFirst", "tasks": mixed}),
+        json!({"algorithm": "EarliestDeadlineFirst", "priorityAssignment": "Explicit", "tasks": mixed}),
+        json!({"priorityAssignment": "Optimal", "tasks": mixed}),
+        json!({"priorityAssignment": "Explicit", "tasks": [one(json!({"priority": 5}))]}),
+    ] {
+        let read = serde_json::from_value(spec.clone()).map(|spec| pullpiri_rt::from_schedule(&spec));
+        assert!(read.unwrap().is_ok(), "{spec}");
+        assert_eq!(apply(&client, &schedules, &spec).await, Ok(()), "{spec}");
+    }
+    let own = |field: &str, value: &str| {
+        let mut realtime = one(json!({field: value}));
+        realtime.as_object_mut().unwrap().remove("name");
+        json!({"containers": [{"name": "c", "image": "a"}], "realtime": realtime})
+    };
+    for (field, value) in [("cpus", "3-1"), ("cpus", "4096"), ("period", long), ("blocking", long)] {
+        let said = apply(&client, &models, &own(field, value)).await.unwrap_err();
+        assert!(said.contains(&format!("spec.realtime.{field}:")) && said.contains(value), "{said}");
+    }
+    for (field, value) in [("cpus", "1-3"), ("policy", "DEADLINE"), ("policy", "RR"), ("jitter", "1us")] {
+        assert_eq!(apply(&client, &models, &own(field, value)).await, Ok(()), "{field} {value}");
     }
 }
 
