@@ -22,6 +22,7 @@ LINK_RATE=${PULLPIRI_RUN_LINK_RATE:-100M}
 MANIFEST=examples/bms/bms-eco.published.yaml
 EXAMPLE=examples/brake-and-video
 SERVICES="blis frism mavd rdv"
+MACHINE_LOCK=/run/pullpiri-make-run.lock
 PIDS=()
 
 [ "$(id -u)" = 0 ] || fail "make run starts containers and a network namespace: run it as root"
@@ -57,6 +58,18 @@ stop_leftovers() {
             while [ "$(born "${pid}")" = "${began}" ]; do sleep 0.05; done
         fi
         rm -f "${file}"
+    done
+}
+
+# What a run of another checkout left when it was killed isn't this one's to stop.
+nobody_is_there() {
+    local ns pids
+    for ns in "${ZONE_NS}" "${HPC_NS}"; do
+        pids=$(ip netns pids "${ns}" 2> /dev/null | xargs) || true
+        if [ -n "${pids}" ]; then
+            trap - EXIT
+            fail "network namespace ${ns} is in use by processes ${pids}: a make run of another checkout was killed; make run there, or end them"
+        fi
     done
 }
 
@@ -131,7 +144,7 @@ network() {
 start() {
     local name=$1
     shift
-    setsid nsenter --net="/run/netns/$1" "${@:2}" > "${STATE}/${name}.log" 2>&1 9>&- &
+    setsid nsenter --net="/run/netns/$1" "${@:2}" > "${STATE}/${name}.log" 2>&1 8>&- 9>&- &
     PIDS+=($!)
     echo "$! $(born "$!")" > "${STATE}/${name}.pid"
 }
@@ -261,10 +274,15 @@ mkdir -p "${STATE}"
 exec 9>> "${STATE}/lock"
 flock -n 9 || fail "another make run is active in ${STATE}: process $(cat "${STATE}/lock")"
 echo "$$" > "${STATE}/lock"
+# The namespaces and addresses are the machine's: of all checkouts one runs at a time.
+exec 8>> "${MACHINE_LOCK}"
+flock -n 8 || fail "another make run is active on this machine: $(cat "${MACHINE_LOCK}")"
+echo "process $$ in ${STATE}" > "${MACHINE_LOCK}"
 trap cleanup EXIT
 trap 'exit 0' INT TERM
 trap 'exit 1' HUP PIPE
 stop_leftovers
+nobody_is_there
 images
 network
 start_nodes
