@@ -11,8 +11,9 @@ use std::time::Duration;
 use agent_support::{Cluster, Fake, LIMIT, Node, condition, one_container, reason};
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::ConfigMap;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::MicroTime;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams};
-use pullpiri_agent::Config;
+use pullpiri_agent::{Config, Heartbeat};
 use pullpiri_crds::NodeRuntime;
 use pullpiri_e2e::wait_for;
 use serde_json::{Value, json};
@@ -93,7 +94,8 @@ async fn a_node_registers_and_beats() {
         if spec.renew_time > spec.acquire_time { Ok(spec) } else { Err(format!("{spec:?}")) }
     };
     let lease = wait_for("the heartbeat is renewed", LIMIT, renewed).await.unwrap();
-    assert_eq!((lease.holder_identity.as_deref(), lease.lease_duration_seconds), (Some("zone"), Some(40)));
+    assert!(lease.holder_identity.is_some_and(|holder| holder.starts_with("zone_")));
+    assert_eq!(lease.lease_duration_seconds, Some(40));
 
     // Somebody deletes it: it comes back.
     let uid = known["metadata"]["uid"].clone();
@@ -101,6 +103,57 @@ async fn a_node_registers_and_beats() {
     let again: Value = wait_for("the node registers again", LIMIT, registered).await.unwrap();
     assert_ne!(again["metadata"]["uid"], uid);
     node.stop().await;
+}
+
+/// Two data directories with one name: the first goes on untouched, the second begins when that one's Lease has run out.
+#[tokio::test]
+async fn a_second_node_of_a_name_waits_for_the_first() {
+    let cluster = Cluster::start().await;
+    let (first, second) = (Fake::new(), Fake::new());
+    let (dir, other_dir) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let config = |dir: &tempfile::TempDir| {
+        let mut config = Config::new("ZONE", dir.path());
+        config.heartbeat = Heartbeat { renew: Duration::from_millis(50), hold: Duration::from_secs(3) };
+        config
+    };
+    let leases: Api<Lease> = Api::namespaced(cluster.admin.clone(), "kube-node-lease");
+    let held = || async {
+        let lease = leases.get_opt("pullpiri-zone").await.map_err(|error| error.to_string())?;
+        lease.and_then(|lease| lease.spec).ok_or_else(|| "no lease".to_owned())
+    };
+    let node = Node::start_with(&cluster, &first, config(&dir));
+    cluster.create("blis", one_container()).await;
+    let running = cluster.until_running("blis").await;
+    let holder = wait_for("the first beats", LIMIT, held).await.unwrap().holder_identity;
+
+    let newcomer = Node::start_with(&cluster, &second, config(&other_dir));
+    for _ in 0..2 {
+        let before = held().await.unwrap().renew_time;
+        let renewed = || async {
+            let now = held().await?;
+            let since = |time: Option<MicroTime>| time.map(|time| time.0.as_millisecond()).unwrap_or_default();
+            let span = since(now.renew_time.clone()) - since(before.clone());
+            if span >= 1_000 { Ok(now) } else { Err(format!("renewed for {span} ms")) }
+        };
+        assert_eq!(wait_for("the first goes on", LIMIT, renewed).await.unwrap().holder_identity, holder);
+    }
+    // Killed and started again, it goes on at once: its Lease is its own.
+    node.kill().await;
+    let node = Node::start_with(&cluster, &first, config(&dir));
+    cluster.create("more", one_container()).await;
+    cluster.until_running("more").await;
+    assert_eq!((first.runs("blis"), first.runs("more")), (1, 1));
+    assert!(second.pods().is_empty());
+    let now = cluster.until_running("blis").await;
+    assert_eq!(now["status"]["containers"], running["status"]["containers"]);
+    assert_eq!(now["status"]["conditions"], running["status"]["conditions"], "nobody else has written it");
+
+    node.kill().await;
+    let taken = || async { if second.runs("blis") == 1 { Ok(()) } else { Err("not yet".to_owned()) } };
+    wait_for("the second takes over", LIMIT, taken).await.unwrap();
+    let spec = wait_for("it beats", LIMIT, held).await.unwrap();
+    assert_ne!(spec.holder_identity, holder);
+    newcomer.stop().await;
 }
 
 #[tokio::test]

@@ -18,13 +18,14 @@ use tracing::{debug, info, warn};
 use crate::Heartbeat;
 use crate::metrics::Metrics;
 use crate::retry::{Retry, Verdict, judge, sentence};
+use crate::tenure::Holder;
 
 /// How long a first heartbeat waits for its NodeRuntime: by then its kind is served, also where that was installed together with the node.
 const FOR_OWNER: Duration = Duration::from_secs(30);
 
 pub(crate) async fn beat(
     client: Client,
-    node: String,
+    (node, holder): (String, Holder),
     times: Heartbeat,
     mut owner: watch::Receiver<Option<OwnerReference>>,
     metrics: Metrics,
@@ -33,9 +34,10 @@ pub(crate) async fn beat(
     let mut beat = Beat {
         api: Api::namespaced(client, NODE_LEASE_NAMESPACE),
         name: node_lease(&node),
-        node,
+        holder,
         times,
         held: None,
+        rival: None,
         may_adopt: true,
     };
     let mut retry = Retry::default();
@@ -80,9 +82,11 @@ pub(crate) async fn beat(
 struct Beat {
     api: Api<Lease>,
     name: String,
-    node: String,
+    holder: Holder,
     times: Heartbeat,
     held: Option<Lease>,
+    /// Another installation that was told of.
+    rival: Option<String>,
     /// Whether the API server wasn't seen to refuse another owner.
     may_adopt: bool,
 }
@@ -95,8 +99,13 @@ impl Beat {
         };
         let Some(mut lease) = current else { return self.create(owner).await };
         let spec = lease.spec.get_or_insert_default();
+        // Who began while the API server wasn't in reach, or in the same moment.
+        if let Some(rival) = self.holder.other(spec).filter(|rival| self.rival.as_deref() != Some(*rival)) {
+            warn!("{rival} has held this node's lease: if that one still runs, give one of the two another --name");
+            self.rival = Some(rival.to_owned());
+        }
         spec.renew_time = Some(MicroTime(Timestamp::now()));
-        spec.holder_identity = Some(self.node.clone());
+        spec.holder_identity = Some(self.holder.name());
         spec.lease_duration_seconds = seconds(self.times.hold);
         let owner = owner.borrow().clone().map(|owner| vec![owner]);
         if self.may_adopt && owner.is_some() && lease.metadata.owner_references != owner {
@@ -132,7 +141,7 @@ impl Beat {
                 ..Default::default()
             },
             spec: Some(LeaseSpec {
-                holder_identity: Some(self.node.clone()),
+                holder_identity: Some(self.holder.name()),
                 lease_duration_seconds: seconds(self.times.hold),
                 acquire_time: Some(now.clone()),
                 renew_time: Some(now),

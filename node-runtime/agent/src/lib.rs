@@ -6,7 +6,7 @@
 //! * [`instances`] and [`references`] watch the API server; [`pods`] listens to the runtimes
 //! * [`act`] does what a plan says, one task per instance at a time; [`host`] prepares volumes
 //! * [`report`] writes statuses and finalizers, [`mod@tell`] Events, [`mod@ledger`] the disk, each behind a bounded queue that holds the latest only
-//! * [`register`] keeps the NodeRuntime, [`heartbeat`] its Lease
+//! * [`register`] keeps the NodeRuntime, [`heartbeat`] its Lease; [`tenure`] has all of it wait while another installation has the node's name
 //!
 //! Nothing is polled: an idle node wakes up for its heartbeat only. Starting a pod waits for no write, neither to the API server nor
 //! to the disk; a crash in between is found out by listing the runtimes' pods.
@@ -29,6 +29,7 @@ mod report;
 mod retry;
 mod suspend;
 mod tell;
+mod tenure;
 mod watching;
 
 use std::sync::Arc;

@@ -38,6 +38,7 @@ use crate::register::{Facts, Identity};
 use crate::report::{Reporter, Wish};
 use crate::suspend::Left;
 use crate::tell::Teller;
+use crate::tenure::{self, Begin, Holder};
 use crate::{AgentError, Config, heartbeat, host, instances, ledger, pods, register};
 
 /// Messages that may wait before those who send them wait too.
@@ -116,6 +117,14 @@ pub(crate) async fn run(
         files::private_directory(directory)
             .map_err(|source| AgentError::Directory { path: directory.clone(), source })?;
     }
+    let holder = Holder::of(&config.data_dir, &name);
+    let first_contact = (!memories.is_empty()).then_some(FIRST_CONTACT);
+    let mut contact_by = now().plus(FIRST_CONTACT);
+    match tenure::await_turn(&client, &name, &holder, config.heartbeat, first_contact, &shutdown).await {
+        Begin::AtOnce => {}
+        Begin::Later => contact_by = now().plus(FIRST_CONTACT),
+        Begin::Never => return Ok(()),
+    }
     info!(node = name, known = memories.len(), "node runtime starts");
 
     let stop = CancellationToken::new();
@@ -131,7 +140,7 @@ pub(crate) async fn run(
     let (owner, owners) = watch::channel(None);
     tokio::spawn(heartbeat::beat(
         client.clone(),
-        name.clone(),
+        (name.clone(), holder),
         config.heartbeat,
         owners,
         metrics.clone(),
@@ -175,7 +184,7 @@ pub(crate) async fn run(
         listing: None,
         sweep: false,
         sweep_at: None,
-        contact_by: now().plus(FIRST_CONTACT),
+        contact_by,
     };
     let mut identity = Some((Identity { name, published: config.name.clone(), labels: config.labels.clone() }, owner));
     loop {
