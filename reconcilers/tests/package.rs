@@ -292,6 +292,19 @@ fn an_instance_that_was_stopped_for_its_misses_is_no_update_under_way() {
 }
 
 #[test]
+fn an_instance_that_still_stops_though_it_is_wished_again_does_not_run() {
+    let mut snapshot = bms();
+    snapshot.package = Arc::new(running((*snapshot.package).clone()));
+    settle(&mut snapshot, 0);
+    report(&mut snapshot, Phase::Running);
+    tell(&mut snapshot, Phase::Running, ("Ready", "Stopping", "its containers are being stopped"));
+    settle(&mut snapshot, 5);
+    assert_eq!(state(&snapshot), PackageState::Updating);
+    assert_eq!(condition(&snapshot, "Ready").status, "False");
+    assert_eq!(snapshot.package.status.as_ref().unwrap().ready.as_deref(), Some("1/2"));
+}
+
+#[test]
 fn threads_that_have_not_what_was_proven_degrade_their_package() {
     let mut snapshot = bms();
     snapshot.package = Arc::new(running((*snapshot.package).clone()));
