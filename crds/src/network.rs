@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::core::{Message, Rule};
 use kube::{CustomResource, KubeSchema};
 use serde::{Deserialize, Serialize};
 
@@ -37,6 +38,8 @@ const NAME: &str = crate::names::SUBDOMAIN;
 )]
 #[x_kube(validation = Rule::new("!has(self.mode) || self.mode != 'Bridge' || has(self.subnet)").message("mode Bridge needs a subnet").field_path(".subnet"))]
 #[x_kube(validation = Rule::new("!has(self.mode) || self.mode != 'Host' || !has(self.subnet)").message("mode Host uses the node's addresses: it has no subnet").field_path(".subnet"))]
+#[x_kube(validation = outside_of_itself("v4"))]
+#[x_kube(validation = outside_of_itself("v6"))]
 #[serde(rename_all = "camelCase")]
 pub struct NetworkSpec {
     /// Default: Bridge with a subnet, else Host.
@@ -65,6 +68,38 @@ pub struct NetworkSpec {
     /// How the link between nodes is shared.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub qos: Option<Qos>,
+}
+
+/// A rule for addresses of the network itself would never match: a model of it is known by what it is, and others' packets from there are dropped.
+fn outside_of_itself(family: &str) -> Rule {
+    let given =
+        format!("has(self.subnet) && has(self.subnet.{family}) && isCIDR(self.subnet.{family}) && has(self.allow)");
+    let inside =
+        format!("has(r.from.cidr) && isCIDR(r.from.cidr) && cidr(self.subnet.{family}).containsCIDR(r.from.cidr)");
+    let expected = "'cidr is for addresses outside of all networks, and models of this one are chosen by model or matchLabels; got one within '";
+    Rule::new(format!("!({given} && self.allow.exists(r, {inside}))"))
+        .message(Message::Expression(format!("{expected} + self.subnet.{family}")))
+        .field_path(".allow")
+}
+
+/// `1500m` is 1.5 bits per second: whoever wrote it meant something else.
+fn whole(rate: &str) -> Rule {
+    Rule::new(format!("!has(self.{rate}) || !string(self.{rate}).matches('[num]$')"))
+        .message(Message::Expression(format!(
+            "'must be bits per second, as in 20M or 1500k, where m, u and n are fractions of one; got ' + string(self.{rate})"
+        )))
+        .field_path(format!(".{rate}"))
+}
+
+/// Kubernetes reads whatever is larger as this, too.
+fn countable(rate: &str) -> Rule {
+    Rule::new(format!(
+        "!has(self.{rate}) || quantity(string(self.{rate})).compareTo(quantity('9223372036854775807')) < 0"
+    ))
+    .message(Message::Expression(format!(
+        "'must be less than 9223372036854775807 bits per second; got ' + string(self.{rate})"
+    )))
+    .field_path(format!(".{rate}"))
 }
 
 /// Where the addresses of the models come from.
@@ -226,6 +261,11 @@ pub struct Qos {
 /// A share of the link.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[x_kube(validation = Rule::new("!has(self.guarantee) || !has(self.ceiling) || quantity(string(self.guarantee)).compareTo(quantity(string(self.ceiling))) <= 0").message(Message::Expression("\"guarantee \" + string(self.guarantee) + \" exceeds ceiling \" + string(self.ceiling)".into())).field_path(".guarantee"))]
+#[x_kube(validation = whole("guarantee"))]
+#[x_kube(validation = whole("ceiling"))]
+#[x_kube(validation = countable("guarantee"))]
+#[x_kube(validation = countable("ceiling"))]
+#[x_kube(validation = Rule::new("!has(self.ceiling) || quantity(string(self.ceiling)).compareTo(quantity('0')) > 0").message(Message::Expression("'must be more than 0 bits per second, and is left out for the rate of the link; got ' + string(self.ceiling)".into())).field_path(".ceiling"))]
 #[serde(rename_all = "camelCase")]
 pub struct QosClass {
     /// The class' name, unique in the network.

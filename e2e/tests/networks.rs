@@ -181,6 +181,13 @@ async fn good_networks_pass_and_bad_ones_are_refused_by_field() {
         ("six", json!({"subnet": {"v6": "fd00:20::/126"}})),
         ("large", json!({"subnet": {"v4": "10.0.0.0/8"}})),
         ("port", with(&chassis(), "/ports/0/to", json!({"model": "brake"}))),
+        ("around", with(&chassis(), "/allow/1/from/cidr", json!("10.0.0.0/8"))),
+        ("beside", with(&chassis(), "/allow/1/from/cidr", json!("fd00:21::/64"))),
+        (
+            "half",
+            with(&with(&chassis(), "/qos/classes/2/guarantee", Value::Null), "/qos/classes/2/ceiling", json!("0.5")),
+        ),
+        ("most", with(&chassis(), "/qos/classes/0/ceiling", json!("9E"))),
         ("fractions", with(&chassis(), "/qos/classes/0/guarantee", json!("0.02G"))),
     ] {
         let applied = bed.apply(&network(name, spec)).await;
@@ -219,6 +226,23 @@ async fn good_networks_pass_and_bad_ones_are_refused_by_field() {
             json!(2001),
             vec!["spec.qos.classes[2].guarantee", "2001", "exceeds ceiling 2000"],
         ),
+        ("/qos/classes/0/ceiling", json!("0M"), vec!["spec.qos.classes[0].ceiling", "more than 0", "got 0M"]),
+        ("/qos/classes/2/ceiling", json!(0), vec!["spec.qos.classes[2].ceiling", "more than 0", "got 0"]),
+        (
+            "/qos/classes/0/guarantee",
+            json!("10E"),
+            vec!["spec.qos.classes[0].guarantee", "less than 9223372036854775807"],
+        ),
+        ("/qos/classes/0/ceiling", json!("9.3e18"), vec!["spec.qos.classes[0].ceiling", "got 9.3e18"]),
+        (
+            "/qos/classes/0/guarantee",
+            json!("1500m"),
+            vec!["spec.qos.classes[0].guarantee", "20M or 1500k", "got 1500m"],
+        ),
+        ("/qos/classes/0/ceiling", json!("20000000000u"), vec!["spec.qos.classes[0].ceiling", "got 20000000000u"]),
+        ("/allow/1/from/cidr", json!("10.20.0.128/25"), vec!["spec.allow:", "outside of all networks", "10.20.0.0/24"]),
+        ("/allow/1/from/cidr", json!("10.20.0.0/24"), vec!["spec.allow:", "within 10.20.0.0/24"]),
+        ("/allow/1/from/cidr", json!("fd00:20::8/128"), vec!["spec.allow:", "within fd00:20::/64"]),
         ("/qos/classes/0/guarantee", json!("-1M"), vec!["spec.qos.classes[0].guarantee"]),
         ("/qos/classes/0/guarantee", json!("fast"), vec!["spec.qos.classes[0].guarantee"]),
         ("/qos/classes/0/priority", json!(8), vec!["spec.qos.classes[0].priority", "7"]),
