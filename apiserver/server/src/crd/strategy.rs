@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use pullpiri_apply::error::FieldError;
 use pullpiri_apply::metadata::{self, NameFormat, Scope};
 use pullpiri_apply::schema::crd as rules;
-use serde_json::{Value, json};
+use serde_json::{Number, Value, json};
 
 use super::conditions::{Condition, set_condition};
 use crate::builtin::{set, text};
@@ -18,20 +18,29 @@ pub const CLEANUP_FINALIZER: &str = "customresourcecleanup.apiextensions.k8s.io"
 #[derive(Debug)]
 pub struct CrdStrategy;
 
-/// Nulls are absent fields, except where a schema carries JSON values of its own.
-fn drop_typed_nulls(value: &mut Value) {
+/// As Go prints what it has read: nulls are absent fields and a float is as short as it can be, except where a schema carries JSON values of its own.
+fn retype(value: &mut Value) {
     match value {
         Value::Object(map) => {
             map.retain(|key, child| !child.is_null() || matches!(key.as_str(), "default" | "example"));
             for (key, child) in map {
-                if !matches!(key.as_str(), "default" | "example" | "enum") {
-                    drop_typed_nulls(child);
+                match (key.as_str(), child) {
+                    ("default" | "example" | "enum", _) => {}
+                    ("minimum" | "maximum" | "multipleOf", Value::Number(number)) => *number = shortest(number),
+                    (_, child) => retype(child),
                 }
             }
         }
-        Value::Array(items) => items.iter_mut().for_each(drop_typed_nulls),
+        Value::Array(items) => items.iter_mut().for_each(retype),
         _ => {}
     }
+}
+
+/// `0` for `0.0`. What can't be said as an integer stays.
+fn shortest(number: &Number) -> Number {
+    let text =
+        number.as_f64().filter(|float| float.fract() == 0.0 && float.abs() < 1e21).map(|float| float.to_string());
+    text.and_then(|text| text.parse::<i64>().ok()).map_or_else(|| number.clone(), Number::from)
 }
 
 fn default_spec(object: &mut Value) {
@@ -47,12 +56,12 @@ fn default_spec(object: &mut Value) {
 impl Strategy for CrdStrategy {
     /// Defaults are owned by whoever writes the object.
     fn normalize(&self, object: &mut Value) {
-        drop_typed_nulls(object);
+        retype(object);
         default_spec(object);
     }
 
     fn prepare_for_create(&self, object: &mut Value) {
-        drop_typed_nulls(object);
+        retype(object);
         set(
             object,
             &["status"],
@@ -62,7 +71,7 @@ impl Strategy for CrdStrategy {
     }
 
     fn prepare_for_update(&self, object: &mut Value, _old: &Value) {
-        drop_typed_nulls(object);
+        retype(object);
         default_spec(object);
         rules::record_stored_version(object);
     }
@@ -142,6 +151,18 @@ mod tests {
             },
             "status": {"conditions": null, "storedVersions": null},
         })
+    }
+
+    #[test]
+    fn bounds_are_the_same_however_they_are_written() {
+        let bound = |minimum: Value| {
+            let mut object = crd();
+            object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["minimum"] = minimum;
+            CrdStrategy.prepare_for_create(&mut object);
+            object["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["spec"]["minimum"].to_string()
+        };
+        assert_eq!([json!(0), json!(0.0), json!(-3.0)].map(bound), ["0", "0", "-3"]);
+        assert_eq!(bound(json!(0.5)), "0.5");
     }
 
     #[test]
