@@ -68,7 +68,11 @@ fn what_is_wished_again_while_it_stops_starts_afresh() {
             let transcript = world.settle(true);
             assert!(!transcript.contains("BackOff") && !transcript.contains("Restarted"), "{transcript}");
             let status = world.status("blis");
-            assert_eq!((status.phase.as_str(), status.restarts), ("Running", Some(0)), "{policy:?} {round}: {transcript}");
+            assert_eq!(
+                (status.phase.as_str(), status.restarts),
+                ("Running", Some(0)),
+                "{policy:?} {round}: {transcript}"
+            );
             assert_ne!(world.running("blis"), first);
         }
     }
