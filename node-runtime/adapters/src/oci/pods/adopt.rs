@@ -261,10 +261,10 @@ impl Inner {
         if others.len() > NAMED {
             named.push("…".to_owned());
         }
-        let (count, named) = (others.len(), named.join(", "));
         Err(io::Error::other(format!(
-            "it runs already, in cgroup {group}: {count} processes that aren't this data directory's ({named}). A node runtime with another \
-             --data-dir has probably started them: start the node with that one, or end them; it is tried again"
+            "it runs already, in cgroup {group}, by processes that aren't this data directory's: {}. A node runtime with another --data-dir has \
+             probably started them: start the node with that one, or end them; it is tried again",
+            named.join(", ")
         )))
     }
 }
