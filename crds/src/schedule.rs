@@ -82,7 +82,7 @@ fn fitting_policies() -> Rule {
 }
 
 fn existing_cpus() -> Rule {
-    Rule::new(format!("!has(self.cpus) || !self.cpus.matches('{NO_CPU}')"))
+    Rule::new(format!("!has(self.cpus) || size(self.cpus) < 4 || !self.cpus.matches('{NO_CPU}')"))
         .message(Message::Expression("'must be CPUs below 4096; got ' + self.cpus".to_owned()))
         .field_path(".cpus")
 }
@@ -92,7 +92,7 @@ fn rising_cpus() -> Rule {
     let places: Vec<String> = (0..CPU_PARTS).map(|place| place.to_string()).collect();
     let rises = "i + 1 >= size(l) || l[i] == '' || l[i + 1] == '' || int(l[i]) <= int(l[i + 1])";
     let all = format!("[self.cpus.replace(',', '--').split('-')].all(l, [{}].all(i, {rises}))", places.join(", "));
-    Rule::new(format!("!has(self.cpus) || self.cpus.matches('{NO_CPU}') || {all}"))
+    Rule::new(format!("!has(self.cpus) || !self.cpus.contains('-') || self.cpus.matches('{NO_CPU}') || {all}"))
         .message(Message::Expression(
             "'must be ranges from the smaller to the larger CPU, as 1-3; got ' + self.cpus".to_owned(),
         ))

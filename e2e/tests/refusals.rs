@@ -243,6 +243,13 @@ async fn schedules_that_cannot_be_read_are_refused_and_others_are_not() {
         assert!(read.unwrap().is_ok(), "{spec}");
         assert_eq!(apply(&client, &schedules, &spec).await, Ok(()), "{spec}");
     }
+    // As many as a Schedule may have, with all that is looked at: a rule may not cost more than it may.
+    let full = json!({"cpus": "0-1,3,7-9", "deadline": "10ms", "jitter": "1us", "offset": "1ms", "blocking": "1us", "policy": "RR", "priority": 5});
+    let mut many: Vec<Value> = vec![one(full); 1024];
+    for (at, task) in many.iter_mut().enumerate() {
+        task["name"] = json!(format!("t{at}"));
+    }
+    assert_eq!(apply(&client, &schedules, &json!({"tasks": many})).await, Ok(()));
     let own = |field: &str, value: &str| {
         let mut realtime = one(json!({field: value}));
         realtime.as_object_mut().unwrap().remove("name");
