@@ -234,7 +234,12 @@ pub fn asleep(rig: &Rig) -> BoxFuture<'_, ()> {
         let told = rig.cluster.events("asleep").await;
         assert!(!told.iter().any(|reason| reason == "NoRealTime" || reason == "DeadlineMissed"), "{told:?}");
         // What it had as SCHED_FIFO its group doesn't need any more.
-        assert!(matches!(Rig::budget(&object), None | Some(0)), "{:?}", Rig::budget(&object));
+        wait_for("the budget is given back", LIMIT, || async {
+            let now = Rig::budget(&object);
+            if matches!(now, None | Some(0)) { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await
+        .unwrap();
 
         // The way back needs no waiting.
         rig.declare("asleep", slow("FIFO", first)).await;

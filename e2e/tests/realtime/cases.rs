@@ -231,17 +231,14 @@ fn drift(rig: &Rig) -> BoxFuture<'_, ()> {
         sched::set_affinity(tid, &all).unwrap();
         Rig::until_given(tid, fifo(50), &cpu.to_string()).await;
         let pid = Rig::pid(&object);
-        if sched::memory_lock(pid).unwrap() == MemoryLock::UNLIMITED {
-            sched::set_memory_lock(pid, MemoryLock { soft: 65_536, hard: 65_536 }).unwrap();
-            wait_for("it may lock its memory again", LIMIT, || async {
-                let now = sched::memory_lock(pid).unwrap();
-                if now == MemoryLock::UNLIMITED { Ok(()) } else { Err(format!("{now:?}")) }
-            })
-            .await
-            .unwrap();
-        } else {
-            println!("skipped: this process may not raise limits of memory that is locked");
-        }
+        let hard = sched::memory_lock(pid).unwrap().hard;
+        sched::set_memory_lock(pid, MemoryLock { soft: 4_096, hard }).unwrap();
+        wait_for("it may lock its memory again", LIMIT, || async {
+            let now = sched::memory_lock(pid).unwrap();
+            if now.soft >= hard { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await
+        .unwrap();
         let object = rig
             .cluster
             .until("drift", |object| repairs(object) >= 2 && reason(object, "RealTime") == "DriftRepaired")

@@ -143,11 +143,11 @@ fn task(priority: u32, cpu: u32, wcet_ns: u64) -> Value {
     }])
 }
 
-/// Whether the kernel has all of it: policy, priority, CPU, and the group's budget where there are budgets.
+/// Whether the kernel has all of it: policy, priority, CPU, and the group's budget where there are budgets. One that becomes smaller is lowered later.
 fn is_given(pid: i32, priority: u32, cpu: u32, budget_us: u64, budgets: Option<&(RtGroups, String)>) -> bool {
     let settings = sched::settings(pid).is_ok_and(|now| now.policy == Policy::Fifo { priority });
     let cpus = sched::affinity(pid).is_ok_and(|now| now.to_string() == cpu.to_string());
-    let budget = budgets.is_none_or(|(groups, group)| groups.runtime_us(group).is_ok_and(|now| now == Some(budget_us)));
+    let budget = budgets.is_none_or(|(groups, group)| groups.runtime_us(group).is_ok_and(|now| now >= Some(budget_us)));
     settings && cpus && budget
 }
 

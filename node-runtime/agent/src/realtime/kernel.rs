@@ -1,6 +1,6 @@
 //! The kernel side: looking at threads, giving them what tasks declare, giving back what they had. Blocking.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use pullpiri_node_core::realtime::{Cpus, Given, Settings, Thread, ThreadId};
 use pullpiri_node_host::SysError;
@@ -192,27 +192,14 @@ impl Kernel {
         period.unwrap_or(1_000_000)
     }
 
-    /// Changes groups' budgets from what they were given to what is wanted; those that become smaller first.
-    pub fn set_budgets(&self, held: &BTreeMap<String, u64>, wanted: &BTreeMap<String, u64>) -> Result<()> {
-        let Some(budgets) = &self.budgets else { return Ok(()) };
-        let of = |map: &BTreeMap<String, u64>, group: &str| map.get(group).copied().unwrap_or(0);
-        let mut groups: Vec<&String> = held.keys().chain(wanted.keys()).collect();
-        groups.sort_by_key(|group| (of(wanted, group) > of(held, group), *group));
-        groups.dedup();
-        let mut outcome = Ok(());
-        for group in groups {
-            let set = budgets.set(group, of(held, group), of(wanted, group));
-            if outcome.is_ok() {
-                outcome = set;
-            }
-        }
-        outcome
+    /// What a group has, in microseconds of each period; `None`: it is gone, or groups have no budgets here.
+    pub fn budget_us(&self, group: &str) -> Option<u64> {
+        self.budgets.as_ref()?.runtime_us(group).ok().flatten()
     }
 
-    /// Has the groups above have no more than those below them; whether they have.
-    pub fn lower_budgets(&self) -> bool {
-        let lowered = self.budgets.as_ref().map_or(Ok(()), RtGroups::lower);
-        lowered.inspect_err(|error| debug!(%error, "groups keep more real-time budget than they need")).is_ok()
+    /// Changes a group's budget from what it was given to what is wanted, and those above it.
+    pub fn set_budget(&self, group: &str, has_us: u64, wanted_us: u64) -> Result<()> {
+        self.budgets.as_ref().map_or(Ok(()), |budgets| budgets.set(group, has_us, wanted_us))
     }
 
     /// Lets a process lock all of its memory, as far as this process may allow it; what it was allowed before, if that changed.
@@ -227,10 +214,13 @@ impl Kernel {
         raised.then_some((before.soft, before.hard))
     }
 
-    /// What somebody else has limited a process to that was let lock all of its memory, if it was let again.
+    /// What somebody else has limited a process to that was let lock all of its memory, if it was let again as far as this process may.
     pub fn unlock_memory_again(&self, pid: i32) -> Option<u64> {
         let now = sched::memory_lock(pid).ok().filter(|now| *now != MemoryLock::UNLIMITED)?;
-        sched::set_memory_lock(pid, MemoryLock::UNLIMITED).ok().map(|()| now.soft)
+        let most = MemoryLock { soft: now.hard, hard: now.hard };
+        let again = sched::set_memory_lock(pid, MemoryLock::UNLIMITED).is_ok()
+            || (now != most && sched::set_memory_lock(pid, most).is_ok());
+        again.then_some(now.soft)
     }
 
     pub fn restore_memory(&self, pid: i32, (soft, hard): (u64, u64)) {

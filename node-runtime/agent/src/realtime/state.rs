@@ -27,6 +27,8 @@ pub(crate) struct Holding {
 struct Content {
     boot: String,
     instances: BTreeMap<PodId, Holding>,
+    #[serde(default)]
+    lowering: BTreeMap<String, u64>,
 }
 
 #[derive(Debug)]
@@ -35,6 +37,8 @@ pub(crate) struct File {
     boot: String,
     /// As the file has it.
     pub instances: BTreeMap<PodId, Holding>,
+    /// Groups that have more of a real-time budget than is held of it, and how much, in microseconds of each period. Written with what is kept next.
+    pub lowering: BTreeMap<String, u64>,
 }
 
 impl File {
@@ -42,8 +46,9 @@ impl File {
         let path = data_dir.join("realtime.json");
         let boot = clock::boot_id().unwrap_or_default();
         let content = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice::<Content>(&text).ok());
-        let instances = content.filter(|content| content.boot == boot).map(|content| content.instances);
-        Self { path, boot, instances: instances.unwrap_or_default() }
+        let content = content.filter(|content| content.boot == boot);
+        let (instances, lowering) = content.map(|content| (content.instances, content.lowering)).unwrap_or_default();
+        Self { path, boot, instances, lowering }
     }
 
     /// Has the file hold this of an instance; an empty holding is none.
@@ -57,19 +62,24 @@ impl File {
         } else {
             self.instances.insert(id.clone(), holding.clone());
         }
+        self.save();
+    }
+
+    pub fn save(&self) {
         if let Err(error) = self.write() {
             warn!(path = %self.path.display(), %error, "what threads were given can't be written down; it is held nevertheless");
         }
     }
 
     fn write(&self) -> std::io::Result<()> {
-        if self.instances.is_empty() {
+        if self.instances.is_empty() && self.lowering.is_empty() {
             return match std::fs::remove_file(&self.path) {
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
                 outcome => outcome,
             };
         }
-        let content = Content { boot: self.boot.clone(), instances: self.instances.clone() };
+        let content =
+            Content { boot: self.boot.clone(), instances: self.instances.clone(), lowering: self.lowering.clone() };
         let fresh = self.path.with_extension("json.new");
         std::fs::write(&fresh, serde_json::to_vec(&content)?)?;
         std::fs::rename(&fresh, &self.path)
@@ -90,11 +100,17 @@ mod tests {
         assert!(!dir.path().join("realtime.json").exists());
         file.keep(&id, &holding);
         assert_eq!(File::open(dir.path()).instances, BTreeMap::from([(id.clone(), holding.clone())]));
+        file.lowering.insert("h".into(), 9);
+        file.save();
+        assert_eq!(File::open(dir.path()).lowering, file.lowering);
         let path = dir.path().join("realtime.json");
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace(&clock::boot_id().unwrap(), "another")).unwrap();
         assert!(File::open(dir.path()).instances.is_empty());
         file.keep(&id, &Holding::default());
+        assert!(path.exists(), "a group has still to be lowered");
+        file.lowering.clear();
+        file.save();
         assert!(!path.exists());
     }
 }

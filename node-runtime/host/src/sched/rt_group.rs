@@ -2,8 +2,10 @@
 //!
 //! A group's threads may be SCHED_FIFO or SCHED_RR only while it has a budget, on each CPU in each `cpu.rt_period_us`; the budgets of siblings together
 //! may not exceed their parent's, and one can't fall to 0 under such threads (Documentation/scheduler/sched-rt-group.rst). So budgets
-//! are raised from above, and lowered from below. What is above is lowered later ([`RtGroups::lower`]): of what a group has consumed its budget is taken off
-//! once in a period (`do_sched_rt_period_timer`), so what those that have left consumed would keep those that stay, or come next, off the CPU.
+//! are raised from above, and lowered from below.
+//!
+//! A budget should be lowered two periods after it was needed last: of what a group has consumed, its budget is taken off once in a period
+//! (`do_sched_rt_period_timer`), so with a small one what was consumed under a large one keeps the group's threads off the CPU for long.
 
 use std::path::{Path, PathBuf};
 
@@ -75,7 +77,7 @@ impl RtGroups {
     }
 
     /// Gives a group its budget, in microseconds of each period, and those above it as much more or less. Below [`PARENT`], where all groups are ours, what
-    /// is above has what those below it have together, whatever a crash left, or more until [`RtGroups::lower`].
+    /// is above has at least what those below it have together, whatever a crash left, and no more once one of them was lowered.
     ///
     /// `held_us`: what the group was given, in case it is gone by now: then only those above change.
     ///
@@ -95,9 +97,14 @@ impl RtGroups {
         if now.is_some_and(|now| now != wanted_us) {
             self.write(group, wanted_us)?;
         }
-        for ancestor in above.into_iter().filter(|ancestor| !is_ours(ancestor)) {
-            if let Some(now) = self.runtime_us(ancestor)?.filter(|_| before > wanted_us) {
-                self.write(ancestor, now.saturating_sub(before - wanted_us))?;
+        for ancestor in above {
+            let Some(now) = self.runtime_us(ancestor)? else { continue };
+            let next = match is_ours(ancestor) {
+                true => self.below_us(ancestor)?.min(now),
+                false => now.saturating_sub(before - wanted_us),
+            };
+            if next != now {
+                self.write(ancestor, next)?;
             }
         }
         Ok(())
@@ -119,31 +126,6 @@ impl RtGroups {
             (before, wanted) = (now, next);
         }
         Ok(raised)
-    }
-
-    /// Gives [`PARENT`], and the groups right below it that have others below them, what those have together. For two periods at least nothing below may
-    /// have been lowered: by then what was consumed is forgotten.
-    ///
-    /// # Errors
-    /// If a file can't be read or written.
-    pub fn lower(&self) -> Result<()> {
-        let path = self.mount.join(PARENT);
-        let failed = |error| SysError::io(format!("listing the groups in {}", path.display()), error);
-        for pod in children(&path).map_err(failed)? {
-            let has_containers = children(&pod).is_ok_and(|containers| !containers.is_empty());
-            if has_containers && let Some(group) = pod.strip_prefix(&self.mount).ok().and_then(|group| group.to_str()) {
-                self.lower_one(group)?;
-            }
-        }
-        self.lower_one(PARENT)
-    }
-
-    fn lower_one(&self, group: &str) -> Result<()> {
-        let below = self.below_us(group)?;
-        match self.runtime_us(group)? {
-            Some(now) if now > below => self.write(group, below),
-            _ => Ok(()),
-        }
     }
 
     /// What the groups right below have together.
@@ -209,20 +191,16 @@ mod tests {
         assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(50_000); 3]);
         groups.set("pullpiri/p/d", 0, 20_000).unwrap();
         groups.set("pullpiri/p/c", 50_000, 10_000).unwrap();
-        // What is above still pays for what was consumed.
-        assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(70_000), Some(70_000), Some(10_000)]);
-        groups.set("pullpiri/p/c", 10_000, 15_000).unwrap();
-        assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(70_000), Some(70_000), Some(15_000)]);
-        groups.set("pullpiri/p/c", 15_000, 10_000).unwrap();
-        groups.lower().unwrap();
         assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(30_000), Some(30_000), Some(10_000)]);
         assert_eq!(groups.left_us(&["pullpiri"]).unwrap(), 850_000);
         assert_eq!(groups.left_us(&[]).unwrap(), 820_000);
-        // A container that is gone gives back what it had.
+        // One that comes lowers nothing: what another had that is gone is given back in its turn.
         std::fs::remove_dir_all(dir.path().join("cpu/pullpiri/p/d")).unwrap();
-        groups.set("pullpiri/p/d", 20_000, 20_000).and_then(|()| groups.lower()).unwrap();
-        assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/d"].map(of), [Some(10_000), Some(10_000), None]);
-        groups.set("pullpiri/p/c", 10_000, 0).and_then(|()| groups.lower()).unwrap();
+        groups.set("pullpiri/p/c", 10_000, 20_000).unwrap();
+        assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(30_000), Some(30_000), Some(20_000)]);
+        groups.set("pullpiri/p/d", 20_000, 20_000).unwrap();
+        assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/d"].map(of), [Some(20_000), Some(20_000), None]);
+        groups.set("pullpiri/p/c", 20_000, 0).unwrap();
         assert_eq!(["pullpiri", "pullpiri/p", "pullpiri/p/c"].map(of), [Some(0); 3]);
         // Where groups are somebody else's, what is above keeps what it had beside.
         groups.set("other/c", 0, 5_000).unwrap();

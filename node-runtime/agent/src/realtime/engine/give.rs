@@ -11,7 +11,7 @@ use pullpiri_node_core::runtime::PodId;
 use tokio::time::Instant;
 use tracing::{debug, info, warn};
 
-use super::{Engine, FIRST_RETRY, Failure, Instance, LOWER, MAX_RETRY, is_covered, labels};
+use super::{Engine, FIRST_RETRY, Failure, Instance, MAX_RETRY, is_covered, labels};
 use crate::realtime::kernel::Outcome;
 use crate::realtime::state::Holding;
 
@@ -67,7 +67,7 @@ impl Engine {
                 self.kernel.restore_memory(*pid, *limits);
             }
         }
-        let budgets = self.kernel.set_budgets(&instance.holding.budgets, &next.budgets);
+        let budgets = self.set_budgets(&instance.holding.budgets, &next.budgets, now);
         if let Err(error) = &budgets {
             debug!(%id, %error, "a group's real-time budget can't be set");
             worked = false;
@@ -102,14 +102,10 @@ impl Engine {
         if budgets.is_ok() && next.held.iter().any(|held| is_deadline(tasks, held) && is_fixed(held)) {
             let still_fixed = |held: &Held| is_fixed(held) && instance.failures.contains_key(&held.task);
             let left = self.budgets(tasks, &next.held, threads, still_fixed);
-            match self.kernel.set_budgets(&next.budgets, &left) {
+            match self.set_budgets(&next.budgets, &left, now) {
                 Ok(()) => next.budgets = left,
                 Err(error) => debug!(%id, %error, "a group keeps a real-time budget that it doesn't need"),
             }
-        }
-        let is_lower = |(group, us): (&String, &u64)| next.budgets.get(group).is_none_or(|next| next < us);
-        if instance.holding.budgets.iter().any(is_lower) {
-            self.lower_at = Some(now + LOWER);
         }
         self.file.keep(id, &next);
         instance.holding = next;

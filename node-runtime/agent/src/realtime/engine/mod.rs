@@ -1,5 +1,6 @@
 //! What instances want of the scheduler, held: looked at, given, read back, repaired, given back. Blocking; the task in the module above runs it.
 
+mod budget;
 mod give;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -31,8 +32,6 @@ const FIRST_RESCAN: Duration = Duration::from_millis(2);
 /// Between reports in which only counts changed, and between those that tell of another miss.
 const REPORT: Duration = Duration::from_secs(1);
 const REPORT_MISSES: Duration = Duration::from_millis(200);
-/// What is consumed of a group's real-time budget is forgotten after so long: two periods and a bit. Before that nothing above is lowered.
-const LOWER: Duration = Duration::from_millis(2_500);
 /// After a failure, at the next look: SCHED_DEADLINE's bandwidth, say, is free only some time after the thread that had it has gone. Doubled up to the
 /// latter.
 const FIRST_RETRY: Duration = DRIFT;
@@ -80,7 +79,7 @@ pub(super) struct Engine {
     /// When CPUs that were set apart are to be looked at, whatever becomes of instances: at first, as an earlier life may have left some, and after a
     /// failure.
     settle_at: Option<Instant>,
-    /// When the budgets above may be lowered to what is needed.
+    /// When budgets may be lowered to what is needed.
     lower_at: Option<Instant>,
 }
 
@@ -88,6 +87,7 @@ impl Engine {
     pub fn new(file: state::File, found: Found, metrics: Metrics) -> Self {
         let kernel = Kernel::new(found.cgroups, found.cpus);
         let watcher = Watcher::new(found.monitor);
+        let lower_at = (!file.lowering.is_empty()).then(|| Instant::now() + budget::LOWER);
         Self {
             file,
             kernel,
@@ -96,7 +96,7 @@ impl Engine {
             instances: BTreeMap::new(),
             surprised: false,
             settle_at: Some(Instant::now()),
-            lower_at: Some(Instant::now() + LOWER),
+            lower_at,
         }
     }
 
@@ -207,9 +207,7 @@ impl Engine {
         if settles {
             self.settle_at = (!self.kernel.settle()).then(|| now + DRIFT);
         }
-        if self.lower_at.is_some_and(|at| at <= now) {
-            self.lower_at = (!self.kernel.lower_budgets()).then(|| now + LOWER);
-        }
+        self.lower(now);
         self.news(now)
     }
 
