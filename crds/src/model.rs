@@ -239,13 +239,11 @@ pub enum Protocol {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[x_kube(validation = Rule::new("!has(self.limits) || self.limits.all(k, k in ['cpu', 'memory', 'pids'])").message(Message::Expression("'limits are of cpu, memory and pids; got %s'.format([self.limits.filter(k, !(k in ['cpu', 'memory', 'pids']))])".into())).field_path(".limits"))]
 #[x_kube(validation = Rule::new("!has(self.requests) || self.requests.all(k, k in ['cpu', 'memory'])").message(Message::Expression("'requests are of cpu and memory; got %s'.format([self.requests.filter(k, !(k in ['cpu', 'memory']))])".into())).field_path(".requests"))]
-#[x_kube(validation = Rule::new("!has(self.limits) || !('cpu' in self.limits) || quantity(string(self.limits['cpu'])).compareTo(quantity('0')) > 0").message(Message::Expression("'must be more than 0, and is left out for no limit; got ' + string(self.limits['cpu'])".into())).field_path(".limits['cpu']"))]
-#[x_kube(validation = Rule::new("!has(self.limits) || !('memory' in self.limits) || quantity(string(self.limits['memory'])).compareTo(quantity('1Mi')) >= 0").message(Message::Expression("'must be at least 1Mi, with less no process starts, and is left out for no limit; got ' + string(self.limits['memory'])".into())).field_path(".limits['memory']"))]
-#[x_kube(validation = Rule::new("!has(self.limits) || !('pids' in self.limits) || quantity(string(self.limits['pids'])).compareTo(quantity('0')) > 0").message(Message::Expression("'must be more than 0, and is left out for no limit; got ' + string(self.limits['pids'])".into())).field_path(".limits['pids']"))]
+#[x_kube(validation = Rule::new("!has(self.limits) || !('memory' in self.limits) || quantity(string(self.limits['memory'])).compareTo(quantity('1Mi')) >= 0 || quantity(string(self.limits['memory'])).compareTo(quantity('0')) == 0").message(Message::Expression("'must be at least 1Mi, with less no process starts, or 0 for no limit; got ' + string(self.limits['memory'])".into())).field_path(".limits['memory']"))]
 #[x_kube(validation = Rule::new("!has(self.requests) || !has(self.limits) || self.requests.all(k, !(k in self.limits) || quantity(string(self.requests[k])).compareTo(quantity(string(self.limits[k]))) <= 0)").message(Message::Expression("'a request must not exceed the limit of the same resource' + ('cpu' in self.requests && 'cpu' in self.limits ? '; cpu ' + string(self.requests['cpu']) + ' of ' + string(self.limits['cpu']) : '') + ('memory' in self.requests && 'memory' in self.limits ? '; memory ' + string(self.requests['memory']) + ' of ' + string(self.limits['memory']) : '')".into())).field_path(".requests"))]
 #[serde(rename_all = "camelCase")]
 pub struct Resources {
-    /// What the container never exceeds: `cpu` in cores, `memory` in bytes from 1Mi, `pids` as a number. Default: no limit.
+    /// What the container never exceeds: `cpu` in cores, `memory` in bytes from 1Mi, `pids` as a number. Default: no limit; so is 0, as in Kubernetes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(extend("maxProperties" = 8))]
     pub limits: Option<BTreeMap<String, Quantity>>,

@@ -101,14 +101,6 @@ async fn wrong_manifests_are_refused_by_field() {
             vec!["spec.containers[0].resources.limits[memory]:", "at least 1Mi", "got 1023Ki"],
         ),
         (
-            json!({"resources": {"limits": {"cpu": "0.0"}}}),
-            vec!["spec.containers[0].resources.limits[cpu]:", "more than 0", "got 0.0"],
-        ),
-        (
-            json!({"resources": {"limits": {"pids": 0}}}),
-            vec!["spec.containers[0].resources.limits[pids]:", "more than 0", "got 0"],
-        ),
-        (
             json!({"env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "Bad_", "key": "k"}}}]}),
             vec!["env[0].valueFrom.secretKeyRef.name:", "\"Bad_\"", "should match"],
         ),
@@ -136,6 +128,10 @@ async fn wrong_manifests_are_refused_by_field() {
     ] {
         assert_eq!(apply(&client, &models, &model(&container)).await, Ok(()), "{container}");
     }
+
+    // As in Kubernetes, 0 is no limit.
+    let unlimited = json!({"resources": {"limits": {"cpu": 0, "memory": "0", "pids": 0}}});
+    assert_eq!(apply(&client, &models, &model(&unlimited)).await, Ok(()));
 
     let volume = |volume: Value| json!({"containers": [{"name": "c", "image": "a"}], "volumes": [volume]});
     let several = volume(json!({"name": "v", "emptyDir": {}, "hostPath": {"path": "/a"}}));

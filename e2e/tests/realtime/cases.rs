@@ -169,8 +169,22 @@ fn lowered(rig: &Rig) -> BoxFuture<'_, ()> {
             println!("skipped: no cpu.rt_runtime_us (RT_GROUP_SCHED, cgroup version 1)");
             return;
         }
-        rig.create("lowered", &["ctl", "20000"], json!([task("ctl", Some("ctl"), 50, rig.cpus()[0])])).await;
-        rig.until_applied("lowered").await;
+        // One that stays and needs less: it is looked at all the time.
+        let smaller = task("ctl", Some("ctl"), 50, rig.cpus()[0]);
+        let mut larger = smaller.clone();
+        larger["wcetNs"] = json!(2_000_000);
+        rig.create("lowered", &["ctl", "20000"], json!([larger])).await;
+        let object = rig.until_applied("lowered").await;
+        assert_eq!(Rig::budget(&object), Some(100_000));
+        let declared = Instant::now();
+        rig.declare("lowered", json!([smaller])).await;
+        wait_for("the budget is lowered while its thread runs", LIMIT, || async {
+            let now = Rig::budget(&object);
+            if now == Some(50_000) { Ok(()) } else { Err(format!("{now:?}")) }
+        })
+        .await
+        .unwrap();
+        assert!(declared.elapsed() > Duration::from_secs(1), "{:?}", declared.elapsed());
         let (above, pods) = budgets_above().unwrap();
         assert!(pods >= 50_000 && above >= pods, "{above} {pods}");
         let watched = tokio::task::spawn_blocking(move || {

@@ -113,8 +113,10 @@ impl Beat {
             owned.metadata.owner_references = owner;
             match self.replace(&owned).await {
                 Err(kube::Error::Api(status)) if status.code == 403 => {
+                    let kept = self.replace(&lease).await?;
                     debug!(message = status.message, "the heartbeat stays as it was made");
                     self.may_adopt = false;
+                    return Ok(kept);
                 }
                 replaced => return replaced,
             }

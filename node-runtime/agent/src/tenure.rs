@@ -5,7 +5,8 @@
 //! been renewed for as long as it holds. By whose clock? A `renewTime` is its writer's, and a clock of an ECU may be anything: it counts where it
 //! is past at the first sight, but a renewal is waited for in any case; from then on renewals that were seen count.
 //!
-//! An API server that isn't in reach keeps no node from its services. What holds the Lease then is told by the heartbeat.
+//! An API server that isn't in reach keeps no node from its services. So two may run all the same: both began without one, or one was away for longer
+//! than its Lease holds. The heartbeat tells of the other, once; a person has to end one of the two.
 
 use std::path::Path;
 use std::time::Duration;
@@ -136,7 +137,7 @@ pub(crate) async fn await_turn(
     tokio::select! {
         biased;
         () = shutdown.cancelled() => Begin::Never,
-        begin = wait.run(first_contact.unwrap_or(PATIENCE)) => begin,
+        begin = wait.run(first_contact) => begin,
     }
 }
 
@@ -148,9 +149,9 @@ struct Wait<'a> {
 }
 
 impl Wait<'_> {
-    async fn run(&self, patience: Duration) -> Begin {
+    async fn run(&self, first_contact: Option<Duration>) -> Begin {
         let mut sight = None;
-        match tokio::time::timeout(patience, self.first(&mut sight)).await {
+        match tokio::time::timeout(first_contact.unwrap_or(PATIENCE), self.first(&mut sight)).await {
             Ok(Turn::Theirs) => {}
             Ok(Turn::Ours) | Err(_) => return Begin::AtOnce,
         }
@@ -166,6 +167,11 @@ impl Wait<'_> {
                     tokio::time::sleep(LOOK.min(self.times.renew)).await;
                 }
                 Err(error) => {
+                    let has_run_out = sight.as_ref().is_some_and(|sight| sight.ends <= Instant::now());
+                    if has_run_out && first_contact.is_some() && !matches!(error, kube::Error::Api(_)) {
+                        warn!(node = self.node, %error, "nobody tells of the other node runtime any more, and its lease has run out; this one takes over");
+                        return Begin::Later;
+                    }
                     debug!(%error, "looking at the node's lease failed");
                     tokio::time::sleep(retry.delay()).await;
                 }
@@ -186,7 +192,11 @@ impl Wait<'_> {
     }
 
     async fn turn(&self, sight: &mut Option<Sight>) -> Result<Turn, kube::Error> {
-        let Some(mut lease) = self.api.get_opt(&node_lease(self.node)).await? else { return Ok(Turn::Ours) };
+        let Some(mut lease) = self.api.get_opt(&node_lease(self.node)).await? else {
+            // Deleted while we look: whoever lives makes it again.
+            let waits = sight.as_ref().is_some_and(|sight| sight.ends > Instant::now());
+            return Ok(if waits { Turn::Theirs } else { Turn::Ours });
+        };
         let spec = lease.spec.get_or_insert_default();
         let Some(other) = self.holder.other(spec) else { return Ok(Turn::Ours) };
         let at = Instant::now();

@@ -363,7 +363,7 @@ impl<'s> Checker<'_, 's> {
                 if !condition.fits(&Ty::Bool) {
                     return refuse();
                 }
-                Ok(if a.fits(b) { a.clone() } else { Ty::Dyn })
+                Ok(join(a.clone(), b.clone()))
             }
             ("_+_" | "_-_", [a, b]) => match (a, b) {
                 // Numbers, texts and lists go with their like only.
@@ -498,8 +498,17 @@ const OTHERS: [&str; 24] = [
 fn one_type<'s>(known: Option<Ty<'s>>, next: Ty<'s>) -> Ty<'s> {
     match known {
         None => next,
-        Some(known) if known.fits(&next) => known,
-        Some(_) => Ty::Dyn,
+        Some(known) => join(known, next),
+    }
+}
+
+/// The type of what may be of either: as in cel-go the more general one, where one is the other's.
+fn join<'s>(one: Ty<'s>, other: Ty<'s>) -> Ty<'s> {
+    match (one, other) {
+        (Ty::Dyn, _) | (_, Ty::Dyn) => Ty::Dyn,
+        // An empty list is one of anything, and the other says of what.
+        (one, other) if one.fits(&other) => one,
+        _ => Ty::Dyn,
     }
 }
 

@@ -216,6 +216,26 @@ mod tests {
     }
 
     #[test]
+    fn what_may_be_null_or_anything_is_anything() {
+        let mut names = Names::untyped(&["object", "oldObject"]).with_variables();
+        names.define("old", "object.kind == 'New' ? null : oldObject").unwrap();
+        for source in [
+            "variables.old == null || variables.old.spec.node == object.spec.node",
+            "(object.kind == 'New' ? null : oldObject.spec.node) == 'hpc'",
+            "{'a': 1, 'b': object.port}['b'] == 'http'",
+        ] {
+            compile(source, &names, Wanted::Bool).unwrap();
+        }
+    }
+
+    #[test]
+    fn chains_of_macros_stay_of_a_size() {
+        let chained = |count: usize| format!("[1]{}.size() == 1", ".transformList(i, v, v)".repeat(count));
+        compiled(&chained(3)).unwrap();
+        compiled(&chained(60)).unwrap_err();
+    }
+
+    #[test]
     fn expressions_see_whole_objects_with_keys_as_they_are() {
         let object =
             json!({"metadata": {"name": "a", "namespace": "n", "labels": {"x.y/z": "1"}}, "spec": {"n": 3, "f": 1.5}});

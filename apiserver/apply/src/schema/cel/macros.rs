@@ -2,11 +2,16 @@
 //!
 //! A template is parsed with the names of the loop variables in it, and placeholders then give way to the parts of the call.
 
-use kube_cel::cel::common::ast::{CallExpr, ComprehensionExpr, Expr};
+use std::cell::Cell;
+
+use kube_cel::cel::common::ast::{CallExpr, ComprehensionExpr, Expr, IdedExpr};
 use kube_cel::cel::parser::Parser;
 
 /// The keys of a map, or the indexes of a list.
 pub(super) const KEYS: &str = "__keys";
+
+/// The target stands in a template more than once: a chain of macros doubles with each. What is larger than any rule needs isn't expanded, and so refused.
+const MOST_NODES: usize = 10_000;
 
 const TARGET: &str = "__target";
 const BODY: &str = "__body";
@@ -44,10 +49,19 @@ fn template(call: &CallExpr) -> Option<String> {
 pub(super) fn expand(expression: &mut Expr) {
     let Expr::Call(call) = expression else { return };
     let Some(template) = template(call) else { return };
+    if call.target.as_ref().is_some_and(|target| nodes(target) > MOST_NODES) {
+        return;
+    }
     let (Some(target), Some(body)) = (call.target.take(), call.args.pop()) else { return };
     if let Some(filled) = fill(&template, &target.expr, &body.expr) {
         *expression = filled;
     }
+}
+
+fn nodes(expression: &IdedExpr) -> usize {
+    let count = Cell::new(0_usize);
+    super::compile::rewrite_after(expression.clone(), &|_: &mut Expr| count.set(count.get() + 1));
+    count.get()
 }
 
 fn fill(template: &str, target: &Expr, body: &Expr) -> Option<Expr> {

@@ -79,15 +79,15 @@ pub(super) struct Engine {
     /// When CPUs that were set apart are to be looked at, whatever becomes of instances: at first, as an earlier life may have left some, and after a
     /// failure.
     settle_at: Option<Instant>,
-    /// When budgets may be lowered to what is needed.
-    lower_at: Option<Instant>,
+    /// When the budgets of groups may be lowered to what is needed.
+    lower_at: BTreeMap<String, Instant>,
 }
 
 impl Engine {
     pub fn new(file: state::File, found: Found, metrics: Metrics) -> Self {
         let kernel = Kernel::new(found.cgroups, found.cpus);
         let watcher = Watcher::new(found.monitor);
-        let lower_at = (!file.lowering.is_empty()).then(|| Instant::now() + budget::LOWER);
+        let lower_at = file.lowering.keys().map(|group| (group.clone(), Instant::now() + budget::LOWER)).collect();
         Self {
             file,
             kernel,
@@ -184,7 +184,7 @@ impl Engine {
             let current = self.report(instance)?;
             (current != *told).then(|| *at + interval(told, &current))
         });
-        due.chain(reports).chain(self.settle_at).chain(self.lower_at).min()
+        due.chain(reports).chain(self.settle_at).chain(self.lower_at.values().copied()).min()
     }
 
     /// Does what is due, and tells what is new.
@@ -275,7 +275,8 @@ impl Engine {
     /// Has new threads of the containers told, before those that there are are looked at.
     fn follow(&mut self, id: &PodId, instance: &mut Instance, containers: &[(String, i32)]) {
         let pids: BTreeSet<i32> = containers.iter().map(|(_, pid)| *pid).collect();
-        if pids == instance.followed {
+        let has_monitor = self.watcher.is_loaded() || self.watcher.is_to_be_loaded();
+        if pids == instance.followed || !has_monitor {
             return;
         }
         let processes = pids.iter().flat_map(|pid| self.kernel.processes(*pid).unwrap_or_else(|_| [*pid].into()));
