@@ -31,7 +31,8 @@ impl Engine {
             threads.iter().any(|thread| thread.id == held.thread && thread.now.settings.policy.is_fixed_priority())
         };
         let mut next = Holding { held: bound.held, ..Holding::default() };
-        next.budgets = if bound.steps.is_empty() && next.held == instance.holding.held {
+        let is_as_before = bound.steps.is_empty() && next.held == instance.holding.held;
+        next.budgets = if is_as_before && !std::mem::take(&mut instance.is_news) {
             instance.holding.budgets.clone()
         } else {
             self.budgets(tasks, &next.held, threads, is_fixed)

@@ -55,6 +55,8 @@ struct Instance {
     adopted: BTreeMap<String, (ThreadId, TaskStatus)>,
     bindings: Vec<(String, Binding)>,
     failures: BTreeMap<String, Failure>,
+    /// What is wanted came since the last look: its budgets are reckoned anew.
+    is_news: bool,
     /// To be looked at again.
     due: Option<Instant>,
     /// When it was looked at last.
@@ -150,6 +152,7 @@ impl Engine {
                 adopted,
                 bindings: Vec::new(),
                 failures: BTreeMap::new(),
+                is_news: true,
                 due: None,
                 looked: None,
                 rescan: FIRST_RESCAN,
@@ -172,6 +175,7 @@ impl Engine {
         // What failed may work as it is declared now.
         instance.failures.clear();
         instance.wanted = wanted;
+        instance.is_news = true;
         instance.due = Some(Instant::now());
         instance.rescan = FIRST_RESCAN;
     }
